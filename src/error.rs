@@ -1,0 +1,143 @@
+//! The one error type of the library.
+//!
+//! An error says what failed and on which file or server, and, where there is
+//! something to do about it, carries a hint. Its [`Kind`] decides the exit
+//! status; nothing else does.
+
+use std::fmt;
+use std::io;
+use std::path::Path;
+
+/// What sort of failure it was; each has its exit status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Something could not be done.
+    Failed,
+    /// The command line or the configuration is wrong.
+    Usage,
+    /// A check found damaged or missing data.
+    Damage,
+    /// Another pgkeep holds the lock.
+    Locked,
+    /// The server cannot be reached, or lacks a permission or a setting.
+    Server,
+}
+
+impl Kind {
+    /// The exit status of the process, as documented in the manual.
+    pub fn exit_status(self) -> u8 {
+        match self {
+            Kind::Failed => 1,
+            Kind::Usage => 2,
+            Kind::Damage => 3,
+            Kind::Locked => 4,
+            Kind::Server => 5,
+        }
+    }
+}
+
+/// A failure in words for the operator.
+#[derive(Debug)]
+pub struct Error {
+    kind: Kind,
+    message: String,
+    hint: Option<String>,
+}
+
+/// The result of everything that can fail.
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    fn new(kind: Kind, message: impl Into<String>) -> Error {
+        Error {
+            kind,
+            message: message.into(),
+            hint: None,
+        }
+    }
+
+    /// Something could not be done.
+    pub fn failed(message: impl Into<String>) -> Error {
+        Error::new(Kind::Failed, message)
+    }
+
+    /// The command line or the configuration is wrong.
+    pub fn usage(message: impl Into<String>) -> Error {
+        Error::new(Kind::Usage, message)
+    }
+
+    /// Stored data is damaged or missing.
+    pub fn damage(message: impl Into<String>) -> Error {
+        Error::new(Kind::Damage, message)
+    }
+
+    /// Another process holds the lock.
+    pub fn locked(message: impl Into<String>) -> Error {
+        Error::new(Kind::Locked, message)
+    }
+
+    /// The server refuses, lacks something or is not there.
+    pub fn server(message: impl Into<String>) -> Error {
+        Error::new(Kind::Server, message)
+    }
+
+    /// A file could not be read, written, …: "cannot ACTION PATH: reason".
+    pub fn io(action: &str, path: &Path, error: &io::Error) -> Error {
+        let failure = Error::failed(format!("cannot {action} {}: {}", path.display(), reason(error)));
+        match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                failure.hint("free some space there, then run the same command again")
+            }
+            io::ErrorKind::PermissionDenied => {
+                failure.hint("run pgkeep as the user who owns that folder")
+            }
+            _ => failure,
+        }
+    }
+
+    /// Adds what the operator can do about it.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Error {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// Puts what was being done in front: "CONTEXT: message".
+    #[must_use]
+    pub fn context(mut self, context: impl fmt::Display) -> Error {
+        self.message = format!("{context}: {}", self.message);
+        self
+    }
+
+    /// What sort of failure it was.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// What failed, in one sentence, without the hint.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// What the operator can do about it.
+    pub fn advice(&self) -> Option<&str> {
+        self.hint.as_deref()
+    }
+}
+
+/// The system's words for an I/O error, without Rust's "(os error N)".
+fn reason(error: &io::Error) -> String {
+    let text = error.to_string();
+    match text.find(" (os error") {
+        Some(end) => text[..end].to_owned(),
+        None => text,
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Error {}

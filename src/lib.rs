@@ -1,0 +1,3 @@
+//! Physical backups of PostgreSQL through ordinary SQL connections.
+
+pub mod error;

@@ -1,0 +1,3 @@
+//! The command `pgkeep`.
+
+fn main() {}
