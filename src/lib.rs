@@ -1,3 +1,4 @@
 //! Physical backups of PostgreSQL through ordinary SQL connections.
 
 pub mod error;
+pub mod pg;
