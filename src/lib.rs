@@ -1,7 +1,9 @@
 //! Physical backups of PostgreSQL through ordinary SQL connections.
 
+pub mod backup;
 pub mod error;
 pub mod interrupt;
+pub mod pg;
 pub mod progress;
 pub mod repository;
 pub mod server;
