@@ -3,6 +3,7 @@
 pub mod backup;
 pub mod error;
 pub mod interrupt;
+pub mod parallel;
 pub mod pg;
 pub mod progress;
 pub mod repository;

@@ -95,6 +95,13 @@ impl Exclusion {
         }
     }
 
+    /// The directories whose content a backup leaves out, to be left out of a
+    /// listing already.
+    pub fn without_contents(&self) -> impl Iterator<Item = &str> {
+        let emptied = self.emptied.iter().map(String::as_str);
+        CONTENTS_EXCLUDED.iter().copied().chain(emptied)
+    }
+
     /// Whether a backup holds this file.
     pub fn keeps_file(&self, path: &str) -> bool {
         let (directory, name) = split_name(path);

@@ -6,14 +6,15 @@
 //! {"directory":"base/5"}
 //! {"file":"base/5/1259","size":114688,"modified":1732000000,"crc32c":"994e7be2","bundle":3}
 //! {"file":"base/5/16384","size":1073741824,"modified":1732000000,"crc32c":"0d1fae00"}
-//! {"extra":"/etc/postgresql/15/main/pg_hba.conf","size":5002,"modified":1732000000,"crc32c":"…"}
+//! {"file":"/etc/postgresql/15/main/pg_hba.conf","size":5002,"modified":1732000000,"crc32c":"…"}
 //! ```
 //!
 //! Paths of files and directories are those in PGDATA, tablespaces being
-//! `pg_tblspc/OID/…`. Sizes are bytes of plain content, times seconds since 1970, the checksum
+//! `pg_tblspc/OID/…`; an absolute path is that of a further file of the server. Sizes are bytes of plain content, times seconds since 1970, the checksum
 //! is CRC-32C of the plain content, most significant digit first. Without `bundle` the
 //! file is stored by itself.
 
+use std::borrow::Cow;
 use std::io::{BufRead, Write};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -32,7 +33,7 @@ impl Serialize for Crc32c {
 
 impl<'de> Deserialize<'de> for Crc32c {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Crc32c, D::Error> {
-        let digits = std::borrow::Cow::<str>::deserialize(deserializer)?;
+        let digits = Cow::<str>::deserialize(deserializer)?;
         u32::from_str_radix(&digits, 16)
             .map(Crc32c)
             .map_err(serde::de::Error::custom)
@@ -54,63 +55,60 @@ pub struct FileEntry {
     pub bundle: Option<u32>,
 }
 
+impl FileEntry {
+    /// Whether it is a further file of the server, not one of PGDATA.
+    pub fn is_extra(&self) -> bool {
+        self.path.starts_with('/')
+    }
+}
+
 /// Every file and directory of a backup.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FileList {
     /// Directories of PGDATA, parents first.
     pub directories: Vec<String>,
-    /// Files of PGDATA, in the order of their paths.
+    /// Files, in the order of their paths.
     pub files: Vec<FileEntry>,
-    /// Further files of the server.
-    pub extra: Vec<FileEntry>,
 }
 
+/// One line: a directory, or a file with all that belongs to it.
 #[derive(Serialize, Deserialize)]
-#[serde(untagged)]
-enum Line<'a> {
-    Directory {
-        directory: std::borrow::Cow<'a, str>,
-    },
-    File {
-        file: std::borrow::Cow<'a, str>,
-        #[serde(flatten)]
-        attributes: Attributes,
-    },
-    Extra {
-        extra: std::borrow::Cow<'a, str>,
-        #[serde(flatten)]
-        attributes: Attributes,
-    },
-}
-
-#[derive(Serialize, Deserialize)]
-struct Attributes {
-    size: u64,
-    modified: i64,
-    crc32c: Crc32c,
+#[serde(deny_unknown_fields)]
+struct Line<'a> {
+    #[serde(borrow, skip_serializing_if = "Option::is_none")]
+    directory: Option<Cow<'a, str>>,
+    #[serde(borrow, skip_serializing_if = "Option::is_none")]
+    file: Option<Cow<'a, str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    size: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    modified: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    crc32c: Option<Crc32c>,
     #[serde(skip_serializing_if = "Option::is_none")]
     bundle: Option<u32>,
 }
 
-impl From<&FileEntry> for Attributes {
-    fn from(entry: &FileEntry) -> Attributes {
-        Attributes {
-            size: entry.size,
-            modified: entry.modified,
-            crc32c: entry.crc32c,
-            bundle: entry.bundle,
+impl<'a> Line<'a> {
+    fn directory(path: &'a str) -> Line<'a> {
+        Line {
+            directory: Some(path.into()),
+            file: None,
+            size: None,
+            modified: None,
+            crc32c: None,
+            bundle: None,
         }
     }
-}
 
-impl Attributes {
-    fn into_entry(self, path: String) -> FileEntry {
-        FileEntry {
-            path,
-            size: self.size,
-            modified: self.modified,
-            crc32c: self.crc32c,
-            bundle: self.bundle,
+    fn file(entry: &'a FileEntry) -> Line<'a> {
+        Line {
+            directory: None,
+            file: Some((&entry.path).into()),
+            size: Some(entry.size),
+            modified: Some(entry.modified),
+            crc32c: Some(entry.crc32c),
+            bundle: entry.bundle,
         }
     }
 }
@@ -118,51 +116,58 @@ impl Attributes {
 impl FileList {
     /// Writes the list.
     pub fn write(&self, mut out: impl Write) -> std::io::Result<()> {
-        let directories = self.directories.iter().map(|path| Line::Directory {
-            directory: path.into(),
-        });
-        let files = self.files.iter().map(|entry| Line::File {
-            file: (&entry.path).into(),
-            attributes: entry.into(),
-        });
-        let extra = self.extra.iter().map(|entry| Line::Extra {
-            extra: (&entry.path).into(),
-            attributes: entry.into(),
-        });
-        for line in directories.chain(files).chain(extra) {
+        let directories = self.directories.iter().map(|path| Line::directory(path));
+        let files = self.files.iter().map(Line::file);
+        for line in directories.chain(files) {
             serde_json::to_writer(&mut out, &line)?;
             out.write_all(b"\n")?;
         }
         Ok(())
     }
 
-    /// Reads a list. Paths that would leave PGDATA are refused.
+    /// Reads a list. Paths that would leave their folder are refused.
     pub fn read(source: impl BufRead) -> Result<FileList> {
         let mut list = FileList::default();
         for (index, line) in source.lines().enumerate() {
-            let damaged = |why: String| Error::damage(format!("line {}: {why}", index + 1));
-            let line = line.map_err(|error| damaged(error.to_string()))?;
-            let line = serde_json::from_str(&line).map_err(|error| damaged(error.to_string()))?;
-            match line {
-                Line::Directory { directory } if stays_inside(&directory) => {
-                    list.directories.push(directory.into_owned());
-                }
-                Line::File { file, attributes } if stays_inside(&file) => {
-                    list.files.push(attributes.into_entry(file.into_owned()));
-                }
-                Line::Extra { extra, attributes }
-                    if extra.strip_prefix('/').is_some_and(stays_inside) =>
-                {
-                    list.extra.push(attributes.into_entry(extra.into_owned()));
-                }
-                Line::Directory { directory: path }
-                | Line::File { file: path, .. }
-                | Line::Extra { extra: path, .. } => {
-                    return Err(damaged(format!("the path {path:?} leads out of its folder")));
-                }
-            }
+            line.map_err(|error| error.to_string())
+                .and_then(|line| list.take_line(&line))
+                .map_err(|why| Error::damage(format!("line {}: {why}", index + 1)))?;
         }
         Ok(list)
+    }
+
+    fn take_line(&mut self, line: &str) -> std::result::Result<(), String> {
+        let line: Line<'_> = serde_json::from_str(line).map_err(|error| error.to_string())?;
+        let outside = |path: &str| Err(format!("the path {path:?} leads out of its folder"));
+        match line {
+            Line { directory: Some(path), file: None, .. } => {
+                if !stays_inside(&path) {
+                    return outside(&path);
+                }
+                self.directories.push(path.into_owned());
+            }
+            Line {
+                directory: None,
+                file: Some(path),
+                size: Some(size),
+                modified: Some(modified),
+                crc32c: Some(crc32c),
+                bundle,
+            } => {
+                if !stays_inside(path.strip_prefix('/').unwrap_or(&path)) {
+                    return outside(&path);
+                }
+                self.files.push(FileEntry {
+                    path: path.into_owned(),
+                    size,
+                    modified,
+                    crc32c,
+                    bundle,
+                });
+            }
+            _ => return Err("it is neither a directory nor a whole file".to_owned()),
+        }
+        Ok(())
     }
 }
 
@@ -179,10 +184,10 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn entries(absolute: bool) -> impl Strategy<Value = Vec<FileEntry>> {
-        let entry = ("[a-z\"\\\\\n]{1,8}/[0-9]{1,5}", any::<u64>(), any::<i64>(), any::<u32>(), any::<Option<u32>>());
-        let entry = entry.prop_map(move |(path, size, modified, crc32c, bundle)| FileEntry {
-            path: if absolute { format!("/{path}") } else { path },
+    fn entries() -> impl Strategy<Value = Vec<FileEntry>> {
+        let entry = ("/?[a-z\"\\\\\n]{1,8}/[0-9]{1,5}", any::<u64>(), any::<i64>(), any::<u32>(), any::<Option<u32>>());
+        let entry = entry.prop_map(|(path, size, modified, crc32c, bundle)| FileEntry {
+            path,
             size,
             modified,
             crc32c: Crc32c(crc32c),
@@ -193,8 +198,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_list_comes_back(files in entries(false), extra in entries(true)) {
-            let list = FileList { directories: vec!["base".to_owned(), "base/5".to_owned()], files, extra };
+        fn a_list_comes_back(files in entries()) {
+            let list = FileList { directories: vec!["base".to_owned(), "base/5".to_owned()], files };
             let mut text = Vec::new();
             list.write(&mut text).unwrap();
             prop_assert_eq!(FileList::read(&text[..]).unwrap(), list);

@@ -138,15 +138,14 @@ pub fn file_list(algorithm: Algorithm) -> String {
     format!("backup.files{}", algorithm.suffix())
 }
 
-/// A file of PGDATA that is stored by itself, as a path in the backup's folder.
-pub fn data_file(path: &str, algorithm: Algorithm) -> String {
-    format!("{DATA}/{path}{}", algorithm.suffix())
-}
-
-/// A further file of the server, as a path in the backup's folder.
-/// `path` is absolute on the server.
-pub fn extra_file(path: &str, algorithm: Algorithm) -> String {
-    format!("{EXTRA}/{}{}", path.trim_start_matches('/'), algorithm.suffix())
+/// A file that is stored by itself, as a path in the backup's folder. `path`
+/// is relative to PGDATA, or absolute for a further file of the server.
+pub fn stored_file(path: &str, algorithm: Algorithm) -> String {
+    let suffix = algorithm.suffix();
+    match path.strip_prefix('/') {
+        Some(further) => format!("{EXTRA}/{further}{suffix}"),
+        None => format!("{DATA}/{path}{suffix}"),
+    }
 }
 
 /// A bundle, as a path in the backup's folder.

@@ -59,7 +59,7 @@ pub fn version(client: &mut Client) -> Result<Version> {
         .map_err(|error| server_error("ask for the server's version", &error))?;
     u32::try_from(number)
         .ok()
-        .and_then(Version::from_number)
+        .and_then(Version::from_server_version_num)
         .ok_or_else(|| {
             Error::server(format!(
                 "the server is PostgreSQL {}, and pgkeep backs up PostgreSQL {} to {}",
@@ -138,7 +138,8 @@ fn outside(files: Vec<String>, data_directory: Option<&str>) -> Vec<String> {
         .collect()
 }
 
-fn tablespaces(client: &mut Client) -> Result<Vec<TablespaceLocation>> {
+/// The tablespaces as they are now, the default ones aside.
+pub fn tablespaces(client: &mut Client) -> Result<Vec<TablespaceLocation>> {
     let rows = client
         .query(
             "SELECT oid, spcname::text, pg_tablespace_location(oid) FROM pg_tablespace \

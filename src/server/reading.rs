@@ -7,7 +7,7 @@ use postgres::{Client, Statement};
 
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
-use crate::pg::control::{ControlFault, ControlFile};
+use crate::pg::control::{CONTROL_FILE, CONTROL_FILE_SIZE, ControlFault, ControlFile};
 use crate::server::connect::{Connector, server_error};
 
 /// Bytes of a row: large enough that the cost of a row is nothing, small enough for
@@ -145,11 +145,11 @@ impl FileReader {
         let mut last = Vec::new();
         loop {
             let bytes = self
-                .read_small_file(CONTROL_FILE, CONTROL_FILE_BYTES)?
+                .read_small_file(CONTROL_FILE, CONTROL_FILE_SIZE as u64)?
                 .ok_or_else(|| Error::server(format!("the server has no {CONTROL_FILE}")))?;
             match ControlFile::parse(&bytes) {
                 Ok(control) => return Ok((bytes, control)),
-                Err(ControlFault::WrongCrc { .. }) if bytes != last => {
+                Err(ControlFault::Checksum { .. }) if bytes != last => {
                     last = bytes;
                     std::thread::sleep(CONTROL_FILE_PAUSE);
                 }
@@ -162,9 +162,7 @@ impl FileReader {
     }
 }
 
-/// The control file, as a path in PGDATA.
-pub const CONTROL_FILE: &str = "global/pg_control";
-const CONTROL_FILE_BYTES: u64 = 8192;
+/// Between two looks at a control file that was being written.
 const CONTROL_FILE_PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
 
 enum Ended {

@@ -112,7 +112,7 @@ impl BackupSession {
         let lsn: String = row.try_get(0).map_err(read)?;
         let label_file: String = row.try_get(1).map_err(read)?;
         let label = BackupLabel::parse(&label_file)
-            .map_err(|fault| Error::server(format!("the server's backup_label cannot be read: {fault}")))?;
+            .map_err(|error| error.context("the server's answer to the end of the backup"))?;
         Ok(Stopped {
             lsn: parse_lsn(&lsn)?,
             label,
