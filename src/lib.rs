@@ -1,3 +1,5 @@
 //! Physical backups of PostgreSQL through ordinary SQL connections.
 
+pub mod config;
 pub mod error;
+
