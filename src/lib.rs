@@ -2,4 +2,4 @@
 
 pub mod config;
 pub mod error;
-
+pub mod server;
