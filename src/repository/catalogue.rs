@@ -98,7 +98,8 @@ fn identifiers(folder: &ServerFolder) -> Result<Vec<Identifier>> {
     let mut identifiers = Vec::new();
     for entry in entries {
         let entry = entry.map_err(|error| Error::io("read the folder", &backups, &error))?;
-        identifiers.extend(entry.file_name().to_str().and_then(|name| name.parse().ok()));
+        let name = entry.file_name();
+        identifiers.extend(name.to_str().and_then(|name| name.parse::<Identifier>().ok()));
     }
     Ok(identifiers)
 }

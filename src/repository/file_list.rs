@@ -26,13 +26,13 @@ use crate::error::{Error, Result};
 pub struct Crc32c(pub u32);
 
 impl Serialize for Crc32c {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
         serializer.collect_str(&format_args!("{:08x}", self.0))
     }
 }
 
 impl<'de> Deserialize<'de> for Crc32c {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Crc32c, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Crc32c, D::Error> {
         let digits = Cow::<str>::deserialize(deserializer)?;
         u32::from_str_radix(&digits, 16)
             .map(Crc32c)

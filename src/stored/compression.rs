@@ -2,17 +2,17 @@
 
 use std::fmt;
 use std::io::{self, Read, Write};
-use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
 /// How stored files are compressed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Algorithm {
     /// Zstandard, `.zstd`.
+    #[default]
     Zstd,
     /// gzip, `.gz`.
     Gzip,
@@ -25,14 +25,26 @@ pub enum Algorithm {
 }
 
 impl Algorithm {
-    /// Every algorithm, the default first.
-    pub const ALL: [Algorithm; 5] = [
-        Algorithm::Zstd,
-        Algorithm::Gzip,
-        Algorithm::Lz4,
-        Algorithm::Bzip2,
-        Algorithm::None,
-    ];
+    /// What `compression` may be, for messages.
+    pub const ALLOWED: &'static str = "zstd, gzip, lz4, bzip2 or none";
+
+    /// Reads an algorithm's name. pgmoneta's `client-` and `server-` say
+    /// where the work is done; here that is always the client.
+    pub fn parse(text: &str) -> Option<Algorithm> {
+        let name = text.to_ascii_lowercase();
+        let name = name
+            .strip_prefix("client-")
+            .or_else(|| name.strip_prefix("server-"))
+            .unwrap_or(&name);
+        match name {
+            "zstd" | "zst" => Some(Algorithm::Zstd),
+            "gzip" | "gz" => Some(Algorithm::Gzip),
+            "lz4" => Some(Algorithm::Lz4),
+            "bzip2" | "bz2" => Some(Algorithm::Bzip2),
+            "none" | "off" => Some(Algorithm::None),
+            _ => None,
+        }
+    }
 
     /// What a stored file's name ends in, with the dot; empty for none.
     pub fn suffix(self) -> &'static str {
@@ -45,27 +57,22 @@ impl Algorithm {
         }
     }
 
-    /// The levels it accepts and the one it takes by itself; `None` where it
-    /// has no levels.
-    pub fn levels(self) -> Option<Levels> {
+    /// The levels it has, and the one it takes by itself.
+    fn levels(self) -> Option<Levels> {
+        let levels = |range, default| Some(Levels { range, default });
         match self {
-            Algorithm::Zstd => Some(Levels { least: 1, most: 19, default: 3 }),
-            Algorithm::Gzip => Some(Levels { least: 1, most: 9, default: 6 }),
-            Algorithm::Bzip2 => Some(Levels { least: 1, most: 9, default: 9 }),
+            // zstd.h: ZSTD_maxCLevel(); the negative levels compress less than lz4.
+            Algorithm::Zstd => levels(1..=22, 3),
+            Algorithm::Gzip => levels(1..=9, 6),
+            Algorithm::Bzip2 => levels(1..=9, 9),
             Algorithm::Lz4 | Algorithm::None => None,
         }
     }
 }
 
-/// The compression levels of an algorithm.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Levels {
-    /// The fastest.
-    pub least: i32,
-    /// The strongest.
-    pub most: i32,
-    /// The one taken when none is configured.
-    pub default: i32,
+struct Levels {
+    range: std::ops::RangeInclusive<i32>,
+    default: i32,
 }
 
 impl fmt::Display for Algorithm {
@@ -80,44 +87,28 @@ impl fmt::Display for Algorithm {
     }
 }
 
-/// A word that names no compression.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct UnknownAlgorithm;
-
-impl FromStr for Algorithm {
-    type Err = UnknownAlgorithm;
-
-    /// Reads an algorithm by its name, or by one of pgmoneta's words for it.
-    fn from_str(word: &str) -> std::result::Result<Algorithm, UnknownAlgorithm> {
-        match word.to_ascii_lowercase().as_str() {
-            "zstd" | "client-zstd" | "server-zstd" => Ok(Algorithm::Zstd),
-            "gzip" | "client-gzip" | "server-gzip" => Ok(Algorithm::Gzip),
-            "lz4" | "client-lz4" | "server-lz4" => Ok(Algorithm::Lz4),
-            "bzip2" | "bz2" | "client-bzip2" => Ok(Algorithm::Bzip2),
-            "none" | "off" => Ok(Algorithm::None),
-            _ => Err(UnknownAlgorithm),
-        }
-    }
-}
-
-/// An algorithm with its level.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// An algorithm with a level that it has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Compression {
     /// The algorithm.
     pub algorithm: Algorithm,
-    /// Its level; `None` for the algorithm's default. Checked by [`Compression::new`].
     level: Option<i32>,
 }
 
 impl Compression {
-    /// An algorithm with a level, where the level fits; `None` where it does not.
-    pub fn new(algorithm: Algorithm, level: Option<i32>) -> Option<Compression> {
-        let fits = match (level, algorithm.levels()) {
-            (None, _) => true,
-            (Some(level), Some(levels)) => (levels.least..=levels.most).contains(&level),
-            (Some(_), None) => false,
-        };
-        fits.then_some(Compression { algorithm, level })
+    /// Checks that the algorithm has the level; the error says which it has.
+    /// Without compression any level is fine, and none is taken.
+    pub fn new(algorithm: Algorithm, level: Option<i32>) -> std::result::Result<Compression, String> {
+        let level = level.filter(|_| algorithm != Algorithm::None);
+        match (level, algorithm.levels()) {
+            (Some(_), None) => Err(format!("left out, as {algorithm} has no levels")),
+            (Some(level), Some(Levels { range, .. })) if !range.contains(&level) => Err(format!(
+                "a level of {algorithm} between {} and {}",
+                range.start(),
+                range.end()
+            )),
+            _ => Ok(Compression { algorithm, level }),
+        }
     }
 
     /// The level in force, where the algorithm has levels.
@@ -213,12 +204,45 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn levels_are_checked_for_each_algorithm() {
-        assert!(Compression::new(Algorithm::Zstd, Some(19)).is_some());
-        assert!(Compression::new(Algorithm::Zstd, Some(20)).is_none());
-        assert!(Compression::new(Algorithm::Gzip, Some(0)).is_none());
-        assert!(Compression::new(Algorithm::None, Some(1)).is_none());
-        assert_eq!(Compression::new(Algorithm::Zstd, None).unwrap().level(), Some(3));
+    fn every_name_is_understood() {
+        use Algorithm::{Bzip2, Gzip, Lz4, None, Zstd};
+        let cases = [
+            ("client-zstd", Zstd),
+            ("server-zstd", Zstd),
+            ("ZSTD", Zstd),
+            ("server-gzip", Gzip),
+            ("client-bzip2", Bzip2),
+            ("bz2", Bzip2),
+            ("off", None),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(Algorithm::parse(text), Some(expected), "{text}");
+        }
+        for text in ["", "zip", "client-", "zstd:3"] {
+            assert_eq!(Algorithm::parse(text), Option::None, "{text}");
+        }
+        for algorithm in [Zstd, Gzip, Lz4, Bzip2, None] {
+            assert_eq!(Algorithm::parse(&algorithm.to_string()), Some(algorithm));
+        }
+    }
+
+    #[test]
+    fn levels_are_checked_for_the_algorithm() {
+        let cases = [
+            (Algorithm::Zstd, 22, true),
+            (Algorithm::Zstd, 23, false),
+            (Algorithm::Gzip, 9, true),
+            (Algorithm::Gzip, 0, false),
+            (Algorithm::Bzip2, 10, false),
+            (Algorithm::Lz4, 1, false),
+            (Algorithm::None, 99, true),
+        ];
+        for (algorithm, level, fits) in cases {
+            let checked = Compression::new(algorithm, Some(level));
+            assert_eq!(checked.is_ok(), fits, "{algorithm} {level}");
+        }
+        assert_eq!(Compression::default().level(), Some(3));
+        assert_eq!(Compression::new(Algorithm::None, Some(3)).unwrap().level(), None);
     }
 
     proptest! {
@@ -226,7 +250,7 @@ mod tests {
         fn frames_one_after_the_other_read_as_one(
             slices in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..5000), 1..5),
         ) {
-            for algorithm in Algorithm::ALL {
+            for algorithm in [Algorithm::Zstd, Algorithm::Gzip, Algorithm::Lz4, Algorithm::Bzip2, Algorithm::None] {
                 let mut compressor = Compressor::new(Compression::new(algorithm, None).unwrap()).unwrap();
                 let mut stored = Vec::new();
                 for slice in &slices {
