@@ -315,3 +315,168 @@ impl fmt::Display for PageDefect {
 }
 
 impl std::error::Error for SegmentFault {}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::pg::segment::SegmentNumber;
+
+    const CLUSTER: u64 = 7_710_982_562_572_587_380;
+
+    fn size() -> SegmentSize {
+        SegmentSize::new(1 << 20).unwrap()
+    }
+
+    fn name() -> SegmentName {
+        SegmentName {
+            timeline: Timeline(3),
+            number: SegmentNumber(7),
+        }
+    }
+
+    /// A sound segment of timeline 3, whose first pages are still of timeline 2.
+    fn segment() -> Vec<u8> {
+        let mut bytes = vec![0xA5; size().bytes() as usize];
+        let mut address = name().number.start(size()).0;
+        for (index, page) in bytes.chunks_mut(WAL_PAGE_SIZE).enumerate() {
+            page[..2].copy_from_slice(&0xD110_u16.to_le_bytes());
+            page[2..4].copy_from_slice(&u16::to_le_bytes(if index == 0 { 2 } else { 1 }));
+            page[4..8].copy_from_slice(&u32::to_le_bytes(if index < 5 { 2 } else { 3 }));
+            page[8..16].copy_from_slice(&address.to_le_bytes());
+            address += WAL_PAGE_SIZE as u64;
+        }
+        bytes[24..32].copy_from_slice(&CLUSTER.to_le_bytes());
+        bytes[32..36].copy_from_slice(&(1_u32 << 20).to_le_bytes());
+        bytes[36..40].copy_from_slice(&8192_u32.to_le_bytes());
+        bytes
+    }
+
+    fn check(bytes: &[u8], until: Lsn, piece: usize) -> Result<(), SegmentFault> {
+        let mut check = SegmentCheck::new(Major::V15, CLUSTER, name(), size(), until);
+        for piece in bytes.chunks(piece) {
+            check.push(piece);
+        }
+        check.finish()
+    }
+
+    /// The fault after these bytes were put at an offset of a sound segment.
+    fn defect(offset: usize, bytes: &[u8]) -> (u64, PageDefect) {
+        let mut segment = segment();
+        segment[offset..offset + bytes.len()].copy_from_slice(bytes);
+        match check(&segment, Lsn(u64::MAX), 100_000).unwrap_err() {
+            SegmentFault::Page {
+                page_offset,
+                defect,
+                ..
+            } => (page_offset, defect),
+            fault => unreachable!("{fault}"),
+        }
+    }
+
+    #[test]
+    fn passes_a_sound_segment_in_pieces_of_any_length() {
+        let segment = segment();
+        for piece in [1, 7, 24, 40, 8191, 8192, 8193, 65_536, 1 << 20] {
+            assert_eq!(check(&segment, Lsn(u64::MAX), piece), Ok(()), "{piece}");
+        }
+    }
+
+    #[test]
+    fn finds_each_wrong_field() {
+        let third = 3 * WAL_PAGE_SIZE;
+        assert_eq!(
+            defect(third, &[0x0D, 0xD1]),
+            (
+                third as u64,
+                PageDefect::Magic {
+                    expected: 0xD110,
+                    found: 0xD10D
+                }
+            )
+        );
+        assert_eq!(defect(third + 2, &[0x11]).1, PageDefect::Flags(0x11));
+        assert_eq!(defect(third + 2, &[0x03]).1, PageDefect::Flags(0x03));
+        assert_eq!(defect(2, &[0x00]), (0, PageDefect::Flags(0x00)));
+        for timeline in [0, 4] {
+            assert_eq!(
+                defect(third + 4, &[timeline]).1,
+                PageDefect::Timeline {
+                    highest: Timeline(3),
+                    found: Timeline(u32::from(timeline))
+                }
+            );
+        }
+        assert_eq!(
+            defect(third + 8, &[0x00, 0x80]).1,
+            PageDefect::Address {
+                expected: Lsn(0x70_6000),
+                found: Lsn(0x70_8000)
+            }
+        );
+        assert!(matches!(
+            defect(24, &[0]).1,
+            PageDefect::SystemIdentifier {
+                expected: CLUSTER,
+                ..
+            }
+        ));
+        assert!(matches!(
+            defect(34, &[0]).1,
+            PageDefect::SegmentSize { found: 0, .. }
+        ));
+        assert_eq!(defect(37, &[0x40]).1, PageDefect::PageSize(16_384));
+    }
+
+    #[test]
+    fn names_the_file_and_the_place() {
+        let mut segment = segment();
+        segment[8192..8194].fill(0);
+        let fault = check(&segment, Lsn(u64::MAX), 8192).unwrap_err();
+        assert_eq!(
+            fault.to_string(),
+            "the page at offset 8192 of WAL segment 000000030000000000000007 \
+             has the magic number 0000 instead of D110"
+        );
+    }
+
+    #[test]
+    fn looks_only_at_pages_that_begin_before_the_end() {
+        let mut segment = segment();
+        segment[2 * WAL_PAGE_SIZE..].fill(0);
+        assert_eq!(check(&segment, Lsn(0x70_4000), 8192), Ok(()));
+        assert!(check(&segment, Lsn(0x70_4001), 8192).is_err());
+    }
+
+    #[test]
+    fn counts_the_bytes() {
+        let mut segment = segment();
+        segment.push(0);
+        for (bytes, found) in [
+            (&segment[..1 << 20], None),
+            (&segment[..(1 << 20) - 1], Some((1 << 20) - 1)),
+            (&segment[..], Some((1 << 20) + 1)),
+            (&[][..], Some(0)),
+        ] {
+            let expected = found.map(|found| SegmentFault::Length {
+                file_name: "000000030000000000000007".to_owned(),
+                expected: 1 << 20,
+                found,
+            });
+            assert_eq!(check(bytes, Lsn(u64::MAX), 8192).err(), expected);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn never_panics(bytes: Vec<u8>, number: u64, piece in 1_usize..100) {
+            let segment = SegmentName { timeline: Timeline(1), number: SegmentNumber(number) };
+            let mut check = SegmentCheck::new(Major::V18, 1, segment, size(), Lsn(u64::MAX));
+            bytes.chunks(piece).for_each(|piece| check.push(piece));
+            prop_assert!(check.finish().is_err());
+        }
+    }
+}
