@@ -20,8 +20,23 @@
 //! 36  u32  xlp_xlog_blcksz   bytes in a WAL page
 //! ```
 //!
-//! The records between the headers have checksums of their own; those are not
-//! read here.
+//! Where a segment was left early, by pg_switch_wal or at the end of a backup,
+//! its last record is a switch and all pages behind that one are zero, headers
+//! included (access/transam/xlog.c, CopyXLogRecordToWAL). Zero pages are sound
+//! there and nowhere else. Such a record is nothing but its header
+//! (access/xlogrecord.h):
+//!
+//! ```text
+//!  0  u32  xl_tot_len   24
+//!  4  u32  xl_xid
+//!  8  u64  xl_prev
+//! 16  u8   xl_info      XLOG_SWITCH in the upper four bits
+//! 17  u8   xl_rmid      RM_XLOG_ID
+//! 18  u16  padding
+//! 20  u32  xl_crc       CRC-32C of the twenty bytes before
+//! ```
+//!
+//! The other records are not read here.
 
 use std::fmt;
 
@@ -38,6 +53,11 @@ const LONG_HEADER: usize = 40;
 const XLP_LONG_HEADER: u16 = 0x0002;
 const XLP_ALL_FLAGS: u16 = 0x000F;
 
+/// Bytes in a record that switches to the next segment.
+const SWITCH_RECORD: usize = 24;
+const XLOG_SWITCH: u8 = 0x40;
+const RM_XLOG_ID: u8 = 0;
+
 /// A segment being checked while its bytes pass by.
 #[derive(Debug)]
 pub struct SegmentCheck {
@@ -47,7 +67,11 @@ pub struct SegmentCheck {
     size: SegmentSize,
     until: Lsn,
     length: u64,
-    header: [u8; LONG_HEADER],
+    /// The page whose bytes are coming in.
+    page: Vec<u8>,
+    /// What is between the headers of the last pages, enough of it to hold the
+    /// last record if that is a switch; empty behind a switch.
+    content: Vec<u8>,
     fault: Option<SegmentFault>,
 }
 
@@ -69,7 +93,8 @@ impl SegmentCheck {
             size,
             until,
             length: 0,
-            header: [0; LONG_HEADER],
+            page: Vec::with_capacity(WAL_PAGE_SIZE),
+            content: Vec::with_capacity(SWITCH_RECORD + WAL_PAGE_SIZE),
             fault: None,
         }
     }
@@ -77,26 +102,12 @@ impl SegmentCheck {
     /// Takes the next bytes of the segment, however many.
     pub fn push(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
-            let page_offset = self.length - self.length % WAL_PAGE_SIZE as u64;
-            let position = (self.length - page_offset) as usize;
-            let header_length = if page_offset == 0 {
-                LONG_HEADER
-            } else {
-                SHORT_HEADER
-            };
-            let in_header = position < header_length;
-            let end = if in_header {
-                header_length
-            } else {
-                WAL_PAGE_SIZE
-            };
-            let (now, later) = bytes.split_at(bytes.len().min(end - position));
+            let missing = WAL_PAGE_SIZE - self.page.len();
+            let (now, later) = bytes.split_at(bytes.len().min(missing));
+            self.page.extend_from_slice(now);
             self.length += now.len() as u64;
-            if in_header {
-                self.header[position..position + now.len()].copy_from_slice(now);
-                if position + now.len() == header_length && self.fault.is_none() {
-                    self.fault = self.page_fault(page_offset);
-                }
+            if self.page.len() == WAL_PAGE_SIZE {
+                self.end_page();
             }
             bytes = later;
         }
@@ -117,47 +128,70 @@ impl SegmentCheck {
         Ok(())
     }
 
-    /// What is wrong with the page whose header has just been filled in.
-    fn page_fault(&self, page_offset: u64) -> Option<SegmentFault> {
+    /// Checks the page that has just been filled and makes room for the next.
+    fn end_page(&mut self) {
+        let page_offset = self.length - WAL_PAGE_SIZE as u64;
         let start = self.segment.number.start(self.size);
-        // Beyond the last position there is no page; the length will be at fault.
-        let address = Lsn(start.0.checked_add(page_offset)?);
-        if address >= self.until || page_offset >= self.size.bytes() {
+        let address = Lsn(start.0.saturating_add(page_offset));
+        // What is beyond the segment is a matter of its length.
+        if self.fault.is_none() && address < self.until && page_offset < self.size.bytes() {
+            self.fault = self.defect(address).map(|defect| SegmentFault::Page {
+                file_name: self.segment.file_name(self.size),
+                page_offset,
+                defect,
+            });
+        }
+        self.page.clear();
+    }
+
+    fn defect(&mut self, address: Lsn) -> Option<PageDefect> {
+        let is_first = address == self.segment.number.start(self.size);
+        if !is_first && self.page.iter().all(|byte| *byte == 0) {
+            if !self.content.is_empty() && !ends_in_switch(&self.content) {
+                return self.short_header_defect(address);
+            }
+            self.content.clear();
             return None;
         }
-        let defect = self.short_header_defect(address).or_else(|| {
-            (page_offset == 0)
-                .then(|| self.long_header_defect())
-                .flatten()
-        })?;
-        Some(SegmentFault::Page {
-            file_name: self.segment.file_name(self.size),
-            page_offset,
-            defect,
-        })
+        if !is_first && self.content.is_empty() {
+            return Some(PageDefect::BehindSwitch);
+        }
+        let defect = self.short_header_defect(address);
+        if defect.is_some() {
+            return defect;
+        }
+        let header = if is_first { LONG_HEADER } else { SHORT_HEADER };
+        let outdated = self.content.len().saturating_sub(SWITCH_RECORD);
+        self.content.drain(..outdated);
+        self.content.extend_from_slice(&self.page[header..]);
+        if is_first {
+            self.long_header_defect()
+        } else {
+            None
+        }
     }
 
     fn short_header_defect(&self, address: Lsn) -> Option<PageDefect> {
-        let magic = u16_at(&self.header, 0);
+        let magic = u16_at(&self.page, 0);
         if magic != self.major.wal_page_magic() {
             return Some(PageDefect::Magic {
                 expected: self.major.wal_page_magic(),
                 found: magic,
             });
         }
-        let found = Lsn(u64_at(&self.header, 8));
+        let found = Lsn(u64_at(&self.page, 8));
         if found != address {
             return Some(PageDefect::Address {
                 expected: address,
                 found,
             });
         }
-        let flags = u16_at(&self.header, 2);
+        let flags = u16_at(&self.page, 2);
         let is_first = address == self.segment.number.start(self.size);
         if flags & !XLP_ALL_FLAGS != 0 || (flags & XLP_LONG_HEADER != 0) != is_first {
             return Some(PageDefect::Flags(flags));
         }
-        let timeline = Timeline(u32_at(&self.header, 4));
+        let timeline = Timeline(u32_at(&self.page, 4));
         if timeline.0 == 0 || timeline > self.segment.timeline {
             return Some(PageDefect::Timeline {
                 highest: self.segment.timeline,
@@ -168,26 +202,42 @@ impl SegmentCheck {
     }
 
     fn long_header_defect(&self) -> Option<PageDefect> {
-        let system_identifier = u64_at(&self.header, 24);
+        let system_identifier = u64_at(&self.page, 24);
         if system_identifier != self.system_identifier {
             return Some(PageDefect::SystemIdentifier {
                 expected: self.system_identifier,
                 found: system_identifier,
             });
         }
-        let segment_size = u32_at(&self.header, 32);
+        let segment_size = u32_at(&self.page, 32);
         if u64::from(segment_size) != self.size.bytes() {
             return Some(PageDefect::SegmentSize {
                 expected: self.size.bytes(),
                 found: segment_size,
             });
         }
-        let page_size = u32_at(&self.header, 36);
+        let page_size = u32_at(&self.page, 36);
         if page_size != WAL_PAGE_SIZE as u32 {
             return Some(PageDefect::PageSize(page_size));
         }
         None
     }
+}
+
+/// Whether the last thing in the WAL between page headers that is not zero is
+/// the record of a switch. Records begin and end at multiples of eight bytes,
+/// and the first of this one's last eight is never zero.
+fn ends_in_switch(content: &[u8]) -> bool {
+    let used = content.iter().rposition(|byte| *byte != 0).unwrap_or(0) + 1;
+    let end = used.next_multiple_of(8);
+    let Some(start) = end.checked_sub(SWITCH_RECORD) else {
+        return false;
+    };
+    let record = &content[start..end];
+    u32_at(record, 0) == SWITCH_RECORD as u32
+        && record[16] & 0xF0 == XLOG_SWITCH
+        && record[17] == RM_XLOG_ID
+        && u32_at(record, 20) == crc32c::crc32c(&record[..20])
 }
 
 /// The first thing wrong with a segment.
@@ -217,7 +267,7 @@ pub enum SegmentFault {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PageDefect {
     /// The magic number is not this major release's; zero if the page was
-    /// never written.
+    /// never written and the WAL did not leave the segment before it.
     Magic {
         /// This release's.
         expected: u16,
@@ -231,6 +281,8 @@ pub enum PageDefect {
         /// Where it says it is.
         found: Lsn,
     },
+    /// The page is not zero although the WAL left the segment before it.
+    BehindSwitch,
     /// Unknown flags, or a long header where none belongs or the reverse.
     Flags(u16),
     /// The timeline is zero, or above the one in the segment's name.
@@ -293,6 +345,9 @@ impl fmt::Display for PageDefect {
             }
             PageDefect::Address { expected, found } => {
                 write!(f, "belongs to position {found} instead of {expected}")
+            }
+            PageDefect::BehindSwitch => {
+                f.write_str("holds something although the WAL left the segment before it")
             }
             PageDefect::Flags(found) => write!(f, "has the invalid flags {found:04X}"),
             PageDefect::Timeline { highest, found } => write!(
@@ -434,7 +489,7 @@ mod tests {
     #[test]
     fn names_the_file_and_the_place() {
         let mut segment = segment();
-        segment[8192..8194].fill(0);
+        segment[8192..16_384].fill(0);
         let fault = check(&segment, Lsn(u64::MAX), 8192).unwrap_err();
         assert_eq!(
             fault.to_string(),
@@ -449,6 +504,57 @@ mod tests {
         segment[2 * WAL_PAGE_SIZE..].fill(0);
         assert_eq!(check(&segment, Lsn(0x70_4000), 8192), Ok(()));
         assert!(check(&segment, Lsn(0x70_4001), 8192).is_err());
+    }
+
+    /// A sound segment that was left by a switch whose record ends this many
+    /// bytes into the content of its third page.
+    fn switched(end: usize) -> Vec<u8> {
+        let mut record = [0; SWITCH_RECORD];
+        record[0] = 24;
+        record[8..16].copy_from_slice(&0x70_1234_u64.to_le_bytes());
+        record[16] = XLOG_SWITCH;
+        let checksum = crc32c::crc32c(&record[..20]);
+        record[20..].copy_from_slice(&checksum.to_le_bytes());
+        let mut segment = segment();
+        let content = 2 * WAL_PAGE_SIZE + SHORT_HEADER;
+        segment[content + end..].fill(0);
+        let (earlier, later) = record.split_at(SWITCH_RECORD.saturating_sub(end));
+        segment[content + end - later.len()..content + end].copy_from_slice(later);
+        let page_end = 2 * WAL_PAGE_SIZE;
+        segment[page_end - earlier.len()..page_end].copy_from_slice(earlier);
+        segment
+    }
+
+    #[test]
+    fn only_a_switch_may_be_followed_by_zero_pages() {
+        for end in [8, 16, 24, 32, 8168] {
+            let segment = switched(end);
+            assert_eq!(check(&segment, Lsn(u64::MAX), 8192), Ok(()), "{end}");
+            for offset in [end - 1, end - 8] {
+                let mut damaged = segment.clone();
+                damaged[2 * WAL_PAGE_SIZE + SHORT_HEADER + offset] ^= 1;
+                let fault = check(&damaged, Lsn(u64::MAX), 8192).unwrap_err();
+                assert!(
+                    matches!(
+                        fault,
+                        SegmentFault::Page {
+                            page_offset: 24_576,
+                            ..
+                        }
+                    ),
+                    "{fault}"
+                );
+            }
+        }
+        let mut whole = switched(8168);
+        whole[50_000] = 1;
+        let fault = check(&whole, Lsn(u64::MAX), 8192).unwrap_err();
+        let expected = SegmentFault::Page {
+            file_name: "000000030000000000000007".to_owned(),
+            page_offset: 49_152,
+            defect: PageDefect::BehindSwitch,
+        };
+        assert_eq!(fault, expected);
     }
 
     #[test]
