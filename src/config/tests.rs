@@ -5,6 +5,7 @@
 use super::testing::{configuration, environment};
 use super::*;
 use crate::error::Kind;
+use proptest::prelude::*;
 use std::num::NonZero;
 use std::time::Duration;
 
@@ -426,4 +427,26 @@ fn every_setting_tells_where_it_came_from() {
         assert_eq!(shown(key), value, "{key}");
     }
     assert!(!format!("{entries:?}").contains("swordfish"));
+}
+
+proptest! {
+    #[test]
+    fn any_configuration_is_read_or_refused(
+        lines in prop::collection::vec(
+            prop_oneof![
+                "\\[(pgkeep|a|b)\\]",
+                "(host|port|user|extra|workers|max_rate|retention|verification|log_path) = [-,0-9A-Za-z/]*",
+                "(compression|compression_level|encryption|base_dir|wal_slot) = [-0-9a-z/]*",
+                "\\PC*",
+            ],
+            0..12,
+        )
+    ) {
+        if let Ok(configuration) = configuration(&lines.join("\n"), &[]) {
+            for name in configuration.servers() {
+                let _ = configuration.server(name.as_str());
+            }
+            let _ = configuration.entries();
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! The server's errors in words for the operator.
 
-use super::source::{Source, in_words};
+use super::source::{Source, in_words, plain};
 use crate::error::Error;
 use postgres::error::{DbError, SqlState};
 
@@ -12,14 +12,15 @@ use postgres::error::{DbError, SqlState};
 /// of kind Failed.
 pub fn server_error(doing: &str, error: &postgres::Error) -> Error {
     let cannot = |reason: &str| format!("cannot {doing}: {reason}");
+    let lost_connection = cannot("the connection to the server was lost");
     match Source::of(error) {
         Source::Server(server) => of_server(server, &cannot(&in_words(server))),
-        Source::System(_) | Source::Tls(_) => {
-            lost(&cannot("the connection to the server was lost"))
+        // What arrived could not be understood: the connection is well.
+        Source::System(system) if error.to_string() == "error parsing response from server" => {
+            Error::failed(cannot(&plain(system)))
         }
-        Source::Driver(_) if error.is_closed() => {
-            lost(&cannot("the connection to the server was lost"))
-        }
+        Source::System(_) | Source::Tls(_) => lost(&lost_connection),
+        Source::Driver(_) if error.is_closed() => lost(&lost_connection),
         Source::Driver(text) => Error::failed(cannot(&text)),
     }
 }
