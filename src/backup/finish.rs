@@ -115,6 +115,7 @@ impl Finish<'_> {
             catalog_version: control.catalog_version,
             control_version: control.control_version,
             block_size: control.block_size,
+            relation_segment_blocks: control.relation_segment_blocks,
             wal_segment_size: control.wal_segment_size.bytes(),
             wal_level: self.facts.wal_level.clone(),
             data_checksums: self.facts.data_checksums,

@@ -142,7 +142,7 @@ pub fn run(
 }
 
 /// What no permission mends.
-fn check_facts(facts: &Facts) -> Result<()> {
+pub fn check_facts(facts: &Facts) -> Result<()> {
     if facts.wal_level == "minimal" {
         return Err(Error::server("the server runs with wal_level = minimal, which no backup can be made of")
             .hint("set wal_level = replica on the server and restart it"));

@@ -8,6 +8,7 @@ use crate::cli::arguments::Format;
 use crate::error::Error;
 use crate::pg::lsn::Lsn;
 use crate::repository::identifier::Identifier;
+use crate::size::readable;
 
 /// A value of the report, which knows how it reads in either format.
 #[derive(Debug, Clone, PartialEq)]
@@ -113,7 +114,7 @@ impl Value {
         match self {
             Value::Text(text) => text.as_str().into(),
             Value::Number(number) | Value::Digits(number) => (*number).into(),
-            Value::Size(bytes) => readable_size(*bytes).into(),
+            Value::Size(bytes) => readable(*bytes).into(),
             Value::LsnHalf(half) => format!("{half:X}").into(),
             Value::Flag(flag) => (*flag).into(),
             Value::List(values) => values.iter().map(Value::to_yaml).collect(),
@@ -124,24 +125,6 @@ impl Value {
                 .into(),
         }
     }
-}
-
-/// Bytes for people, in powers of 1024 with two decimals, as in `6.54MB`.
-pub fn readable_size(bytes: u64) -> String {
-    const UNITS: [&str; 6] = ["kB", "MB", "GB", "TB", "PB", "EB"];
-    if bytes < 1024 {
-        return format!("{bytes}B");
-    }
-    let mut size = bytes as f64 / 1024.0;
-    let mut units = UNITS.iter();
-    let mut unit = units.next();
-    while size >= 1024.0
-        && let Some(larger) = units.next()
-    {
-        size /= 1024.0;
-        unit = Some(larger);
-    }
-    format!("{size:.2}{}", unit.copied().unwrap_or_default())
 }
 
 /// What came of a command.
@@ -286,13 +269,5 @@ mod tests {
         assert_eq!(answer.exit_status(), 4);
         let text = Report::new("backup", Format::Text, Duration::ZERO, Vec::new(), answer).render();
         assert!(text.contains("  Status: false\n") && text.contains("  Error: process 7 is working\n"), "{text}");
-    }
-
-    #[test]
-    fn sizes_are_rounded_in_powers_of_1024() {
-        let cases = [(0, "0B"), (1023, "1023B"), (1024, "1.00kB"), (48_799_744, "46.54MB"), (u64::MAX, "16.00EB")];
-        for (bytes, expected) in cases {
-            assert_eq!(readable_size(bytes), expected);
-        }
     }
 }

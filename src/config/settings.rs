@@ -1,5 +1,6 @@
 //! What one section of the configuration file says, checked value by value.
 
+use crate::size;
 use crate::stored::compression::Algorithm;
 use super::encryption::Encryption;
 use super::environment::Environment;
@@ -7,7 +8,7 @@ use super::foreign::{self, Ignored};
 use super::ini::{Section, Setting};
 use super::origin::{Origin, Sourced};
 use super::retention::Retention;
-use super::{duration, endpoint, size, suggestion};
+use super::{duration, endpoint, suggestion};
 use crate::error::{Error, Result};
 use log::LevelFilter;
 use std::num::NonZero;

@@ -59,6 +59,8 @@ pub struct BackupInfo {
     pub control_version: u32,
     /// Bytes of a page.
     pub block_size: u32,
+    /// Blocks of a full segment file of a relation.
+    pub relation_segment_blocks: u32,
     /// Bytes of a WAL segment.
     pub wal_segment_size: u64,
     /// The server's `wal_level`.
@@ -212,6 +214,7 @@ pub(crate) mod tests {
             catalog_version: 202_406_281,
             control_version: 1700,
             block_size: 8192,
+            relation_segment_blocks: 131_072,
             wal_segment_size: 16 << 20,
             wal_level: "replica".to_owned(),
             data_checksums: true,
