@@ -78,8 +78,10 @@ fn check_server(
         let outcome = if met {
             Ok(requirement.describe())
         } else {
-            Err(Error::server(format!("the role {role} lacks {}", requirement.describe()))
-                .hint(format!("as a superuser run: {}", requirement.grant(&role))))
+            Err(
+                Error::server(format!("the role {role} lacks {}", requirement.describe()))
+                    .hint(format!("as a superuser run: {}", requirement.grant(&role))),
+            )
         };
         checks.push(Check {
             name: "permission",
@@ -100,11 +102,23 @@ fn check_server(
     Ok(checks)
 }
 
-fn check_settings(client: &mut Client, connector: &Connector, interrupt: &Interrupt) -> Result<Vec<Check>> {
+fn check_settings(
+    client: &mut Client,
+    connector: &Connector,
+    interrupt: &Interrupt,
+) -> Result<Vec<Check>> {
     let mut reader = FileReader::connect(connector, interrupt)?;
     let facts = Facts::read(client, &mut reader)?;
-    let role = if facts.in_recovery { "a standby" } else { "a primary" };
-    let checksums = if facts.data_checksums { "on" } else { "off: damaged pages cannot be found" };
+    let role = if facts.in_recovery {
+        "a standby"
+    } else {
+        "a primary"
+    };
+    let checksums = if facts.data_checksums {
+        "on"
+    } else {
+        "off: damaged pages cannot be found"
+    };
     Ok(vec![
         Check {
             name: "server",
@@ -130,13 +144,20 @@ fn check_slots(client: &mut Client) -> Result<String> {
     if used < most {
         Ok(format!("{used} of {most} replication slots in use"))
     } else {
-        Err(Error::server(format!("all {most} replication slots are in use"))
-            .hint("raise max_replication_slots and restart the server, or drop a slot nobody uses"))
+        Err(
+            Error::server(format!("all {most} replication slots are in use")).hint(
+                "raise max_replication_slots and restart the server, or drop a slot nobody uses",
+            ),
+        )
     }
 }
 
 /// A backup needs a connection a worker, and one more.
-fn check_connections(connector: &Connector, workers: usize, interrupt: &Interrupt) -> Result<String> {
+fn check_connections(
+    connector: &Connector,
+    workers: usize,
+    interrupt: &Interrupt,
+) -> Result<String> {
     let connections = (0..workers)
         .map(|_| crate::server::connect(connector, interrupt))
         .collect::<Result<Vec<Client>>>();
@@ -157,7 +178,11 @@ fn check_repository(folder: &ServerFolder) -> Result<String> {
     let room = rustix::fs::statvfs(existing)
         .map_err(|error| Error::io("look at", existing, &error.into()))?;
     let free = room.f_bavail.saturating_mul(room.f_frsize);
-    let name = folder.root().file_name().unwrap_or_default().to_string_lossy();
+    let name = folder
+        .root()
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy();
     let last = Catalogue::read(&name, folder)?
         .backups()
         .iter()
@@ -171,6 +196,10 @@ fn check_repository(folder: &ServerFolder) -> Result<String> {
             readable(last)
         ))
         .hint("free some space there")),
-        _ => Ok(format!("{}, {} free", folder.root().display(), readable(free))),
+        _ => Ok(format!(
+            "{}, {} free",
+            folder.root().display(),
+            readable(free)
+        )),
     }
 }

@@ -18,7 +18,7 @@ const SPINNER: &str = "{msg:12} {spinner} {elapsed}";
 const PACE: Duration = Duration::from_secs(10);
 
 /// The progress that suits the mode and stderr.
-pub fn choose(mode: ProgressMode) -> Box<dyn Progress> {
+pub(super) fn choose(mode: ProgressMode) -> Box<dyn Progress> {
     let terminal = std::io::stderr().is_terminal();
     match mode {
         ProgressMode::Never => Box::new(Silent),

@@ -47,8 +47,12 @@ impl ConnectionSettings {
             words.push(("port", endpoint.port.to_string()));
         }
         words.push(("application_name", "pgkeep".to_owned()));
-        let quoted = |value: &str| format!("'{}'", value.replace('\\', "\\\\").replace('\'', "\\'"));
-        let words: Vec<String> = words.iter().map(|(key, value)| format!("{key}={}", quoted(value))).collect();
+        let quoted =
+            |value: &str| format!("'{}'", value.replace('\\', "\\\\").replace('\'', "\\'"));
+        let words: Vec<String> = words
+            .iter()
+            .map(|(key, value)| format!("{key}={}", quoted(value)))
+            .collect();
         words.join(" ")
     }
 }

@@ -71,7 +71,11 @@ impl Contents {
         let bundles = bundles
             .into_iter()
             .map(|(number, members)| Portion::Bundle(number, members));
-        alone.into_iter().map(Portion::Alone).chain(bundles).collect()
+        alone
+            .into_iter()
+            .map(Portion::Alone)
+            .chain(bundles)
+            .collect()
     }
 
     /// The WAL segments that the backup needs and does not hold.
@@ -87,11 +91,16 @@ impl Contents {
             .collect();
         let first = info.start_lsn.segment(size).0;
         let last = info.end_lsn.previous_segment(size).0.max(first);
-        let missing = (first..=last).filter(|number| !held.iter().any(|segment| segment.number.0 == *number));
+        let missing =
+            (first..=last).filter(|number| !held.iter().any(|segment| segment.number.0 == *number));
         Ok(missing
             .map(|number| {
                 let at = Lsn(number * size.bytes());
-                let timeline = if at >= info.start_lsn { info.end_timeline } else { info.start_timeline };
+                let timeline = if at >= info.start_lsn {
+                    info.end_timeline
+                } else {
+                    info.start_timeline
+                };
                 let number = crate::pg::segment::SegmentNumber(number);
                 SegmentName { timeline, number }.file_name(size)
             })

@@ -2,7 +2,9 @@
 
 use std::fs::{self, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown, lchown, symlink};
+use std::os::unix::fs::{
+    DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown, lchown, symlink,
+};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
@@ -16,7 +18,7 @@ use crate::restore::tablespaces::Placed;
 const WAITING_CONTROL_FILE: &str = "global/pg_control.restoring";
 
 /// A data directory that this restore owns. Dropped before it is complete, it is emptied again.
-pub struct DataDirectory {
+pub(super) struct DataDirectory {
     root: PathBuf,
     tablespaces: Vec<Placed>,
     version_directory: String,
@@ -28,7 +30,12 @@ pub struct DataDirectory {
 
 impl DataDirectory {
     /// Makes sure that nothing is lost and nobody is running there; with `force` what is there goes.
-    pub fn claim(root: &Path, contents: &Contents, tablespaces: &[Placed], force: bool) -> Result<DataDirectory> {
+    pub(super) fn claim(
+        root: &Path,
+        contents: &Contents,
+        tablespaces: &[Placed],
+        force: bool,
+    ) -> Result<DataDirectory> {
         let info = &contents.info;
         let major = Major::from_number(info.major_version)
             .ok_or_else(|| Error::damage("backup.info has an unknown major version"))?;
@@ -42,7 +49,9 @@ impl DataDirectory {
                 error.hint("its tablespaces are in use: give the restored cluster others with --tablespace OLD=NEW")
             })?;
         }
-        let folders = tablespaces.iter().map(|tablespace| tablespace.folder.as_path());
+        let folders = tablespaces
+            .iter()
+            .map(|tablespace| tablespace.folder.as_path());
         for folder in [root].into_iter().chain(folders) {
             if !force && !is_empty(folder)? {
                 return Err(Error::failed(format!("{} is not empty", folder.display())).hint(
@@ -70,7 +79,7 @@ impl DataDirectory {
     }
 
     /// Where a path of PGDATA is written: below the root, or in a tablespace's folder.
-    pub fn path(&self, relative: &str) -> PathBuf {
+    pub(super) fn path(&self, relative: &str) -> PathBuf {
         if relative == CONTROL_FILE {
             return self.root.join(WAITING_CONTROL_FILE);
         }
@@ -85,25 +94,31 @@ impl DataDirectory {
     fn in_tablespace<'a>(&self, relative: &'a str) -> Option<(&Placed, &'a str)> {
         let path = relative.strip_prefix("pg_tblspc/")?;
         let (oid, inside) = path.split_once('/').unwrap_or((path, ""));
-        let tablespace = self.tablespaces.iter().find(|one| one.oid.to_string() == oid)?;
+        let tablespace = self
+            .tablespaces
+            .iter()
+            .find(|one| one.oid.to_string() == oid)?;
         Some((tablespace, inside))
     }
 
     /// Where further files of the server go: beside the data directory.
-    pub fn extra_path(&self, absolute: &str) -> PathBuf {
+    pub(super) fn extra_path(&self, absolute: &str) -> PathBuf {
         let mut folder = self.root.clone().into_os_string();
         folder.push("-extra");
         PathBuf::from(folder).join(absolute.trim_start_matches('/'))
     }
 
     /// All folders that are written to, each once a file system at least.
-    pub fn folders(&self) -> impl Iterator<Item = &Path> {
-        let tablespaces = self.tablespaces.iter().map(|tablespace| tablespace.folder.as_path());
+    pub(super) fn folders(&self) -> impl Iterator<Item = &Path> {
+        let tablespaces = self
+            .tablespaces
+            .iter()
+            .map(|tablespace| tablespace.folder.as_path());
         [self.root.as_path()].into_iter().chain(tablespaces)
     }
 
     /// Creates the directories of PGDATA, and the links of tablespaces.
-    pub fn create_folders(&self, directories: &[String]) -> Result<()> {
+    pub(super) fn create_folders(&self, directories: &[String]) -> Result<()> {
         self.create_folder(&self.root)?;
         for directory in directories {
             self.create_folder(&self.path(directory))?;
@@ -111,9 +126,11 @@ impl DataDirectory {
         for tablespace in &self.tablespaces {
             self.create_folder(&tablespace.folder)?;
             let link = self.root.join(format!("pg_tblspc/{}", tablespace.oid));
-            symlink(&tablespace.folder, &link).map_err(|error| Error::io("create the link", &link, &error))?;
+            symlink(&tablespace.folder, &link)
+                .map_err(|error| Error::io("create the link", &link, &error))?;
             if let Some((user, group)) = self.owner {
-                lchown(&link, Some(user), Some(group)).map_err(|error| Error::io("give away", &link, &error))?;
+                lchown(&link, Some(user), Some(group))
+                    .map_err(|error| Error::io("give away", &link, &error))?;
             }
         }
         Ok(())
@@ -132,9 +149,13 @@ impl DataDirectory {
     }
 
     /// Creates a file with the mode PostgreSQL demands.
-    pub fn create_file(&self, path: &Path) -> Result<fs::File> {
+    pub(super) fn create_file(&self, path: &Path) -> Result<fs::File> {
         let mode = if self.group_access { 0o640 } else { 0o600 };
-        let created = OpenOptions::new().write(true).create_new(true).mode(mode).open(path);
+        let created = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(mode)
+            .open(path);
         created
             .and_then(|file| {
                 if let Some((user, group)) = self.owner {
@@ -153,7 +174,7 @@ impl DataDirectory {
     }
 
     /// Syncs everything, and only then lets the cluster be started.
-    pub fn complete(mut self) -> Result<()> {
+    pub(super) fn complete(mut self) -> Result<()> {
         self.sync()?;
         let waiting = self.root.join(WAITING_CONTROL_FILE);
         fs::rename(&waiting, self.root.join(CONTROL_FILE))
@@ -167,7 +188,9 @@ impl DataDirectory {
     fn sync(&self) -> Result<()> {
         let mut synced = Vec::new();
         for folder in self.folders() {
-            let device = fs::metadata(folder).map_err(|error| Error::io("look at", folder, &error))?.dev();
+            let device = fs::metadata(folder)
+                .map_err(|error| Error::io("look at", folder, &error))?
+                .dev();
             if !synced.contains(&device) {
                 durable::sync_file_system(folder)?;
                 synced.push(device);
@@ -214,7 +237,9 @@ impl Drop for DataDirectory {
 
 fn remove_file(path: &Path) -> Result<()> {
     match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", path, &error)),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(Error::io("remove", path, &error))
+        }
         _ => Ok(()),
     }
 }
@@ -263,7 +288,9 @@ fn owner_for(parent: &Path) -> Result<Option<(u32, u32)>> {
     }
     let parent = fs::metadata(parent).map_err(|error| Error::io("look at", parent, &error))?;
     if parent.uid() == 0 {
-        log::warn!("the restored files will belong to root; give them to the server's user before you start it");
+        log::warn!(
+            "the restored files will belong to root; give them to the server's user before you start it"
+        );
     }
     Ok(Some((parent.uid(), parent.gid())))
 }

@@ -40,7 +40,11 @@ pub struct Request<'a> {
 }
 
 /// Restores a backup; returns the data directory.
-pub fn run(request: &Request<'_>, progress: &dyn Progress, interrupt: &Interrupt) -> Result<PathBuf> {
+pub fn run(
+    request: &Request<'_>,
+    progress: &dyn Progress,
+    interrupt: &Interrupt,
+) -> Result<PathBuf> {
     let contents = request.contents;
     let missing = contents.missing_wal()?;
     if !missing.is_empty() {
@@ -60,8 +64,14 @@ pub fn run(request: &Request<'_>, progress: &dyn Progress, interrupt: &Interrupt
     directory.create_folders(&contents.list.directories)?;
 
     progress.step("restore", Some(contents.info.restore_size));
-    let control_crc32c = write::write_files(contents, &directory, request.workers, progress, interrupt)?;
-    recovery::write_settings(&directory, &contents.info, &request.position, &request.primary_conninfo)?;
+    let control_crc32c =
+        write::write_files(contents, &directory, request.workers, progress, interrupt)?;
+    recovery::write_settings(
+        &directory,
+        &contents.info,
+        &request.position,
+        &request.primary_conninfo,
+    )?;
     write::write_manifest(contents, &directory, control_crc32c)?;
 
     progress.step("sync", None);

@@ -71,10 +71,15 @@ impl FromStr for Position {
 
 fn unknown(word: &str) -> String {
     let key = word.split('=').next().unwrap_or_default();
-    if matches!(key, "name" | "xid" | "lsn" | "time" | "timeline" | "inclusive") {
+    if matches!(
+        key,
+        "name" | "xid" | "lsn" | "time" | "timeline" | "inclusive"
+    ) {
         format!("{key}= needs WAL from after the backup, and this pgkeep keeps no WAL archive")
     } else {
-        format!("{word:?} is none of current, immediate, primary, replica, action=pause|promote|shutdown")
+        format!(
+            "{word:?} is none of current, immediate, primary, replica, action=pause|promote|shutdown"
+        )
     }
 }
 
@@ -89,7 +94,12 @@ mod tests {
         let paused: Position = "immediate,action=pause".parse().unwrap();
         assert_eq!(paused.action, Action::Pause);
         assert_eq!("replica".parse::<Position>().unwrap().role, Role::Replica);
-        assert!("time=2024-01-01".parse::<Position>().unwrap_err().contains("no WAL archive"));
+        assert!(
+            "time=2024-01-01"
+                .parse::<Position>()
+                .unwrap_err()
+                .contains("no WAL archive")
+        );
         assert!("sideways".parse::<Position>().is_err());
         assert!("replica,action=pause".parse::<Position>().is_err());
     }

@@ -28,7 +28,7 @@ const RECOVERY_SETTINGS: [&str; 10] = [
 ///
 /// A primary recovers by `recovery.signal`, which puts it on a timeline of its own: on the source's
 /// timeline it would archive other WAL under the same names.
-pub fn write_settings(
+pub(super) fn write_settings(
     directory: &DataDirectory,
     info: &BackupInfo,
     position: &Position,
@@ -44,7 +44,11 @@ pub fn write_settings(
         }
         Err(error) => return Err(failed(&error)),
     };
-    let mut text: String = before.lines().filter(|line| !is_recovery_setting(line)).map(|line| format!("{line}\n")).collect();
+    let mut text: String = before
+        .lines()
+        .filter(|line| !is_recovery_setting(line))
+        .map(|line| format!("{line}\n"))
+        .collect();
     text.push_str(COMMENT);
     text.push('\n');
     for (name, value) in settings(info, position, primary_conninfo) {
@@ -65,10 +69,16 @@ fn is_recovery_setting(line: &str) -> bool {
     let name = line.split(['=', ' ', '\t']).next().unwrap_or_default();
     line == COMMENT
         || name == "primary_conninfo"
-        || RECOVERY_SETTINGS.iter().any(|setting| name.eq_ignore_ascii_case(setting))
+        || RECOVERY_SETTINGS
+            .iter()
+            .any(|setting| name.eq_ignore_ascii_case(setting))
 }
 
-fn settings(info: &BackupInfo, position: &Position, primary_conninfo: &str) -> Vec<(&'static str, String)> {
+fn settings(
+    info: &BackupInfo,
+    position: &Position,
+    primary_conninfo: &str,
+) -> Vec<(&'static str, String)> {
     let mut settings = Vec::new();
     match position.role {
         // The WAL that the backup holds is in pg_wal; there is no other to be had.
@@ -105,10 +115,20 @@ mod tests {
 
     #[test]
     fn settings_of_an_earlier_recovery_go() {
-        for line in ["restore_command = 'cp x y'", "recovery_target_time='2024'", "primary_conninfo = 'host=x'", COMMENT] {
+        for line in [
+            "restore_command = 'cp x y'",
+            "recovery_target_time='2024'",
+            "primary_conninfo = 'host=x'",
+            COMMENT,
+        ] {
             assert!(is_recovery_setting(line), "{line}");
         }
-        for line in ["# restore_command", "shared_buffers = '1GB'", "recovery_min_apply_delay = 5", ""] {
+        for line in [
+            "# restore_command",
+            "shared_buffers = '1GB'",
+            "recovery_min_apply_delay = 5",
+            "",
+        ] {
             assert!(!is_recovery_setting(line), "{line}");
         }
     }

@@ -11,7 +11,7 @@ use crate::restore::directory::DataDirectory;
 use crate::size::readable;
 
 /// An error where a file system has less room than its part of the cluster needs.
-pub fn check(contents: &Contents, directory: &DataDirectory) -> Result<()> {
+pub(super) fn check(contents: &Contents, directory: &DataDirectory) -> Result<()> {
     let mut needed: BTreeMap<u64, (PathBuf, u64)> = BTreeMap::new();
     let mut folders: BTreeMap<PathBuf, u64> = BTreeMap::new();
     for file in contents.list.files.iter().filter(|file| !file.is_extra()) {

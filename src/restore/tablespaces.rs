@@ -38,10 +38,17 @@ impl FromStr for TablespaceMapping {
         }
         match <[String; 2]>::try_from(halves) {
             Ok([old, new]) if !old.is_empty() && new.starts_with('/') => Ok(TablespaceMapping {
-                old: if old.len() > 1 { old.trim_end_matches('/').to_owned() } else { old },
+                old: if old.len() > 1 {
+                    old.trim_end_matches('/').to_owned()
+                } else {
+                    old
+                },
                 new: new.into(),
             }),
-            _ => Err("expected OLD=NEW, NEW being an absolute path (write \\= for = in a path)".to_owned()),
+            _ => Err(
+                "expected OLD=NEW, NEW being an absolute path (write \\= for = in a path)"
+                    .to_owned(),
+            ),
         }
     }
 }
@@ -58,7 +65,11 @@ impl TablespaceMapping {
     fn fits(&self, tablespace: &Tablespace) -> bool {
         self.old == tablespace.oid.to_string()
             || self.old == tablespace.name
-            || tablespace.path.as_deref().map(|path| path.trim_end_matches('/')) == Some(self.old.as_str())
+            || tablespace
+                .path
+                .as_deref()
+                .map(|path| path.trim_end_matches('/'))
+                == Some(self.old.as_str())
     }
 }
 
@@ -76,14 +87,31 @@ pub struct Placed {
 /// Places every tablespace that has a folder of its own.
 pub fn place(info: &BackupInfo, mappings: &[TablespaceMapping]) -> Result<Vec<Placed>> {
     for mapping in mappings {
-        if !info.tablespaces.iter().any(|tablespace| mapping.fits(tablespace)) {
+        if !info
+            .tablespaces
+            .iter()
+            .any(|tablespace| mapping.fits(tablespace))
+        {
             let known: Vec<String> = info
                 .tablespaces
                 .iter()
-                .map(|one| format!("{} ({})", one.oid, one.path.as_deref().unwrap_or("in place")))
+                .map(|one| {
+                    format!(
+                        "{} ({})",
+                        one.oid,
+                        one.path.as_deref().unwrap_or("in place")
+                    )
+                })
                 .collect();
-            return Err(Error::usage(format!("backup {} has no tablespace {}", info.backup, mapping.old))
-                .hint(if known.is_empty() { "it has none at all".to_owned() } else { format!("it has {}", known.join(", ")) }));
+            return Err(Error::usage(format!(
+                "backup {} has no tablespace {}",
+                info.backup, mapping.old
+            ))
+            .hint(if known.is_empty() {
+                "it has none at all".to_owned()
+            } else {
+                format!("it has {}", known.join(", "))
+            }));
         }
     }
     let mut placed: Vec<Placed> = Vec::new();
@@ -145,6 +173,11 @@ mod tests {
         }
         let escaped: TablespaceMapping = r"/a\=b=/c".parse().unwrap();
         assert_eq!(escaped.old, "/a=b");
-        assert!(place(&info, &[escaped]).unwrap_err().message().contains("no tablespace /a=b"));
+        assert!(
+            place(&info, &[escaped])
+                .unwrap_err()
+                .message()
+                .contains("no tablespace /a=b")
+        );
     }
 }

@@ -30,7 +30,7 @@ const LEFT_OUT: [&str; 2] = [BACKUP_MANIFEST_FILE, TABLESPACE_MAP_FILE];
 
 /// Writes all files. Returns the checksum of `global/pg_control`, which is changed on the way:
 /// without `backup_label` the cluster must not start.
-pub fn write_files(
+pub(super) fn write_files(
     contents: &Contents,
     directory: &DataDirectory,
     workers: usize,
@@ -68,7 +68,12 @@ fn is_special(file: &FileEntry) -> bool {
 fn create_extra_folders(contents: &Contents, directory: &DataDirectory) -> Result<()> {
     let extra = contents.list.files.iter().filter(|file| file.is_extra());
     let folders: BTreeSet<_> = extra
-        .filter_map(|file| directory.extra_path(&file.path).parent().map(Path::to_owned))
+        .filter_map(|file| {
+            directory
+                .extra_path(&file.path)
+                .parent()
+                .map(Path::to_owned)
+        })
         .collect();
     for folder in folders {
         DirBuilder::new()
@@ -112,8 +117,10 @@ impl Worker<'_> {
                 if left == 0 {
                     Ok(())
                 } else {
-                    Err(Error::damage(format!("{} lacks {left} of its files", stored.display()))
-                        .hint("run pgkeep verify on this backup, and restore another one"))
+                    Err(
+                        Error::damage(format!("{} lacks {left} of its files", stored.display()))
+                            .hint("run pgkeep verify on this backup, and restore another one"),
+                    )
                 }
             }
         }
@@ -153,11 +160,18 @@ fn write_all(target: &mut File, content: &[u8], path: &Path) -> Result<()> {
 /// What came out must be what went in.
 fn check(file: &FileEntry, size: u64, crc32c: u32, stored: &Path) -> Result<()> {
     let damaged = |why: String| {
-        Error::damage(format!("{} is damaged: {} {why}", stored.display(), file.path))
-            .hint("run pgkeep verify on this backup, and restore another one")
+        Error::damage(format!(
+            "{} is damaged: {} {why}",
+            stored.display(),
+            file.path
+        ))
+        .hint("run pgkeep verify on this backup, and restore another one")
     };
     if size != file.size {
-        return Err(damaged(format!("has {size} bytes in it, not {}", file.size)));
+        return Err(damaged(format!(
+            "has {size} bytes in it, not {}",
+            file.size
+        )));
     }
     if Crc32c(crc32c) != file.crc32c {
         return Err(damaged("does not fit its checksum".to_owned()));
@@ -166,17 +180,28 @@ fn check(file: &FileEntry, size: u64, crc32c: u32, stored: &Path) -> Result<()> 
 }
 
 fn write_control_file(contents: &Contents, directory: &DataDirectory) -> Result<Crc32c> {
-    let stored = contents
-        .folder
-        .stored(&layout::stored_file(CONTROL_FILE, contents.info.compression));
+    let stored = contents.folder.stored(&layout::stored_file(
+        CONTROL_FILE,
+        contents.info.compression,
+    ));
     let mut content = read_whole(&stored, contents.info.compression)?;
     let file = contents
         .list
         .files
         .iter()
         .find(|file| file.path == CONTROL_FILE)
-        .ok_or_else(|| Error::damage(format!("backup {} lists no {CONTROL_FILE}", contents.info.backup)))?;
-    check(file, content.len() as u64, crc32c::crc32c(&content), &stored)?;
+        .ok_or_else(|| {
+            Error::damage(format!(
+                "backup {} lists no {CONTROL_FILE}",
+                contents.info.backup
+            ))
+        })?;
+    check(
+        file,
+        content.len() as u64,
+        crc32c::crc32c(&content),
+        &stored,
+    )?;
     forbid_start_without_label(&mut content)
         .map_err(|fault| Error::damage(format!("{}: {fault}", stored.display())))?;
     let path = directory.path(CONTROL_FILE);
@@ -185,7 +210,11 @@ fn write_control_file(contents: &Contents, directory: &DataDirectory) -> Result<
 }
 
 /// A manifest of what was written, for pg_verifybackup.
-pub fn write_manifest(contents: &Contents, directory: &DataDirectory, control_file: Crc32c) -> Result<()> {
+pub(super) fn write_manifest(
+    contents: &Contents,
+    directory: &DataDirectory,
+    control_file: Crc32c,
+) -> Result<()> {
     let info = &contents.info;
     let path = directory.path(BACKUP_MANIFEST_FILE);
     let failed = |error: std::io::Error| Error::io("write", &path, &error);
@@ -193,17 +222,26 @@ pub fn write_manifest(contents: &Contents, directory: &DataDirectory, control_fi
         .ok_or_else(|| Error::damage("backup.info has an unknown major version"))?;
     let target = BufWriter::new(directory.create_file(&path)?);
     let mut manifest =
-        ManifestWriter::new(target, major.manifest_version(), info.system_identifier).map_err(failed)?;
+        ManifestWriter::new(target, major.manifest_version(), info.system_identifier)
+            .map_err(failed)?;
     let written = contents.list.files.iter().filter(|file| {
-        !file.is_extra() && !file.path.starts_with("pg_wal/") && !LEFT_OUT.contains(&file.path.as_str())
+        !file.is_extra()
+            && !file.path.starts_with("pg_wal/")
+            && !LEFT_OUT.contains(&file.path.as_str())
     });
     for file in written {
-        let crc32c = if file.path == CONTROL_FILE { control_file } else { file.crc32c };
+        let crc32c = if file.path == CONTROL_FILE {
+            control_file
+        } else {
+            file.crc32c
+        };
         manifest
             .file(&file.path, file.size, file.modified, crc32c.0)
             .map_err(failed)?;
     }
-    let mut target = manifest.finish(&wal_ranges(contents, directory)?).map_err(failed)?;
+    let mut target = manifest
+        .finish(&wal_ranges(contents, directory)?)
+        .map_err(failed)?;
     target.flush().map_err(failed)
 }
 

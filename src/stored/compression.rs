@@ -98,7 +98,10 @@ pub struct Compression {
 impl Compression {
     /// Checks that the algorithm has the level; the error says which it has.
     /// Without compression any level is fine, and none is taken.
-    pub fn new(algorithm: Algorithm, level: Option<i32>) -> std::result::Result<Compression, String> {
+    pub fn new(
+        algorithm: Algorithm,
+        level: Option<i32>,
+    ) -> std::result::Result<Compression, String> {
         let level = level.filter(|_| algorithm != Algorithm::None);
         match (level, algorithm.levels()) {
             (Some(_), None) => Err(format!("left out, as {algorithm} has no levels")),
@@ -129,9 +132,10 @@ impl Compressor {
     /// A compressor for this algorithm and level.
     pub fn new(compression: Compression) -> Result<Compressor> {
         let zstd = match compression.algorithm {
-            Algorithm::Zstd => Some(zstd_compressor(compression).map_err(|error| {
-                Error::failed(format!("cannot set up zstd: {error}"))
-            })?),
+            Algorithm::Zstd => Some(
+                zstd_compressor(compression)
+                    .map_err(|error| Error::failed(format!("cannot set up zstd: {error}")))?,
+            ),
             _ => None,
         };
         Ok(Compressor { compression, zstd })
@@ -140,7 +144,10 @@ impl Compressor {
     /// Appends `plain`, compressed, to `frame`.
     pub fn compress(&mut self, plain: &[u8], frame: &mut Vec<u8>) -> Result<()> {
         self.append_frame(plain, frame).map_err(|error| {
-            Error::failed(format!("cannot compress with {}: {error}", self.compression.algorithm))
+            Error::failed(format!(
+                "cannot compress with {}: {error}",
+                self.compression.algorithm
+            ))
         })
     }
 
@@ -187,7 +194,10 @@ fn zstd_compressor(compression: Compression) -> io::Result<zstd::bulk::Compresso
 }
 
 /// Decompresses what [`Compressor`] wrote, all frames in turn.
-pub fn decompress<'a>(algorithm: Algorithm, stored: impl Read + 'a) -> io::Result<Box<dyn Read + 'a>> {
+pub fn decompress<'a>(
+    algorithm: Algorithm,
+    stored: impl Read + 'a,
+) -> io::Result<Box<dyn Read + 'a>> {
     Ok(match algorithm {
         Algorithm::Zstd => Box::new(zstd::stream::read::Decoder::new(stored)?),
         Algorithm::Gzip => Box::new(flate2::read::MultiGzDecoder::new(stored)),
@@ -242,7 +252,10 @@ mod tests {
             assert_eq!(checked.is_ok(), fits, "{algorithm} {level}");
         }
         assert_eq!(Compression::default().level(), Some(3));
-        assert_eq!(Compression::new(Algorithm::None, Some(3)).unwrap().level(), None);
+        assert_eq!(
+            Compression::new(Algorithm::None, Some(3)).unwrap().level(),
+            None
+        );
     }
 
     proptest! {

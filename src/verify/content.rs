@@ -80,12 +80,26 @@ fn bundle_problem(
             missing.retain(|name| name != &member);
             let mut whole = FileContent::new(info, file);
             whole.take(content);
-            problems.extend(whole.problem().map(|problem| format!("{member}: {problem}")));
+            problems.extend(
+                whole
+                    .problem()
+                    .map(|problem| format!("{member}: {problem}")),
+            );
         }
         Ok(())
     });
-    problems.extend(visited.err().as_ref().map(Error::message).map(str::to_owned));
-    problems.extend(missing.into_iter().map(|member| format!("{member} is missing in it")));
+    problems.extend(
+        visited
+            .err()
+            .as_ref()
+            .map(Error::message)
+            .map(str::to_owned),
+    );
+    problems.extend(
+        missing
+            .into_iter()
+            .map(|member| format!("{member} is missing in it")),
+    );
     told(problems)
 }
 
@@ -115,10 +129,18 @@ impl<'a> FileContent<'a> {
         let relation = major
             .filter(|_| info.data_checksums)
             .and_then(|major| RelationFile::parse(&file.path, &major.tablespace_directory()));
-        let wal = SegmentSize::new(info.wal_segment_size).zip(major).and_then(|(size, major)| {
-            let segment = SegmentName::parse(file.path.strip_prefix("pg_wal/")?, size)?;
-            Some(SegmentCheck::new(major, info.system_identifier, segment, size, info.end_lsn))
-        });
+        let wal = SegmentSize::new(info.wal_segment_size)
+            .zip(major)
+            .and_then(|(size, major)| {
+                let segment = SegmentName::parse(file.path.strip_prefix("pg_wal/")?, size)?;
+                Some(SegmentCheck::new(
+                    major,
+                    info.system_identifier,
+                    segment,
+                    size,
+                    info.end_lsn,
+                ))
+            });
         FileContent {
             info,
             file,
@@ -133,12 +155,15 @@ impl<'a> FileContent<'a> {
     fn take(&mut self, part: &[u8]) {
         if let Some(relation) = &self.relation {
             let first = (self.size / PAGE_SIZE as u64) as u32;
-            let base = relation.segment.wrapping_mul(self.info.relation_segment_blocks);
+            let base = relation
+                .segment
+                .wrapping_mul(self.info.relation_segment_blocks);
             let (pages, _) = part.as_chunks::<PAGE_SIZE>();
             for (block, page) in (first..).zip(pages) {
                 let absolute = base.wrapping_add(block);
-                if let PageVerdict::Bad { expected, found, .. } =
-                    verify(page, absolute, self.info.start_lsn, Some(self.info.end_lsn))
+                if let PageVerdict::Bad {
+                    expected, found, ..
+                } = verify(page, absolute, self.info.start_lsn, Some(self.info.end_lsn))
                 {
                     self.bad_pages.push(format!(
                         "block {block}: checksum {found:04X} where {expected:04X} fits its content"
@@ -155,7 +180,10 @@ impl<'a> FileContent<'a> {
 
     fn problem(self) -> Option<String> {
         if self.size != self.file.size {
-            return Some(format!("has {} bytes in it, not {}", self.size, self.file.size));
+            return Some(format!(
+                "has {} bytes in it, not {}",
+                self.size, self.file.size
+            ));
         }
         if Crc32c(self.crc32c) != self.file.crc32c {
             return Some("does not fit its CRC-32C".to_owned());

@@ -56,10 +56,22 @@ pub fn run(
     };
     progress.step("verify", Some(info.restore_size));
     let mut findings = vec![Finding::sound(INFO)];
-    findings.extend(stored::verify(&backup.folder, &info, workers, progress, interrupt)?);
+    findings.extend(stored::verify(
+        &backup.folder,
+        &info,
+        workers,
+        progress,
+        interrupt,
+    )?);
     let is_sound = findings.iter().all(|finding| finding.problem.is_none());
     if let Some(directory) = directory.filter(|_| is_sound) {
-        findings.extend(rebuilt::verify(&backup.folder, directory, workers, progress, interrupt)?);
+        findings.extend(rebuilt::verify(
+            &backup.folder,
+            directory,
+            workers,
+            progress,
+            interrupt,
+        )?);
     }
     findings.sort();
     debug_assert!(findings.iter().any(|finding| finding.file == CHECKSUMS));

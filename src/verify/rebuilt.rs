@@ -39,7 +39,11 @@ pub(super) fn verify(
     let contents = Contents::read(folder)?;
     let name = format!("{}-{}.verify", contents.info.server, contents.info.backup);
     let scratch = Scratch::create(directory.join(name))?;
-    let linked = contents.info.tablespaces.iter().filter(|tablespace| tablespace.path.is_some());
+    let linked = contents
+        .info
+        .tablespaces
+        .iter()
+        .filter(|tablespace| tablespace.path.is_some());
     let mappings: Vec<TablespaceMapping> = linked
         .map(|tablespace| {
             let folder = scratch.path.join(format!("tablespace-{}", tablespace.oid));
@@ -68,8 +72,10 @@ struct Scratch {
 impl Scratch {
     fn create(path: PathBuf) -> Result<Scratch> {
         if path.exists() {
-            return Err(Error::failed(format!("{} is there already", path.display()))
-                .hint("remove it if no other verify is working there"));
+            return Err(
+                Error::failed(format!("{} is there already", path.display()))
+                    .hint("remove it if no other verify is working there"),
+            );
         }
         durable::create_folder(&path)?;
         Ok(Scratch { path })
@@ -84,7 +90,12 @@ impl Drop for Scratch {
     }
 }
 
-fn check(root: &Path, workers: usize, progress: &dyn Progress, interrupt: &Interrupt) -> Result<Vec<Finding>> {
+fn check(
+    root: &Path,
+    workers: usize,
+    progress: &dyn Progress,
+    interrupt: &Interrupt,
+) -> Result<Vec<Finding>> {
     let path = root.join(BACKUP_MANIFEST_FILE);
     let file = File::open(&path).map_err(|error| Error::io("open", &path, &error))?;
     let manifest = Manifest::parse(file).map_err(|error| error.context(path.display()))?;
@@ -108,11 +119,20 @@ fn check(root: &Path, workers: usize, progress: &dyn Progress, interrupt: &Inter
 
 /// Files that the manifest does not know.
 fn unlisted(root: &Path, manifest: &Manifest) -> Result<Vec<Finding>> {
-    let listed: BTreeSet<&str> = manifest.files.iter().map(|file| file.path.as_str()).collect();
+    let listed: BTreeSet<&str> = manifest
+        .files
+        .iter()
+        .map(|file| file.path.as_str())
+        .collect();
     let mut findings = Vec::new();
     for entry in WalkDir::new(root).follow_links(true) {
-        let entry = entry.map_err(|error| Error::failed(format!("cannot read {}: {error}", root.display())))?;
-        let path = entry.path().strip_prefix(root).unwrap_or(entry.path()).to_string_lossy();
+        let entry = entry
+            .map_err(|error| Error::failed(format!("cannot read {}: {error}", root.display())))?;
+        let path = entry
+            .path()
+            .strip_prefix(root)
+            .unwrap_or(entry.path())
+            .to_string_lossy();
         let known = listed.contains(path.as_ref())
             || NOT_IN_MANIFEST.contains(&path.as_ref())
             || path.starts_with("pg_wal/");
@@ -130,7 +150,9 @@ fn problem(path: &Path, expected: &ManifestFile, progress: &dyn Progress) -> Opt
     }
     match read(path, progress) {
         Err(error) => Some(Error::io("read", path, &error).message().to_owned()),
-        Ok((size, _)) if size != expected.size => Some(format!("has {size} bytes, not {}", expected.size)),
+        Ok((size, _)) if size != expected.size => {
+            Some(format!("has {size} bytes, not {}", expected.size))
+        }
         Ok((_, crc32c)) if expected.checksum != Checksum::Crc32c(crc32c) => {
             Some("does not fit its CRC-32C".to_owned())
         }

@@ -46,13 +46,21 @@ pub(super) fn verify(
     let contents = match Contents::read(folder) {
         Ok(contents) => Some(contents),
         Err(error) => {
-            findings.push(Finding::bad(layout::file_list(info.compression), error.message()));
+            findings.push(Finding::bad(
+                layout::file_list(info.compression),
+                error.message(),
+            ));
             None
         }
     };
     let portions: Vec<(String, Portion<'_>)> = contents
         .iter()
-        .flat_map(|contents| contents.portions().into_iter().map(|portion| (contents.stored(&portion), portion)))
+        .flat_map(|contents| {
+            contents
+                .portions()
+                .into_iter()
+                .map(|portion| (contents.stored(&portion), portion))
+        })
         .collect();
     if let Some(contents) = &contents {
         findings.extend(contents.missing_wal()?.into_iter().map(|segment| {
@@ -66,18 +74,25 @@ pub(super) fn verify(
             .filter(|(path, _)| checksums.get(path).is_none())
             .map(|(path, _)| Finding::bad(path.as_str(), format!("is not in {CHECKSUMS}"))),
     );
-    findings.extend(read_all(folder, info, &checksums, &portions, workers, progress, interrupt)?);
+    findings.extend(read_all(
+        folder, info, &checksums, &portions, workers, progress, interrupt,
+    )?);
     Ok(findings)
 }
 
-fn read_checksums(folder: &BackupFolder, info: &BackupInfo) -> std::result::Result<Checksums, Finding> {
+fn read_checksums(
+    folder: &BackupFolder,
+    info: &BackupInfo,
+) -> std::result::Result<Checksums, Finding> {
     let bad = |problem: String| Finding::bad(CHECKSUMS, problem);
     let path = folder.checksums();
-    let text = fs::read(&path).map_err(|error| bad(Error::io("read", &path, &error).message().to_owned()))?;
+    let text = fs::read(&path)
+        .map_err(|error| bad(Error::io("read", &path, &error).message().to_owned()))?;
     if Some(sha512(&text)) != info.checksums_digest() {
         return Err(bad("was changed since the backup was made".to_owned()));
     }
-    Checksums::parse(&String::from_utf8_lossy(&text)).map_err(|error| bad(error.message().to_owned()))
+    Checksums::parse(&String::from_utf8_lossy(&text))
+        .map_err(|error| bad(error.message().to_owned()))
 }
 
 /// Files that are missing, and files that nobody put there.
@@ -85,7 +100,10 @@ fn files_on_disk(folder: &BackupFolder, checksums: &Checksums) -> Result<Vec<Fin
     let mut found = BTreeSet::new();
     for entry in WalkDir::new(folder.path()) {
         let entry = entry.map_err(|error| {
-            Error::failed(format!("cannot read the folder {}: {error}", folder.path().display()))
+            Error::failed(format!(
+                "cannot read the folder {}: {error}",
+                folder.path().display()
+            ))
         })?;
         if !entry.file_type().is_dir()
             && let Ok(path) = entry.path().strip_prefix(folder.path())
@@ -113,10 +131,15 @@ fn read_all(
     progress: &dyn Progress,
     interrupt: &Interrupt,
 ) -> Result<Vec<Finding>> {
-    let by_path: BTreeMap<&str, &Portion<'_>> =
-        portions.iter().map(|(path, portion)| (path.as_str(), portion)).collect();
+    let by_path: BTreeMap<&str, &Portion<'_>> = portions
+        .iter()
+        .map(|(path, portion)| (path.as_str(), portion))
+        .collect();
     let in_portions = portions.iter().map(|(path, _)| path.as_str());
-    let others = checksums.iter().map(|(path, _)| path).filter(|path| !by_path.contains_key(path));
+    let others = checksums
+        .iter()
+        .map(|(path, _)| path)
+        .filter(|path| !by_path.contains_key(path));
     let tasks: Vec<Task<'_>> = in_portions
         .chain(others)
         .filter(|path| folder.stored(path).exists())
@@ -144,7 +167,10 @@ fn read_all(
         |worker, task, stop| worker.verify(task, stop),
         || Ok(()),
     )?;
-    Ok(workers.into_iter().flat_map(|worker| worker.findings).collect())
+    Ok(workers
+        .into_iter()
+        .flat_map(|worker| worker.findings)
+        .collect())
 }
 
 struct Worker<'a> {
@@ -169,9 +195,10 @@ impl Worker<'_> {
         stop.check()?;
         let finding = match read {
             Err(error) => Finding::bad(task.path, error.message()),
-            Ok((digest, _)) if digest != task.digest => {
-                Finding::bad(task.path, format!("its SHA-512 is not the one in {CHECKSUMS}"))
-            }
+            Ok((digest, _)) if digest != task.digest => Finding::bad(
+                task.path,
+                format!("its SHA-512 is not the one in {CHECKSUMS}"),
+            ),
             Ok((_, Err(why))) => Finding::bad(task.path, format!("cannot be decompressed: {why}")),
             Ok((_, Ok(()))) => match content.problem(Path::new(task.path)) {
                 Some(problem) => Finding::bad(task.path, problem),

@@ -9,21 +9,26 @@ use crate::error::{Error, Result};
 ///
 /// One line each: connection, version, permissions, settings, room on disk. Exit status 0 where a backup can be made, else 5.
 #[derive(Debug, Args)]
-pub struct Check {
+pub(crate) struct Check {
     /// The server's name
     server: String,
 }
 
 impl Check {
     /// What was asked.
-    pub fn request(&self) -> Fields {
+    pub(crate) fn request(&self) -> Fields {
         vec![field("Server", self.server.as_str())]
     }
 
     /// Checks it.
-    pub fn run(&self, app: &App) -> Result<Answer> {
+    pub(crate) fn run(&self, app: &App) -> Result<Answer> {
         let server = app.server(&self.server)?;
-        let lines = check::run(&server.folder, &server.connector()?, server.workers, &app.interrupt)?;
+        let lines = check::run(
+            &server.folder,
+            &server.connector()?,
+            server.workers,
+            &app.interrupt,
+        )?;
         let failed: Vec<&Line> = lines.iter().filter(|line| line.outcome.is_err()).collect();
         let error = failed.first().map(|first| {
             let (message, hint) = match &first.outcome {
@@ -46,7 +51,10 @@ impl Check {
 }
 
 fn shown(line: &Line) -> Value {
-    let mut fields = vec![field("Check", line.name), field("Status", line.outcome.is_ok())];
+    let mut fields = vec![
+        field("Check", line.name),
+        field("Status", line.outcome.is_ok()),
+    ];
     match &line.outcome {
         Ok(detail) => fields.push(field("Detail", detail.as_str())),
         Err(error) => {

@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 
 /// Show the configuration in force
 #[derive(Debug, Args)]
-pub struct Conf {
+pub(crate) struct Conf {
     #[command(subcommand)]
     action: Action,
 }
@@ -26,7 +26,7 @@ enum Action {
 
 impl Conf {
     /// What was asked.
-    pub fn request(&self) -> Fields {
+    pub(crate) fn request(&self) -> Fields {
         match &self.action {
             Action::Ls => vec![field("Action", "ls")],
             Action::Get { key } => vec![field("Action", "get"), field("Key", key.as_str())],
@@ -34,7 +34,7 @@ impl Conf {
     }
 
     /// Shows it.
-    pub fn run(&self, app: &App) -> Result<Answer> {
+    pub(crate) fn run(&self, app: &App) -> Result<Answer> {
         let entries = app.configuration.entries()?;
         match &self.action {
             Action::Ls => {
@@ -42,15 +42,21 @@ impl Conf {
                 if let Some(path) = app.configuration.path() {
                     response.push(field("File", path.display().to_string()));
                 }
-                let settings: Fields = entries.iter().map(|entry| (entry.key.clone(), value(entry))).collect();
+                let settings: Fields = entries
+                    .iter()
+                    .map(|entry| (entry.key.clone(), value(entry)))
+                    .collect();
                 response.push(field("Configuration", settings));
                 Ok(Answer::success(response))
             }
             Action::Get { key } => {
-                let entry = entries.iter().find(|entry| entry.key == *key).ok_or_else(|| {
-                    Error::usage(format!("there is no key {key:?} in the configuration"))
-                        .hint("pgkeep conf ls shows all of them")
-                })?;
+                let entry = entries
+                    .iter()
+                    .find(|entry| entry.key == *key)
+                    .ok_or_else(|| {
+                        Error::usage(format!("there is no key {key:?} in the configuration"))
+                            .hint("pgkeep conf ls shows all of them")
+                    })?;
                 Ok(Answer::success(vec![(entry.key.clone(), value(entry))]))
             }
         }

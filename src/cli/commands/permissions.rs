@@ -10,19 +10,19 @@ use crate::server::{self, facts, permissions};
 /// Prints SQL for a superuser to run, such as: pgkeep permissions primary | psql -U postgres.
 /// Where the server cannot be asked for its version, the SQL fits every version.
 #[derive(Debug, Args)]
-pub struct Permissions {
+pub(crate) struct Permissions {
     /// The server's name
     server: String,
 }
 
 impl Permissions {
     /// What was asked.
-    pub fn request(&self) -> Fields {
+    pub(crate) fn request(&self) -> Fields {
         vec![field("Server", self.server.as_str())]
     }
 
     /// Prints the SQL.
-    pub fn run(&self, app: &App) -> Result<Answer> {
+    pub(crate) fn run(&self, app: &App) -> Result<Answer> {
         let server = app.server(&self.server)?;
         let role = &server.configuration.connection.user;
         let connected = server
@@ -32,14 +32,20 @@ impl Permissions {
             Ok(mut client) => Some(facts::version(&mut client)?.major),
             // The role may be what is missing.
             Err(error) => {
-                log::warn!("the SQL is for every version, as the server could not be asked: {error}");
+                log::warn!(
+                    "the SQL is for every version, as the server could not be asked: {error}"
+                );
                 None
             }
         };
         let script = permissions::script(role, major);
         Ok(Answer {
             plain: Some(format!("{script}\n")),
-            response: vec![field("Server", server.name()), field("User", role.as_str()), field("SQL", script)],
+            response: vec![
+                field("Server", server.name()),
+                field("User", role.as_str()),
+                field("SQL", script),
+            ],
             error: None,
         })
     }

@@ -15,7 +15,7 @@ use crate::restore::{self, position::Position, tablespaces::TablespaceMapping};
 /// The cluster is written to DIRECTORY/SERVER-IDENTIFIER. Started by its own version's postgres it
 /// recovers to a consistent state with the WAL in the backup.
 #[derive(Debug, Args)]
-pub struct Restore {
+pub(crate) struct Restore {
     /// The server's name
     server: String,
     /// Identifier or its first digits, newest, latest or oldest
@@ -33,7 +33,7 @@ pub struct Restore {
 
 impl Restore {
     /// What was asked.
-    pub fn request(&self) -> Fields {
+    pub(crate) fn request(&self) -> Fields {
         let (position, directory) = self.split();
         vec![
             field("Backup", self.backup.to_string()),
@@ -52,13 +52,13 @@ impl Restore {
     }
 
     /// Restores it.
-    pub fn run(&self, app: &App) -> Result<Answer> {
+    pub(crate) fn run(&self, app: &App) -> Result<Answer> {
         let (position, directory) = self.split();
         let position = match position {
             "" => Position::default(),
-            words => words
-                .parse()
-                .map_err(|why| Error::usage(format!("the position {words:?} cannot be restored: {why}")))?,
+            words => words.parse().map_err(|why| {
+                Error::usage(format!("the position {words:?} cannot be restored: {why}"))
+            })?,
         };
         let directory = std::path::absolute(PathBuf::from(directory))
             .map_err(|error| Error::usage(format!("{directory:?} is no directory: {error}")))?;

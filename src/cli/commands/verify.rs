@@ -14,7 +14,7 @@ use crate::verify::{self, Finding};
 /// WAL the backup needs. Writes nothing. With DIRECTORY the cluster is also rebuilt
 /// there, checked, and removed.
 #[derive(Debug, Args)]
-pub struct Verify {
+pub(crate) struct Verify {
     /// The server's name
     server: String,
     /// Identifier or its first digits, newest, latest or oldest
@@ -33,13 +33,20 @@ enum Listing {
 
 impl Verify {
     /// What was asked.
-    pub fn request(&self) -> Fields {
+    pub(crate) fn request(&self) -> Fields {
         let (directory, listing) = self.split();
         let mut request = vec![field("Backup", self.backup.to_string())];
         if let Some(directory) = directory {
             request.push(field("Directory", directory.display().to_string()));
         }
-        request.push(field("Files", if listing == Ok(Listing::All) { "all" } else { "failed" }));
+        request.push(field(
+            "Files",
+            if listing == Ok(Listing::All) {
+                "all"
+            } else {
+                "failed"
+            },
+        ));
         request.push(field("Server", self.server.as_str()));
         request
     }
@@ -59,13 +66,14 @@ impl Verify {
             },
             [directory, word, ..] => (
                 Some(directory.clone()),
-                listing(word).ok_or_else(|| format!("{} is neither failed nor all", word.display())),
+                listing(word)
+                    .ok_or_else(|| format!("{} is neither failed nor all", word.display())),
             ),
         }
     }
 
     /// Verifies it.
-    pub fn run(&self, app: &App) -> Result<Answer> {
+    pub(crate) fn run(&self, app: &App) -> Result<Answer> {
         let (directory, listing) = self.split();
         let listing = listing.map_err(Error::usage)?;
         let server = app.server(&self.server)?;
@@ -78,7 +86,10 @@ impl Verify {
             &*app.progress,
             &app.interrupt,
         )?;
-        let failed: Vec<&Finding> = findings.iter().filter(|finding| finding.problem.is_some()).collect();
+        let failed: Vec<&Finding> = findings
+            .iter()
+            .filter(|finding| finding.problem.is_some())
+            .collect();
         let mut files = vec![field("Failed", lines(failed.iter().copied()))];
         if listing == Listing::All {
             files.push(field("All", lines(findings.iter())));
