@@ -10,6 +10,7 @@ use crate::repository::file_list::Crc32c;
 use crate::stored::writer::{StoredWriter, Written};
 
 /// A slice, compressed.
+#[derive(Default)]
 pub(super) struct Part {
     /// The compressed frame.
     pub(super) frame: Vec<u8>,
@@ -66,12 +67,12 @@ impl Assembly {
         }
     }
 
-    /// Takes a slice. The one that completes the file gets the result. `stop` ends a wait: the
+    /// Takes a slice; a frame whose turn it was stays in `part`, to be filled again. The one that completes the file gets the result. `stop` ends a wait: the
     /// backup has failed, so that the slice no longer matters.
     pub(super) fn put(
         &self,
         number: u64,
-        part: Part,
+        part: &mut Part,
         stop: impl Fn() -> bool,
     ) -> Result<Option<Assembled>> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -84,9 +85,13 @@ impl Assembly {
                 .wait_timeout(state, NAP)
                 .unwrap_or_else(PoisonError::into_inner);
         }
-        state.waiting.insert(number, part);
-        while let Some(part) = state.take_next() {
+        if number == state.next {
             state.append(&self.path, part)?;
+            while let Some(waiting) = state.take_next() {
+                state.append(&self.path, &waiting)?;
+            }
+        } else {
+            state.waiting.insert(number, std::mem::take(part));
         }
         self.advanced.notify_all();
         if state.next < self.slices {
@@ -103,12 +108,12 @@ impl Assembly {
 
 impl State {
     fn take_next(&mut self) -> Option<Part> {
-        let part = self.waiting.remove(&self.next)?;
-        self.next += 1;
-        Some(part)
+        let next = self.next;
+        self.waiting.remove(&next)
     }
 
-    fn append(&mut self, path: &std::path::Path, part: Part) -> Result<()> {
+    fn append(&mut self, path: &std::path::Path, part: &Part) -> Result<()> {
+        self.next += 1;
         if self.ended {
             return Ok(());
         }
@@ -149,7 +154,7 @@ mod tests {
         let assembly = Assembly::new(path.clone(), 3, 8);
         let put = |number, content: &[u8]| {
             assembly
-                .put(number, part(content, false), || false)
+                .put(number, &mut part(content, false), || false)
                 .unwrap()
         };
         assert!(put(2, b"cc").is_none());
@@ -167,18 +172,18 @@ mod tests {
         let assembly = Assembly::new(path.clone(), 3, 8);
         assert!(
             assembly
-                .put(0, part(b"a", false), || false)
+                .put(0, &mut part(b"a", false), || false)
                 .unwrap()
                 .is_none()
         );
         assert!(
             assembly
-                .put(2, part(b"cc", false), || false)
+                .put(2, &mut part(b"cc", false), || false)
                 .unwrap()
                 .is_none()
         );
         let whole = assembly
-            .put(1, part(b"b", true), || false)
+            .put(1, &mut part(b"b", true), || false)
             .unwrap()
             .unwrap();
         assert_eq!(std::fs::read(path).unwrap(), b"ab");
@@ -189,7 +194,10 @@ mod tests {
     fn a_file_that_does_not_exist_leaves_none() {
         let folder = tempfile::tempdir().unwrap();
         let assembly = Assembly::new(folder.path().join("f"), 1, 8);
-        let whole = assembly.put(0, part(b"", true), || false).unwrap().unwrap();
+        let whole = assembly
+            .put(0, &mut part(b"", true), || false)
+            .unwrap()
+            .unwrap();
         assert!(whole.written.is_none());
     }
 
@@ -199,7 +207,7 @@ mod tests {
         let assembly = Assembly::new(folder.path().join("f"), 9, 1);
         assert!(
             assembly
-                .put(5, part(b"x", false), || true)
+                .put(5, &mut part(b"x", false), || true)
                 .unwrap()
                 .is_none()
         );

@@ -5,55 +5,27 @@ use crate::backup::assembly::{Assembly, Part};
 use crate::backup::corruption::{PageCheck, Suspect};
 use crate::backup::plan::{Plan, PlannedFile, SLICE_BYTES, Task};
 use crate::backup::rate::RateLimit;
+use crate::backup::store::{Store, Stored};
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
 use crate::parallel::{self, Stop};
 use crate::pg::page::PAGE_SIZE;
 use crate::progress::Progress;
-use crate::repository::checksums::Checksums;
 use crate::repository::durable;
 use crate::repository::file_list::{Crc32c, FileEntry};
 use crate::repository::layout::{self, BUNDLES, BackupFolder};
 use crate::server::reading::{FileReader, Range, ranges};
 use crate::server::session::BackupSession;
 use crate::stored::bundle::BundleBuilder;
-use crate::stored::compression::{Algorithm, Compressor};
-use crate::stored::writer::{Written, write_whole};
+use crate::stored::compression::Algorithm;
 
 /// Everything that was copied.
 #[derive(Default)]
 pub(super) struct Copied {
-    /// The files, in no order.
-    pub(super) files: Vec<FileEntry>,
-    /// The stored files.
-    pub(super) checksums: Checksums,
-    /// Bytes of the stored files.
-    pub(super) stored_bytes: u64,
+    /// What lies on disk.
+    pub(super) stored: Stored,
     /// Pages whose checksum did not fit.
     pub(super) suspects: Vec<Suspect>,
-}
-
-impl Copied {
-    /// Notes a stored file.
-    pub(super) fn add_stored(&mut self, path: String, written: Written) {
-        self.checksums.insert(path, written.sha512);
-        self.stored_bytes += written.size;
-    }
-
-    /// Notes a file of the cluster.
-    pub(super) fn add_file(&mut self, entry: FileEntry) {
-        self.files.push(entry);
-    }
-
-    /// Takes over what another worker copied.
-    pub(super) fn append(&mut self, other: Copied) {
-        self.files.extend(other.files);
-        for (path, digest) in other.checksums.iter() {
-            self.checksums.insert(path.to_owned(), digest);
-        }
-        self.stored_bytes += other.stored_bytes;
-        self.suspects.extend(other.suspects);
-    }
 }
 
 /// What the workers share.
@@ -90,7 +62,8 @@ impl Job<'_> {
         )?;
         let mut copied = Copied::default();
         for worker in workers {
-            copied.append(worker.copied);
+            copied.stored.append(worker.store.stored);
+            copied.suspects.extend(worker.suspects);
         }
         Ok(copied)
     }
@@ -150,9 +123,10 @@ struct Worker<'a> {
     job: &'a Job<'a>,
     assemblies: &'a [Option<Assembly>],
     reader: &'a mut FileReader,
-    compressor: Compressor,
+    store: Store<'a>,
     plain: Vec<u8>,
-    copied: Copied,
+    part: Part,
+    suspects: Vec<Suspect>,
 }
 
 impl<'a> Worker<'a> {
@@ -165,9 +139,10 @@ impl<'a> Worker<'a> {
             job,
             assemblies,
             reader,
-            compressor: Compressor::new(job.request.compression)?,
+            store: Store::new(job.folder, job.request.compression)?,
             plain: Vec::with_capacity(SLICE_BYTES as usize),
-            copied: Copied::default(),
+            part: Part::default(),
+            suspects: Vec::new(),
         })
     }
 
@@ -201,30 +176,26 @@ impl<'a> Worker<'a> {
         let first_block = (offset / PAGE_SIZE as u64) as u32;
         let plain = std::mem::take(&mut self.plain);
         self.check_pages(file, first_block, &plain)?;
-        let mut frame = Vec::new();
+        let part = &mut self.part;
+        part.length = plain.len() as u64;
+        part.crc32c = crc32c::crc32c(&plain);
+        part.is_last = part.length < expected;
+        part.frame.clear();
         if !plain.is_empty() {
-            self.compressor.compress(&plain, &mut frame)?;
+            self.store.compressor.compress(&plain, &mut part.frame)?;
         }
-        let part = Part {
-            frame,
-            length: plain.len() as u64,
-            crc32c: crc32c::crc32c(&plain),
-            is_last: (plain.len() as u64) < expected,
-        };
         self.plain = plain;
         let Some(whole) = assembly.put(number, part, || stop.is_set())? else {
             return Ok(());
         };
-        match whole.written {
-            Some(written) => {
-                let stored = layout::stored_file(&planned.path, job.request.compression.algorithm);
-                self.copied.add_stored(stored, written);
-                self.copied
-                    .add_file(entry(planned, whole.size, whole.crc32c, None));
-                Ok(())
-            }
-            None => vanished(planned),
-        }
+        let Some(written) = whole.written else {
+            return vanished(planned);
+        };
+        let stored = self.store.path_of(&planned.path);
+        self.store.stored.add(stored, written);
+        let entry = entry(planned, whole.size, whole.crc32c, None);
+        self.store.stored.files.push(entry);
+        Ok(())
     }
 
     /// Reads a slice into `self.plain`, as far as the file goes.
@@ -248,38 +219,22 @@ impl<'a> Worker<'a> {
     }
 
     fn copy_bundle(&mut self, files: &[usize], number: u32, stop: &Stop<'_>) -> Result<()> {
-        let algorithm = self.job.request.compression.algorithm;
-        let plain = std::mem::take(&mut self.plain);
-        let mut bundle = BundleBuilder::new(plain);
-        self.read_small(files, stop, |copied, planned, content| {
+        let mut bundle = BundleBuilder::new(std::mem::take(&mut self.plain));
+        self.read_small(files, stop, |store, planned, content| {
             bundle.add(&planned.path, planned.modified, content)?;
             let crc32c = Crc32c(crc32c::crc32c(content));
-            copied.add_file(entry(planned, content.len() as u64, crc32c, Some(number)));
+            let entry = entry(planned, content.len() as u64, crc32c, Some(number));
+            store.stored.files.push(entry);
             Ok(())
         })?;
-        let tar = bundle.finish()?;
-        let mut stored = Vec::new();
-        self.compressor.compress(&tar, &mut stored)?;
-        self.plain = tar;
-        let path = layout::bundle(number, algorithm);
-        let written = write_whole(&self.job.folder.stored(&path), &stored)?;
-        self.copied.add_stored(path, written);
-        Ok(())
+        self.plain = bundle.finish()?;
+        let path = layout::bundle(number, self.job.request.compression.algorithm);
+        self.store.content(path, &self.plain)
     }
 
     fn copy_small(&mut self, files: &[usize], stop: &Stop<'_>) -> Result<()> {
-        let job = self.job;
-        let mut compressor = Compressor::new(job.request.compression)?;
-        let mut stored = Vec::new();
-        self.read_small(files, stop, |copied, planned, content| {
-            stored.clear();
-            compressor.compress(content, &mut stored)?;
-            let path = layout::stored_file(&planned.path, job.request.compression.algorithm);
-            let written = write_whole(&job.folder.stored(&path), &stored)?;
-            copied.add_stored(path, written);
-            let crc32c = Crc32c(crc32c::crc32c(content));
-            copied.add_file(entry(planned, content.len() as u64, crc32c, None));
-            Ok(())
+        self.read_small(files, stop, |store, planned, content| {
+            store.file(&planned.path, planned.modified, content)
         })
     }
 
@@ -288,14 +243,14 @@ impl<'a> Worker<'a> {
         &mut self,
         files: &[usize],
         stop: &Stop<'_>,
-        mut store: impl FnMut(&mut Copied, &PlannedFile, &[u8]) -> Result<()>,
+        mut keep: impl FnMut(&mut Store<'_>, &PlannedFile, &[u8]) -> Result<()>,
     ) -> Result<()> {
         let job = self.job;
         let planned = |file: usize| &job.plan.files[file];
         let (empty, filled): (Vec<usize>, Vec<usize>) =
             files.iter().partition(|&&file| planned(file).size == 0);
         for file in empty {
-            store(&mut self.copied, planned(file), &[])?;
+            keep(&mut self.store, planned(file), &[])?;
         }
         let wanted: Vec<Range<'_>> = filled
             .iter()
@@ -305,7 +260,7 @@ impl<'a> Worker<'a> {
                 length: planned(file).size,
             })
             .collect();
-        let copied = &mut self.copied;
+        let store = &mut self.store;
         let mut suspects = Vec::new();
         self.reader.read(&wanted, |index, bytes| {
             stop.check()?;
@@ -322,7 +277,7 @@ impl<'a> Worker<'a> {
                 }
             }
             job.rate.take(content.len() as u64, || stop.is_set());
-            store(copied, planned, content)
+            keep(store, planned, content)
         })?;
         for suspect in suspects {
             self.look_again(suspect)?;
@@ -349,7 +304,7 @@ impl<'a> Worker<'a> {
             return Ok(());
         };
         if !check.is_worth_another_look(&suspect) {
-            self.copied.suspects.push(suspect);
+            self.suspects.push(suspect);
             return Ok(());
         }
         let page = Range {
@@ -357,7 +312,7 @@ impl<'a> Worker<'a> {
             offset: u64::from(suspect.block) * PAGE_SIZE as u64,
             length: PAGE_SIZE as u64,
         };
-        let suspects = &mut self.copied.suspects;
+        let suspects = &mut self.suspects;
         self.reader.read(&[page], |_, bytes| {
             let content = bytes.unwrap_or_default();
             suspects.extend(check.suspects(suspect.file, relation, suspect.block, content));

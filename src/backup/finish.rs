@@ -7,6 +7,7 @@ use crate::backup::Request;
 use crate::backup::copy::Copied;
 use crate::backup::corruption::corrupt_pages;
 use crate::backup::plan::Plan;
+use crate::backup::store::Store;
 use crate::backup::wal::NeededWal;
 use crate::error::{Error, Result};
 use crate::pg::control::CONTROL_FILE;
@@ -14,13 +15,12 @@ use crate::pg::label::BACKUP_LABEL_FILE;
 use crate::pg::manifest::{BACKUP_MANIFEST_FILE, ManifestWriter};
 use crate::pg::tablespace_map::TABLESPACE_MAP_FILE;
 use crate::repository::backup_info::{BackupInfo, Tablespace};
-use crate::repository::file_list::{Crc32c, FileEntry, FileList};
+use crate::repository::file_list::{FileEntry, FileList};
 use crate::repository::identifier::Identifier;
 use crate::repository::layout::{self, BackupFolder, FORMAT};
 use crate::server::facts::{Facts, TablespaceLocation};
 use crate::server::session::Stopped;
 use crate::stored::checksum::sha512;
-use crate::stored::compression::Compressor;
 use crate::stored::writer::write_whole;
 
 /// How many corrupt pages `backup.info` names; all are counted.
@@ -46,36 +46,33 @@ impl Finish<'_> {
         control: &[u8],
         folder: &BackupFolder,
     ) -> Result<BackupInfo> {
-        let mut store = Store {
-            request: self.request,
-            folder,
-            compressor: Compressor::new(self.request.compression)?,
-            modified: jiff::Timestamp::now().as_second(),
-        };
-        store.add(&mut copied, CONTROL_FILE, control)?;
-        store.add(
-            &mut copied,
-            BACKUP_LABEL_FILE,
-            self.stopped.label_file.as_bytes(),
-        )?;
+        let mut store = Store::new(folder, self.request.compression)?;
+        let now = jiff::Timestamp::now().as_second();
+        store.file(CONTROL_FILE, now, control)?;
+        store.file(BACKUP_LABEL_FILE, now, self.stopped.label_file.as_bytes())?;
         if !self.stopped.tablespace_map.is_empty() {
-            store.add(
-                &mut copied,
+            store.file(
                 TABLESPACE_MAP_FILE,
+                now,
                 self.stopped.tablespace_map.as_bytes(),
             )?;
         }
-        let mut files = std::mem::take(&mut copied.files);
-        files.sort_unstable_by(|one, other| one.path.cmp(&other.path));
-        let manifest = self.manifest(&files)?;
-        store.add(&mut copied, BACKUP_MANIFEST_FILE, &manifest)?;
-        files.append(&mut copied.files);
+        store.stored.append(std::mem::take(&mut copied.stored));
+        let by_path = |one: &FileEntry, other: &FileEntry| one.path.cmp(&other.path);
+        store.stored.files.sort_unstable_by(by_path);
+        let manifest = self.manifest(&store.stored.files)?;
+        store.file(BACKUP_MANIFEST_FILE, now, &manifest)?;
+        store.stored.files.sort_by(by_path);
         let list = FileList {
             directories: self.plan.directories.clone(),
-            files,
+            files: std::mem::take(&mut store.stored.files),
         };
-        store.add_list(&mut copied, &list)?;
-        let checksums = copied.checksums.format();
+        let mut text = Vec::new();
+        list.write(&mut text)
+            .map_err(|error| Error::failed(format!("cannot make the list of files: {error}")))?;
+        store.content(layout::file_list(self.request.compression.algorithm), &text)?;
+        copied.stored = store.stored;
+        let checksums = copied.stored.checksums.format();
         write_whole(&folder.checksums(), checksums.as_bytes())?;
         let info = self.info(&copied, &list, &checksums);
         info.write(folder)?;
@@ -122,7 +119,7 @@ impl Finish<'_> {
             keep: false,
             compression: compression.algorithm,
             compression_level: compression.level(),
-            backup_size: copied.stored_bytes + checksums.len() as u64,
+            backup_size: copied.stored.bytes + checksums.len() as u64,
             restore_size: list.files.iter().map(|file| file.size).sum(),
             number_of_files: list.files.len() as u64,
             elapsed: u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX),
@@ -158,44 +155,5 @@ fn tablespace(location: &TablespaceLocation) -> Tablespace {
         oid: location.oid,
         name: location.name.clone(),
         path: (!location.is_in_place()).then(|| location.location.clone()),
-    }
-}
-
-/// Stores files that are in memory.
-struct Store<'a> {
-    request: &'a Request<'a>,
-    folder: &'a BackupFolder,
-    compressor: Compressor,
-    modified: i64,
-}
-
-impl Store<'_> {
-    fn add(&mut self, copied: &mut Copied, path: &str, content: &[u8]) -> Result<()> {
-        let stored = layout::stored_file(path, self.request.compression.algorithm);
-        self.write(copied, stored, content)?;
-        copied.add_file(FileEntry {
-            path: path.to_owned(),
-            size: content.len() as u64,
-            modified: self.modified,
-            crc32c: Crc32c(crc32c::crc32c(content)),
-            bundle: None,
-        });
-        Ok(())
-    }
-
-    fn add_list(&mut self, copied: &mut Copied, list: &FileList) -> Result<()> {
-        let mut text = Vec::new();
-        list.write(&mut text)
-            .map_err(|error| Error::failed(format!("cannot make the list of files: {error}")))?;
-        let stored = layout::file_list(self.request.compression.algorithm);
-        self.write(copied, stored, &text)
-    }
-
-    fn write(&mut self, copied: &mut Copied, stored: String, content: &[u8]) -> Result<()> {
-        let mut frame = Vec::new();
-        self.compressor.compress(content, &mut frame)?;
-        let written = write_whole(&self.folder.stored(&stored), &frame)?;
-        copied.add_stored(stored, written);
-        Ok(())
     }
 }

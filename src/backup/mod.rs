@@ -7,6 +7,7 @@ mod finish;
 mod orphans;
 mod plan;
 mod rate;
+mod store;
 mod wal;
 
 use std::time::{Duration, Instant};
@@ -114,7 +115,7 @@ pub fn run(
     };
     let mut copied = job.run(&mut readers, &mut session, interrupt)?;
     orphans::drop_orphaned_segments(
-        &mut copied,
+        &mut copied.stored,
         &facts,
         request.compression.algorithm,
         staging.folder(),
@@ -126,7 +127,7 @@ pub fn run(
     let needed = wal::needed(&facts, &stopped, &mut readers[0])?;
     wal::copy(
         &needed,
-        &mut copied,
+        &mut copied.stored,
         &mut readers,
         staging.folder(),
         request,

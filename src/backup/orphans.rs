@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
 
-use crate::backup::copy::Copied;
+use crate::backup::store::Stored;
 use crate::error::{Error, Result};
 use crate::pg::page::PAGE_SIZE;
 use crate::pg::relation::{Fork, RelationFile};
@@ -22,7 +22,7 @@ type Segments = BTreeMap<u32, (u64, usize)>;
 
 /// Takes orphaned segments out of what was copied, and their stored files away.
 pub(super) fn drop_orphaned_segments(
-    copied: &mut Copied,
+    stored: &mut Stored,
     facts: &Facts,
     algorithm: Algorithm,
     folder: &BackupFolder,
@@ -30,7 +30,7 @@ pub(super) fn drop_orphaned_segments(
     let full = u64::from(facts.control.relation_segment_blocks) * PAGE_SIZE as u64;
     let tablespace_directory = facts.version.major.tablespace_directory();
     let mut forks: HashMap<(String, u32, Fork), Segments> = HashMap::new();
-    for (place, entry) in copied.files.iter().enumerate() {
+    for (place, entry) in stored.files.iter().enumerate() {
         if let Some(relation) = RelationFile::parse(&entry.path, &tablespace_directory) {
             forks
                 .entry((relation.directory, relation.relfilenumber, relation.fork))
@@ -44,18 +44,18 @@ pub(super) fn drop_orphaned_segments(
         .collect();
     orphans.sort_unstable();
     for place in orphans.into_iter().rev() {
-        let entry = copied.files.swap_remove(place);
+        let entry = stored.files.swap_remove(place);
         log::info!(
             "{}: left out, its relation was truncated meanwhile",
             entry.path
         );
         if entry.bundle.is_none() {
-            let stored = layout::stored_file(&entry.path, algorithm);
-            let path = folder.stored(&stored);
+            let relative = layout::stored_file(&entry.path, algorithm);
+            let path = folder.stored(&relative);
             let size = fs::metadata(&path).map(|metadata| metadata.len());
             let removed = size.and_then(|size| fs::remove_file(&path).map(|()| size));
-            copied.stored_bytes -= removed.map_err(|error| Error::io("remove", &path, &error))?;
-            copied.checksums.remove(&stored);
+            stored.bytes -= removed.map_err(|error| Error::io("remove", &path, &error))?;
+            stored.checksums.remove(&relative);
         }
     }
     Ok(())

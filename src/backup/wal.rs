@@ -1,8 +1,8 @@
 //! The WAL a backup needs to become consistent.
 
 use crate::backup::Request;
-use crate::backup::copy::Copied;
 use crate::backup::plan::SLICE_BYTES;
+use crate::backup::store::{Store, Stored};
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
 use crate::parallel::{self, Stop};
@@ -12,12 +12,11 @@ use crate::pg::segment::{SegmentName, SegmentSize};
 use crate::pg::version::Major;
 use crate::pg::wal_page::SegmentCheck;
 use crate::repository::file_list::{Crc32c, FileEntry};
-use crate::repository::layout::{self, BackupFolder};
+use crate::repository::layout::BackupFolder;
 use crate::server::facts::Facts;
 use crate::server::reading::{FileReader, ranges};
 use crate::server::session::Stopped;
-use crate::stored::compression::Compressor;
-use crate::stored::writer::{StoredWriter, write_whole};
+use crate::stored::writer::StoredWriter;
 
 /// WAL from the backup's start to its end.
 pub(super) struct NeededWal {
@@ -108,7 +107,7 @@ fn read_history(
 /// Stores the segments and the history file in `data/pg_wal`.
 pub(super) fn copy(
     needed: &NeededWal,
-    copied: &mut Copied,
+    stored: &mut Stored,
     readers: &mut [FileReader],
     folder: &BackupFolder,
     request: &Request<'_>,
@@ -121,9 +120,7 @@ pub(super) fn copy(
                 needed,
                 reader,
                 folder,
-                request,
-                compressor: Compressor::new(request.compression)?,
-                stored: Copied::default(),
+                store: Store::new(folder, request.compression)?,
             })
         })
         .collect::<Result<Vec<Worker<'_>>>>()?;
@@ -135,10 +132,13 @@ pub(super) fn copy(
         || Ok(()),
     )?;
     if let (Some(history), Some(worker)) = (&needed.history, workers.first_mut()) {
-        worker.store_history(history)?;
+        let path = format!("pg_wal/{}", history.name);
+        worker
+            .store
+            .file(&path, needed.modified, &history.content)?;
     }
     for worker in workers {
-        copied.append(worker.stored);
+        stored.append(worker.store.stored);
     }
     Ok(())
 }
@@ -147,16 +147,14 @@ struct Worker<'a> {
     needed: &'a NeededWal,
     reader: &'a mut FileReader,
     folder: &'a BackupFolder,
-    request: &'a Request<'a>,
-    compressor: Compressor,
-    stored: Copied,
+    store: Store<'a>,
 }
 
 impl Worker<'_> {
     fn copy_segment(&mut self, segment: SegmentName, stop: &Stop<'_>) -> Result<()> {
         let needed = self.needed;
         let path = format!("pg_wal/{}", segment.file_name(needed.size));
-        let stored = layout::stored_file(&path, self.request.compression.algorithm);
+        let stored = self.store.path_of(&path);
         let mut writer = StoredWriter::create(&self.folder.stored(&stored))?;
         let mut check = SegmentCheck::new(
             needed.major,
@@ -181,16 +179,15 @@ impl Worker<'_> {
             }
             check.push(&plain);
             crc32c = crc32c::crc32c_append(crc32c, &plain);
-            frame.clear();
-            self.compressor.compress(&plain, &mut frame)?;
+            self.store.compressor.compress(&plain, &mut frame)?;
             writer.append(&frame)?;
         }
         check.finish().map_err(|fault| {
             Error::server(format!("the server's WAL cannot be used: {fault}"))
                 .hint("start the backup again; if it happens again, the server's pg_wal is damaged")
         })?;
-        self.stored.add_stored(stored, writer.finish());
-        self.stored.add_file(FileEntry {
+        self.store.stored.add(stored, writer.finish());
+        self.store.stored.files.push(FileEntry {
             path,
             size: bytes,
             modified: needed.modified,
@@ -216,23 +213,6 @@ impl Worker<'_> {
             plain.extend_from_slice(bytes);
             Ok(())
         })
-    }
-
-    fn store_history(&mut self, history: &HistoryFile) -> Result<()> {
-        let path = format!("pg_wal/{}", history.name);
-        let stored = layout::stored_file(&path, self.request.compression.algorithm);
-        let mut frame = Vec::new();
-        self.compressor.compress(&history.content, &mut frame)?;
-        let written = write_whole(&self.folder.stored(&stored), &frame)?;
-        self.stored.add_stored(stored, written);
-        self.stored.add_file(FileEntry {
-            path,
-            size: history.content.len() as u64,
-            modified: self.needed.modified,
-            crc32c: Crc32c(crc32c::crc32c(&history.content)),
-            bundle: None,
-        });
-        Ok(())
     }
 }
 

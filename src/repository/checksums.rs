@@ -15,6 +15,11 @@ impl Checksums {
         self.0.insert(path, digest);
     }
 
+    /// Takes over all of another's.
+    pub fn append(&mut self, mut other: Checksums) {
+        self.0.append(&mut other.0);
+    }
+
     /// Forgets a stored file that is taken back.
     pub fn remove(&mut self, path: &str) {
         self.0.remove(path);

@@ -141,9 +141,10 @@ impl Compressor {
         Ok(Compressor { compression, zstd })
     }
 
-    /// Appends `plain`, compressed, to `frame`.
+    /// Puts `plain`, compressed, into `frame` in place of what it held.
     pub fn compress(&mut self, plain: &[u8], frame: &mut Vec<u8>) -> Result<()> {
-        self.append_frame(plain, frame).map_err(|error| {
+        frame.clear();
+        self.fill_frame(plain, frame).map_err(|error| {
             Error::failed(format!(
                 "cannot compress with {}: {error}",
                 self.compression.algorithm
@@ -151,15 +152,12 @@ impl Compressor {
         })
     }
 
-    fn append_frame(&mut self, plain: &[u8], frame: &mut Vec<u8>) -> io::Result<()> {
+    fn fill_frame(&mut self, plain: &[u8], frame: &mut Vec<u8>) -> io::Result<()> {
         let level = self.compression.level().unwrap_or_default();
         match (self.compression.algorithm, &mut self.zstd) {
             (Algorithm::Zstd, Some(zstd)) => {
-                let start = frame.len();
-                let bound = zstd::zstd_safe::compress_bound(plain.len());
-                frame.resize(start + bound, 0);
-                let written = zstd.compress_to_buffer(plain, &mut frame[start..])?;
-                frame.truncate(start + written);
+                frame.reserve(zstd::zstd_safe::compress_bound(plain.len()));
+                zstd.compress_to_buffer(plain, frame)?;
             }
             (Algorithm::Zstd | Algorithm::None, _) => frame.extend_from_slice(plain),
             (Algorithm::Gzip, _) => {
@@ -280,8 +278,10 @@ mod tests {
             for algorithm in [Algorithm::Zstd, Algorithm::Gzip, Algorithm::Lz4, Algorithm::Bzip2, Algorithm::None] {
                 let mut compressor = Compressor::new(Compression::new(algorithm, None).unwrap()).unwrap();
                 let mut stored = Vec::new();
+                let mut frame = Vec::new();
                 for slice in &slices {
-                    compressor.compress(slice, &mut stored).unwrap();
+                    compressor.compress(slice, &mut frame).unwrap();
+                    stored.extend_from_slice(&frame);
                 }
                 let mut plain = Vec::new();
                 decompress(algorithm, &stored[..]).unwrap().read_to_end(&mut plain).unwrap();
