@@ -83,7 +83,11 @@ impl Error {
 
     /// A file could not be read, written, …: "cannot ACTION PATH: reason".
     pub fn io(action: &str, path: &Path, error: &io::Error) -> Error {
-        let failure = Error::failed(format!("cannot {action} {}: {}", path.display(), reason(error)));
+        let failure = Error::failed(format!(
+            "cannot {action} {}: {}",
+            path.display(),
+            reason(error)
+        ));
         match error.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
                 failure.hint("free some space there, then run the same command again")

@@ -1,0 +1,15 @@
+//! Whole backups of real servers, through the command line of the built binary.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    unreachable_pub,
+    missing_docs,
+    reason = "a test that cannot go on should say where, and nothing here is a public interface"
+)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod ground;
