@@ -12,4 +12,19 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod compression;
+mod configuration;
+mod corrupt_pages;
 mod ground;
+mod interruption;
+mod kinds_of_cluster;
+mod large_relation;
+mod naming;
+mod permissions;
+mod refusals;
+mod reports;
+mod restored_files;
+mod standby;
+mod tablespaces;
+mod under_load;
+mod verify;

@@ -16,7 +16,7 @@ pub mod template;
 pub use cluster::{Cluster, Options};
 pub use ground::Ground;
 pub use load::Load;
-pub use pgkeep::{Pgkeep, Run};
+pub use pgkeep::Pgkeep;
 
 use std::time::{Duration, Instant};
 

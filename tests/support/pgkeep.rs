@@ -119,7 +119,6 @@ impl Pgkeep {
         Backup {
             folder: self.backups().join(&identifier),
             identifier,
-            report,
         }
     }
 
@@ -187,7 +186,6 @@ impl Pgkeep {
 pub struct Backup {
     pub identifier: String,
     pub folder: PathBuf,
-    pub report: Report,
 }
 
 /// A pgkeep at work.
