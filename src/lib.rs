@@ -1,3 +1,12 @@
 //! Physical backups of PostgreSQL through ordinary SQL connections.
 
+pub mod backup;
+pub mod config;
 pub mod error;
+pub mod interrupt;
+pub mod parallel;
+pub mod pg;
+pub mod progress;
+pub mod repository;
+pub mod server;
+pub mod stored;

@@ -1,0 +1,367 @@
+//! The workers: read, check, compress, store.
+
+use crate::backup::Request;
+use crate::backup::assembly::{Assembly, Part};
+use crate::backup::corruption::{PageCheck, Suspect};
+use crate::backup::plan::{Plan, PlannedFile, SLICE_BYTES, Task};
+use crate::backup::rate::RateLimit;
+use crate::error::{Error, Result};
+use crate::interrupt::Interrupt;
+use crate::parallel::{self, Stop};
+use crate::pg::page::PAGE_SIZE;
+use crate::progress::Progress;
+use crate::repository::checksums::Checksums;
+use crate::repository::durable;
+use crate::repository::file_list::{Crc32c, FileEntry};
+use crate::repository::layout::{self, BUNDLES, BackupFolder};
+use crate::server::reading::{FileReader, Range, ranges};
+use crate::server::session::BackupSession;
+use crate::stored::bundle::BundleBuilder;
+use crate::stored::compression::{Algorithm, Compressor};
+use crate::stored::writer::{Written, write_whole};
+
+/// Everything that was copied.
+#[derive(Default)]
+pub(super) struct Copied {
+    /// The files, in no order.
+    pub(super) files: Vec<FileEntry>,
+    /// The stored files.
+    pub(super) checksums: Checksums,
+    /// Bytes of the stored files.
+    pub(super) stored_bytes: u64,
+    /// Pages whose checksum did not fit.
+    pub(super) suspects: Vec<Suspect>,
+}
+
+impl Copied {
+    /// Notes a stored file.
+    pub(super) fn add_stored(&mut self, path: String, written: Written) {
+        self.checksums.insert(path, written.sha512);
+        self.stored_bytes += written.size;
+    }
+
+    /// Notes a file of the cluster.
+    pub(super) fn add_file(&mut self, entry: FileEntry) {
+        self.files.push(entry);
+    }
+
+    /// Takes over what another worker copied.
+    pub(super) fn append(&mut self, other: Copied) {
+        self.files.extend(other.files);
+        for (path, digest) in other.checksums.iter() {
+            self.checksums.insert(path.to_owned(), digest);
+        }
+        self.stored_bytes += other.stored_bytes;
+        self.suspects.extend(other.suspects);
+    }
+}
+
+/// What the workers share.
+pub(super) struct Job<'a> {
+    pub(super) plan: &'a Plan,
+    pub(super) folder: &'a BackupFolder,
+    pub(super) request: &'a Request<'a>,
+    /// Where pages carry checksums.
+    pub(super) page_check: Option<PageCheck>,
+    pub(super) rate: RateLimit,
+    pub(super) progress: &'a dyn Progress,
+}
+
+impl Job<'_> {
+    /// Copies everything with one thread a reader, while this thread watches the backup's session.
+    pub(super) fn run(
+        &self,
+        readers: &mut [FileReader],
+        session: &mut BackupSession,
+        interrupt: &Interrupt,
+    ) -> Result<Copied> {
+        self.create_folders()?;
+        let assemblies = self.assemblies();
+        let mut workers = readers
+            .iter_mut()
+            .map(|reader| Worker::new(self, &assemblies, reader))
+            .collect::<Result<Vec<Worker<'_>>>>()?;
+        parallel::run(
+            &mut workers,
+            &self.plan.tasks,
+            interrupt,
+            |worker, task, stop| worker.copy(task, stop),
+            || session.watch(),
+        )?;
+        let mut copied = Copied::default();
+        for worker in workers {
+            copied.append(worker.copied);
+        }
+        Ok(copied)
+    }
+
+    /// One for each large file, in its place.
+    fn assemblies(&self) -> Vec<Option<Assembly>> {
+        let assembly = |file: &PlannedFile| {
+            let stored = layout::stored_file(&file.path, self.request.compression.algorithm);
+            let path = self.folder.stored(&stored);
+            Assembly::new(path, file.slices(), self.request.workers as u64)
+        };
+        let files = self.plan.files.iter();
+        files.map(|file| file.is_large().then(|| assembly(file))).collect()
+    }
+
+    /// The folders that will hold something; all of PGDATA's where it is stored as a plain tree.
+    fn create_folders(&self) -> Result<()> {
+        let algorithm = self.request.compression.algorithm;
+        durable::create_folder(&self.folder.stored(&layout::stored_file("pg_wal", Algorithm::None)))?;
+        durable::create_folder(&self.folder.stored(&layout::stored_file("global", Algorithm::None)))?;
+        if algorithm == Algorithm::None {
+            for directory in &self.plan.directories {
+                durable::create_folder(&self.folder.stored(&layout::stored_file(directory, algorithm)))?;
+            }
+        } else {
+            durable::create_folder(&self.folder.stored(BUNDLES))?;
+        }
+        let mut last = None;
+        for file in &self.plan.files {
+            let bundled = algorithm != Algorithm::None && !file.is_large() && !file.is_extra();
+            let parent = file.path.rsplit_once('/').map(|(parent, _)| parent);
+            if !bundled && parent != last {
+                let parent = parent.unwrap_or_default();
+                durable::create_folder(&self.folder.stored(&layout::stored_file(parent, Algorithm::None)))?;
+            }
+            last = parent;
+        }
+        Ok(())
+    }
+}
+
+struct Worker<'a> {
+    job: &'a Job<'a>,
+    assemblies: &'a [Option<Assembly>],
+    reader: &'a mut FileReader,
+    compressor: Compressor,
+    plain: Vec<u8>,
+    copied: Copied,
+}
+
+impl<'a> Worker<'a> {
+    fn new(
+        job: &'a Job<'a>,
+        assemblies: &'a [Option<Assembly>],
+        reader: &'a mut FileReader,
+    ) -> Result<Worker<'a>> {
+        Ok(Worker {
+            job,
+            assemblies,
+            reader,
+            compressor: Compressor::new(job.request.compression)?,
+            plain: Vec::with_capacity(SLICE_BYTES as usize),
+            copied: Copied::default(),
+        })
+    }
+
+    fn copy(&mut self, task: &Task, stop: &Stop<'_>) -> Result<()> {
+        match task {
+            Task::Slice { file, number } => self.copy_slice(*file, *number, stop),
+            Task::Small { files, bundle: Some(number) } => self.copy_bundle(files, *number, stop),
+            Task::Small { files, bundle: None } => self.copy_small(files, stop),
+        }
+    }
+
+    fn copy_slice(&mut self, file: usize, number: u64, stop: &Stop<'_>) -> Result<()> {
+        let job = self.job;
+        let planned = &job.plan.files[file];
+        let Some(assembly) = &self.assemblies[file] else {
+            return Ok(());
+        };
+        let offset = number * SLICE_BYTES;
+        let expected = SLICE_BYTES.min(planned.size - offset);
+        self.read_slice(&planned.path, offset, expected, stop)?;
+        if planned.relation.is_some() {
+            self.plain.truncate(self.plain.len() - self.plain.len() % PAGE_SIZE);
+        }
+        let first_block = (offset / PAGE_SIZE as u64) as u32;
+        let plain = std::mem::take(&mut self.plain);
+        self.check_pages(file, first_block, &plain)?;
+        let mut frame = Vec::new();
+        if !plain.is_empty() {
+            self.compressor.compress(&plain, &mut frame)?;
+        }
+        let part = Part {
+            frame,
+            length: plain.len() as u64,
+            crc32c: crc32c::crc32c(&plain),
+            is_last: (plain.len() as u64) < expected,
+        };
+        self.plain = plain;
+        let Some(whole) = assembly.put(number, part, || stop.is_set())? else {
+            return Ok(());
+        };
+        match whole.written {
+            Some(written) => {
+                let stored = layout::stored_file(&planned.path, job.request.compression.algorithm);
+                self.copied.add_stored(stored, written);
+                self.copied.add_file(entry(planned, whole.size, whole.crc32c, None));
+                Ok(())
+            }
+            None => vanished(planned),
+        }
+    }
+
+    /// Reads a slice into `self.plain`, as far as the file goes.
+    fn read_slice(&mut self, path: &str, offset: u64, length: u64, stop: &Stop<'_>) -> Result<()> {
+        let job = self.job;
+        let wanted: Vec<Range<'_>> = ranges(path, offset, length).collect();
+        let plain = &mut self.plain;
+        plain.clear();
+        let mut ended = false;
+        self.reader.read(&wanted, |index, bytes| {
+            stop.check()?;
+            let bytes = bytes.unwrap_or_default();
+            if !ended {
+                plain.extend_from_slice(bytes);
+            }
+            ended |= (bytes.len() as u64) < wanted[index].length;
+            job.progress.advance(wanted[index].length);
+            job.rate.take(bytes.len() as u64, || stop.is_set());
+            Ok(())
+        })
+    }
+
+    fn copy_bundle(&mut self, files: &[usize], number: u32, stop: &Stop<'_>) -> Result<()> {
+        let algorithm = self.job.request.compression.algorithm;
+        let plain = std::mem::take(&mut self.plain);
+        let mut bundle = BundleBuilder::new(plain);
+        self.read_small(files, stop, |copied, planned, content| {
+            bundle.add(&planned.path, planned.modified, content)?;
+            let crc32c = Crc32c(crc32c::crc32c(content));
+            copied.add_file(entry(planned, content.len() as u64, crc32c, Some(number)));
+            Ok(())
+        })?;
+        let tar = bundle.finish()?;
+        let mut stored = Vec::new();
+        self.compressor.compress(&tar, &mut stored)?;
+        self.plain = tar;
+        let path = layout::bundle(number, algorithm);
+        let written = write_whole(&self.job.folder.stored(&path), &stored)?;
+        self.copied.add_stored(path, written);
+        Ok(())
+    }
+
+    fn copy_small(&mut self, files: &[usize], stop: &Stop<'_>) -> Result<()> {
+        let job = self.job;
+        let mut compressor = Compressor::new(job.request.compression)?;
+        let mut stored = Vec::new();
+        self.read_small(files, stop, |copied, planned, content| {
+            stored.clear();
+            compressor.compress(content, &mut stored)?;
+            let path = layout::stored_file(&planned.path, job.request.compression.algorithm);
+            let written = write_whole(&job.folder.stored(&path), &stored)?;
+            copied.add_stored(path, written);
+            let crc32c = Crc32c(crc32c::crc32c(content));
+            copied.add_file(entry(planned, content.len() as u64, crc32c, None));
+            Ok(())
+        })
+    }
+
+    /// Reads small files, each in one row, and hands on those that exist. Empty files need no row.
+    fn read_small(
+        &mut self,
+        files: &[usize],
+        stop: &Stop<'_>,
+        mut store: impl FnMut(&mut Copied, &PlannedFile, &[u8]) -> Result<()>,
+    ) -> Result<()> {
+        let job = self.job;
+        let planned = |file: usize| &job.plan.files[file];
+        let (empty, filled): (Vec<usize>, Vec<usize>) =
+            files.iter().partition(|&&file| planned(file).size == 0);
+        for file in empty {
+            store(&mut self.copied, planned(file), &[])?;
+        }
+        let wanted: Vec<Range<'_>> = filled
+            .iter()
+            .map(|&file| Range {
+                path: &planned(file).path,
+                offset: 0,
+                length: planned(file).size,
+            })
+            .collect();
+        let copied = &mut self.copied;
+        let mut suspects = Vec::new();
+        self.reader.read(&wanted, |index, bytes| {
+            stop.check()?;
+            let file = filled[index];
+            let planned = planned(file);
+            job.progress.advance(planned.size);
+            let Some(mut content) = bytes else {
+                return vanished(planned);
+            };
+            if let Some(relation) = &planned.relation {
+                content = &content[..content.len() - content.len() % PAGE_SIZE];
+                if let Some(check) = &job.page_check {
+                    suspects.extend(check.suspects(file, relation, 0, content));
+                }
+            }
+            job.rate.take(content.len() as u64, || stop.is_set());
+            store(copied, planned, content)
+        })?;
+        for suspect in suspects {
+            self.look_again(suspect)?;
+        }
+        Ok(())
+    }
+
+    fn check_pages(&mut self, file: usize, first_block: u32, plain: &[u8]) -> Result<()> {
+        let job = self.job;
+        if let (Some(check), Some(relation)) = (&job.page_check, &job.plan.files[file].relation) {
+            for suspect in check.suspects(file, relation, first_block, plain) {
+                self.look_again(suspect)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A page with a wrong checksum may have been half written when it was read: only one
+    /// that is still wrong at a second look, or changed meanwhile, is remembered.
+    fn look_again(&mut self, suspect: Suspect) -> Result<()> {
+        let job = self.job;
+        let planned = &job.plan.files[suspect.file];
+        let (Some(check), Some(relation)) = (&job.page_check, &planned.relation) else {
+            return Ok(());
+        };
+        if !check.is_worth_another_look(&suspect) {
+            self.copied.suspects.push(suspect);
+            return Ok(());
+        }
+        let page = Range {
+            path: &planned.path,
+            offset: u64::from(suspect.block) * PAGE_SIZE as u64,
+            length: PAGE_SIZE as u64,
+        };
+        let suspects = &mut self.copied.suspects;
+        self.reader.read(&[page], |_, bytes| {
+            let content = bytes.unwrap_or_default();
+            suspects.extend(check.suspects(suspect.file, relation, suspect.block, content));
+            Ok(())
+        })
+    }
+}
+
+fn entry(planned: &PlannedFile, size: u64, crc32c: Crc32c, bundle: Option<u32>) -> FileEntry {
+    FileEntry {
+        path: planned.path.clone(),
+        size,
+        modified: planned.modified,
+        crc32c,
+        bundle,
+    }
+}
+
+/// A relation that was dropped meanwhile is fine, replay drops it too; what every cluster has is not.
+fn vanished(planned: &PlannedFile) -> Result<()> {
+    const NEEDED: [&str; 2] = ["PG_VERSION", "global/pg_filenode.map"];
+    if NEEDED.contains(&planned.path.as_str()) || planned.is_extra() {
+        return Err(Error::server(format!(
+            "the server's file {} vanished during the backup",
+            planned.path
+        )));
+    }
+    Ok(())
+}

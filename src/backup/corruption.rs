@@ -1,0 +1,133 @@
+//! Pages whose checksum is wrong, and which of them are damaged.
+//!
+//! A page that is being written while it is read looks damaged too; replay mends it, because the
+//! server writes whole pages into the WAL during a backup. Such a page is newer than the backup's start.
+//! A page that claims to be newer than the backup's end was never written by this server.
+
+use crate::pg::lsn::Lsn;
+use crate::pg::page::{PAGE_SIZE, PageVerdict, verify};
+use crate::pg::relation::RelationFile;
+use crate::repository::backup_info::CorruptPage;
+
+/// A page whose checksum does not fit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Suspect {
+    /// The file's place in the plan.
+    pub(super) file: usize,
+    /// The page's number in that file.
+    pub(super) block: u32,
+    expected: u16,
+    found: u16,
+    lsn: Lsn,
+}
+
+/// How pages are judged in this backup.
+pub(super) struct PageCheck {
+    start: Lsn,
+    segment_blocks: u32,
+}
+
+impl PageCheck {
+    /// For a backup that starts here, of relations with so many blocks a segment file.
+    pub(super) fn new(start: Lsn, segment_blocks: u32) -> PageCheck {
+        PageCheck { start, segment_blocks }
+    }
+
+    /// The pages in `content` whose checksums do not fit; `first_block` is its first page's number in the file.
+    pub(super) fn suspects<'a>(
+        &'a self,
+        file: usize,
+        relation: &RelationFile,
+        first_block: u32,
+        content: &'a [u8],
+    ) -> impl Iterator<Item = Suspect> + 'a {
+        let base = relation.segment.wrapping_mul(self.segment_blocks);
+        let (pages, _) = content.as_chunks::<PAGE_SIZE>();
+        (first_block..).zip(pages).filter_map(move |(block, page)| {
+            // No page counts as newer here: which is too new is known only at the end.
+            match verify(page, base.wrapping_add(block), Lsn(u64::MAX), None) {
+                PageVerdict::Bad { expected, found, lsn } => Some(Suspect {
+                    file,
+                    block,
+                    expected,
+                    found,
+                    lsn,
+                }),
+                _ => None,
+            }
+        })
+    }
+
+    /// Whether it is worth reading the page again: it did not change during the backup, so it may
+    /// have been half written just then.
+    pub(super) fn is_worth_another_look(&self, suspect: &Suspect) -> bool {
+        suspect.lsn < self.start
+    }
+}
+
+/// The suspects that no replay mends, now that the backup's end is known.
+pub(super) fn corrupt_pages(
+    suspects: &[Suspect],
+    start: Lsn,
+    stop: Lsn,
+    path: impl Fn(usize) -> String,
+) -> Vec<CorruptPage> {
+    let mut corrupt: Vec<CorruptPage> = suspects
+        .iter()
+        .filter(|suspect| suspect.lsn < start || suspect.lsn > stop)
+        .map(|suspect| CorruptPage {
+            file: path(suspect.file),
+            block: suspect.block,
+            fault: fault(suspect, stop),
+        })
+        .collect();
+    corrupt.sort_by(|one, other| (&one.file, one.block).cmp(&(&other.file, other.block)));
+    corrupt
+}
+
+fn fault(suspect: &Suspect, stop: Lsn) -> String {
+    let Suspect { expected, found, lsn, .. } = suspect;
+    let checksum = format!("checksum {found:04X} where {expected:04X} fits its content");
+    if *lsn > stop {
+        format!("{checksum}, LSN {lsn} beyond the end of the WAL")
+    } else {
+        format!("{checksum}, LSN {lsn}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::pg::page::checksum;
+
+    fn page(lsn: u64, block: u32, good: bool) -> Vec<u8> {
+        let mut page = [7_u8; PAGE_SIZE];
+        page[0..4].copy_from_slice(&((lsn >> 32) as u32).to_le_bytes());
+        page[4..8].copy_from_slice(&(lsn as u32).to_le_bytes());
+        let sum = checksum(&page, block);
+        page[8..10].copy_from_slice(&(if good { sum } else { !sum }).to_le_bytes());
+        page.to_vec()
+    }
+
+    #[test]
+    fn only_old_and_absurd_pages_are_corrupt() {
+        let relation = RelationFile::parse("base/5/16384.1", "PG_15_202209061").unwrap();
+        let check = PageCheck::new(Lsn(100), 131_072);
+        let content = [
+            page(50, 131_072, true),
+            page(50, 131_073, false),
+            page(150, 131_074, false),
+            page(500, 131_075, false),
+        ]
+        .concat();
+        let suspects: Vec<Suspect> = check.suspects(3, &relation, 0, &content).collect();
+        assert_eq!(suspects.len(), 3);
+        assert!(check.is_worth_another_look(&suspects[0]));
+        assert!(!check.is_worth_another_look(&suspects[1]));
+        let corrupt = corrupt_pages(&suspects, Lsn(100), Lsn(200), |_| "base/5/16384.1".to_owned());
+        let blocks: Vec<u32> = corrupt.iter().map(|page| page.block).collect();
+        assert_eq!(blocks, [1, 3]);
+        assert!(corrupt[1].fault.contains("beyond the end"));
+    }
+}

@@ -1,0 +1,183 @@
+//! The end of a backup: label, control file, manifest, checksums, `backup.info`.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use crate::backup::Request;
+use crate::backup::copy::Copied;
+use crate::backup::corruption::corrupt_pages;
+use crate::backup::plan::Plan;
+use crate::backup::wal::NeededWal;
+use crate::error::{Error, Result};
+use crate::pg::control::CONTROL_FILE;
+use crate::pg::label::BACKUP_LABEL_FILE;
+use crate::pg::manifest::{BACKUP_MANIFEST_FILE, ManifestWriter};
+use crate::pg::tablespace_map::TABLESPACE_MAP_FILE;
+use crate::repository::backup_info::{BackupInfo, Tablespace};
+use crate::repository::file_list::{Crc32c, FileEntry, FileList};
+use crate::repository::identifier::Identifier;
+use crate::repository::layout::{self, BackupFolder, FORMAT};
+use crate::server::facts::{Facts, TablespaceLocation};
+use crate::server::session::Stopped;
+use crate::stored::checksum::sha512;
+use crate::stored::compression::Compressor;
+use crate::stored::writer::write_whole;
+
+/// How many corrupt pages `backup.info` names; all are counted.
+const NAMED_CORRUPT_PAGES: usize = 100;
+
+/// All that is known of a backup whose files are copied.
+pub(super) struct Finish<'a> {
+    pub(super) request: &'a Request<'a>,
+    pub(super) facts: &'a Facts,
+    pub(super) tablespaces: &'a [TablespaceLocation],
+    pub(super) plan: &'a Plan,
+    pub(super) stopped: &'a Stopped,
+    pub(super) wal: &'a NeededWal,
+    pub(super) identifier: Identifier,
+    pub(super) began: Instant,
+}
+
+impl Finish<'_> {
+    /// Writes what is left to write, `backup.info` last.
+    pub(super) fn write(&self, mut copied: Copied, control: &[u8], folder: &BackupFolder) -> Result<BackupInfo> {
+        let mut store = Store {
+            request: self.request,
+            folder,
+            compressor: Compressor::new(self.request.compression)?,
+            modified: jiff::Timestamp::now().as_second(),
+        };
+        store.add(&mut copied, CONTROL_FILE, control)?;
+        store.add(&mut copied, BACKUP_LABEL_FILE, self.stopped.label_file.as_bytes())?;
+        if !self.stopped.tablespace_map.is_empty() {
+            store.add(&mut copied, TABLESPACE_MAP_FILE, self.stopped.tablespace_map.as_bytes())?;
+        }
+        let mut files = std::mem::take(&mut copied.files);
+        files.sort_unstable_by(|one, other| one.path.cmp(&other.path));
+        let manifest = self.manifest(&files)?;
+        store.add(&mut copied, BACKUP_MANIFEST_FILE, &manifest)?;
+        files.append(&mut copied.files);
+        let list = FileList {
+            directories: self.plan.directories.clone(),
+            files,
+        };
+        store.add_list(&mut copied, &list)?;
+        let checksums = copied.checksums.format();
+        write_whole(&folder.checksums(), checksums.as_bytes())?;
+        let info = self.info(&copied, &list, &checksums);
+        info.write(folder)?;
+        Ok(info)
+    }
+
+    /// `backup_manifest` over the plain content. Neither WAL nor further files are in it.
+    fn manifest(&self, files: &[FileEntry]) -> Result<Vec<u8>> {
+        let failed = |error: std::io::Error| Error::failed(format!("cannot make the manifest: {error}"));
+        let version = self.facts.version.major.manifest_version();
+        let identifier = self.facts.control.system_identifier;
+        let mut manifest = ManifestWriter::new(Vec::new(), version, identifier).map_err(failed)?;
+        let listed = files
+            .iter()
+            .filter(|file| !file.is_extra() && !file.path.starts_with("pg_wal/"));
+        for file in listed {
+            manifest
+                .file(&file.path, file.size, file.modified, file.crc32c.0)
+                .map_err(failed)?;
+        }
+        manifest.finish(&self.wal.ranges).map_err(failed)
+    }
+
+    fn info(&self, copied: &Copied, list: &FileList, checksums: &str) -> BackupInfo {
+        let label = &self.stopped.label;
+        let mut corrupt = corrupt_pages(&copied.suspects, label.start_lsn, self.stopped.lsn, |file| {
+            self.plan.files[file].path.clone()
+        });
+        let corrupt_pages = corrupt.len() as u64;
+        corrupt.truncate(NAMED_CORRUPT_PAGES);
+        let compression = self.request.compression;
+        let control = &self.facts.control;
+        BackupInfo {
+            format: FORMAT,
+            client_version: env!("CARGO_PKG_VERSION").to_owned(),
+            backup: self.identifier,
+            server: self.request.server.to_owned(),
+            label: self.request.label.to_owned(),
+            comments: BTreeMap::new(),
+            keep: false,
+            compression: compression.algorithm,
+            compression_level: compression.level(),
+            backup_size: copied.stored_bytes + checksums.len() as u64,
+            restore_size: list.files.iter().map(|file| file.size).sum(),
+            number_of_files: list.files.len() as u64,
+            elapsed: u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX),
+            major_version: self.facts.version.major.number(),
+            minor_version: self.facts.version.minor,
+            system_identifier: control.system_identifier,
+            catalog_version: control.catalog_version,
+            control_version: control.control_version,
+            block_size: control.block_size,
+            wal_segment_size: control.wal_segment_size.bytes(),
+            wal_level: self.facts.wal_level.clone(),
+            data_checksums: self.facts.data_checksums,
+            group_access: self.facts.group_access,
+            from_standby: label.from_standby,
+            start_lsn: label.start_lsn,
+            checkpoint_lsn: label.checkpoint_lsn,
+            end_lsn: self.stopped.lsn,
+            start_timeline: label.start_timeline,
+            end_timeline: self.wal.end_timeline,
+            wal: label.start_segment_file.clone(),
+            data_directory: self.facts.data_directory.clone(),
+            tablespaces: self.tablespaces.iter().map(tablespace).collect(),
+            corrupt_pages,
+            corrupt,
+            checksums: sha512(checksums.as_bytes()).to_string(),
+        }
+    }
+}
+
+fn tablespace(location: &TablespaceLocation) -> Tablespace {
+    Tablespace {
+        oid: location.oid,
+        name: location.name.clone(),
+        path: (!location.is_in_place()).then(|| location.location.clone()),
+    }
+}
+
+/// Stores files that are in memory.
+struct Store<'a> {
+    request: &'a Request<'a>,
+    folder: &'a BackupFolder,
+    compressor: Compressor,
+    modified: i64,
+}
+
+impl Store<'_> {
+    fn add(&mut self, copied: &mut Copied, path: &str, content: &[u8]) -> Result<()> {
+        let stored = layout::stored_file(path, self.request.compression.algorithm);
+        self.write(copied, stored, content)?;
+        copied.add_file(FileEntry {
+            path: path.to_owned(),
+            size: content.len() as u64,
+            modified: self.modified,
+            crc32c: Crc32c(crc32c::crc32c(content)),
+            bundle: None,
+        });
+        Ok(())
+    }
+
+    fn add_list(&mut self, copied: &mut Copied, list: &FileList) -> Result<()> {
+        let mut text = Vec::new();
+        list.write(&mut text)
+            .map_err(|error| Error::failed(format!("cannot make the list of files: {error}")))?;
+        let stored = layout::file_list(self.request.compression.algorithm);
+        self.write(copied, stored, &text)
+    }
+
+    fn write(&mut self, copied: &mut Copied, stored: String, content: &[u8]) -> Result<()> {
+        let mut frame = Vec::new();
+        self.compressor.compress(content, &mut frame)?;
+        let written = write_whole(&self.folder.stored(&stored), &frame)?;
+        copied.add_stored(stored, written);
+        Ok(())
+    }
+}

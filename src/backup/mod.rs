@@ -1,0 +1,232 @@
+//! A full backup, from the first question to the server to the rename that makes it a backup.
+
+mod assembly;
+mod copy;
+mod corruption;
+mod finish;
+mod orphans;
+mod plan;
+mod rate;
+mod wal;
+
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+
+use crate::error::{Error, Result};
+use crate::interrupt::Interrupt;
+use crate::pg::exclusion::Exclusion;
+use crate::pg::page::PAGE_SIZE;
+use crate::progress::Progress;
+use crate::repository::backup_info::BackupInfo;
+use crate::repository::identifier::Identifier;
+use crate::repository::layout::ServerFolder;
+use crate::repository::lock::ServerLock;
+use crate::repository::staging::{self, Staging};
+use crate::server::connect::Connector;
+use crate::server::facts::{self, Facts};
+use crate::server::listing::{self, Skipped};
+use crate::server::permissions;
+use crate::server::reading::FileReader;
+use crate::server::session::{BackupSession, Checkpoint};
+use crate::stored::compression::Compression;
+
+use corruption::PageCheck;
+use plan::Plan;
+use rate::RateLimit;
+
+/// What to back up, whereto and how.
+#[derive(Debug, Clone)]
+pub struct Request<'a> {
+    /// The server's name in the configuration.
+    pub server: &'a str,
+    /// Its part of the repository.
+    pub folder: &'a ServerFolder,
+    /// What the user calls this backup.
+    pub label: &'a str,
+    /// Whether the checkpoint it begins with is hurried.
+    pub checkpoint: Checkpoint,
+    /// How its files are compressed.
+    pub compression: Compression,
+    /// Connections that read and threads that compress.
+    pub workers: usize,
+    /// Bytes a second read from the server at most, by all workers together.
+    pub max_rate: Option<u64>,
+    /// Further files and folders of the server.
+    pub extra: &'a [String],
+}
+
+/// Makes a full backup.
+pub fn run(
+    request: &Request<'_>,
+    connector: &Connector,
+    progress: &dyn Progress,
+    interrupt: &Interrupt,
+) -> Result<BackupInfo> {
+    let began = Instant::now();
+    request.folder.create()?;
+    let lock = ServerLock::take(request.folder)?;
+    let removed = staging::remove_leftovers(request.folder, &lock)?;
+    if removed > 0 {
+        log::info!("removed {removed} unfinished backup(s) of {}", request.server);
+    }
+
+    progress.step("connect", None);
+    let mut client = crate::server::connect(connector, interrupt)?;
+    let version = facts::version(&mut client)?;
+    permissions::check(&mut client, version.major, request.server)?;
+    let mut readers = (0..request.workers)
+        .map(|_| FileReader::connect(connector, interrupt))
+        .collect::<Result<Vec<FileReader>>>()?;
+    let facts = Facts::read(&mut client, &mut readers[0])?;
+    check_facts(&facts)?;
+
+    progress.step("checkpoint", None);
+    let identifier = free_identifier(request.folder);
+    let mut session = BackupSession::start(
+        client,
+        version.major,
+        facts.in_recovery,
+        request.label,
+        request.checkpoint,
+    )?;
+    let staging = Staging::begin(request.folder, &lock, identifier)?;
+
+    progress.step("list files", None);
+    let tablespaces = facts::tablespaces(session.client())?;
+    let rules = Exclusion::new(version.major, emptied_directories(&facts, &tablespaces));
+    let listed = list(&mut session, &facts, &rules, request.extra)?;
+    let plan = Plan::new(listed, &rules, &facts, request.compression.algorithm);
+
+    progress.step("copy files", Some(plan.bytes));
+    let job = copy::Job {
+        plan: &plan,
+        folder: staging.folder(),
+        request,
+        page_check: facts
+            .data_checksums
+            .then(|| PageCheck::new(session.start_lsn(), facts.control.relation_segment_blocks)),
+        rate: RateLimit::new(request.max_rate),
+        progress,
+    };
+    let mut copied = job.run(&mut readers, &mut session, interrupt)?;
+    orphans::drop_orphaned_segments(
+        &mut copied,
+        &facts,
+        request.compression.algorithm,
+        staging.folder(),
+    )?;
+
+    let control = readers[0].read_control_file()?;
+    let stopped = session.stop()?;
+    progress.step("copy WAL", None);
+    let needed = wal::needed(&facts, &stopped, &mut readers[0])?;
+    wal::copy(&needed, &mut copied, &mut readers, staging.folder(), request, interrupt)?;
+    drop(session);
+
+    progress.step("finish", None);
+    interrupt.check()?;
+    let finish = finish::Finish {
+        request,
+        facts: &facts,
+        tablespaces: &tablespaces,
+        plan: &plan,
+        stopped: &stopped,
+        wal: &needed,
+        identifier,
+        began,
+    };
+    let info = finish.write(copied, &control.0, staging.folder())?;
+    staging.publish()?;
+    Ok(info)
+}
+
+/// What no permission mends.
+fn check_facts(facts: &Facts) -> Result<()> {
+    if facts.wal_level == "minimal" {
+        return Err(Error::server("the server runs with wal_level = minimal, which no backup can be made of")
+            .hint("set wal_level = replica on the server and restart it"));
+    }
+    if facts.control.block_size as usize != PAGE_SIZE {
+        return Err(Error::server(format!(
+            "the server was built with pages of {} bytes, and pgkeep knows those of {PAGE_SIZE}",
+            facts.control.block_size
+        )));
+    }
+    let expected = facts.version.major.catalog_version();
+    if facts.control.catalog_version != expected {
+        return Err(Error::server(format!(
+            "the server has catalog version {}, and PostgreSQL {} as released has {expected}",
+            facts.control.catalog_version,
+            facts.version.major.number()
+        ))
+        .hint("pgkeep backs up released versions only, no betas"));
+    }
+    Ok(())
+}
+
+/// The second in which the backup starts; the next one where that is taken.
+fn free_identifier(folder: &ServerFolder) -> Identifier {
+    loop {
+        let identifier = Identifier::at(Timestamp::now());
+        if !folder.backup(identifier).path().exists() {
+            return identifier;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Directories that are kept without their content: the server's log, and
+/// tablespaces whose location is inside the data directory, which would be copied twice.
+fn emptied_directories(facts: &Facts, tablespaces: &[facts::TablespaceLocation]) -> Vec<String> {
+    let linked = tablespaces
+        .iter()
+        .filter(|tablespace| !tablespace.is_in_place())
+        .map(|tablespace| tablespace.location.as_str());
+    [facts.log_directory.as_str()]
+        .into_iter()
+        .chain(linked)
+        .filter_map(|path| relative_to_data_directory(path, facts.data_directory.as_deref()))
+        .collect()
+}
+
+fn relative_to_data_directory(path: &str, data_directory: Option<&str>) -> Option<String> {
+    if !path.starts_with('/') {
+        return Some(path.trim_start_matches("./").to_owned());
+    }
+    let root = data_directory?.trim_end_matches('/');
+    let inside = path.strip_prefix(root)?.strip_prefix('/')?;
+    Some(inside.trim_end_matches('/').to_owned())
+}
+
+fn list(
+    session: &mut BackupSession,
+    facts: &Facts,
+    rules: &Exclusion,
+    extra: &[String],
+) -> Result<Vec<listing::Listed>> {
+    let tablespace_directory = facts.version.major.tablespace_directory();
+    let skipped = Skipped {
+        contents_of: rules.without_contents().collect(),
+        tablespace_directory: &tablespace_directory,
+    };
+    let mut listed = listing::data_directory(session.client(), &skipped)?;
+    for path in extra.iter().chain(&facts.configuration_files) {
+        listed.extend(listing::extra(session.client(), path)?);
+    }
+    Ok(listed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_inside_the_data_directory_is_known_by_its_relative_path() {
+        let relative = |path| relative_to_data_directory(path, Some("/data/17/"));
+        assert_eq!(relative("log"), Some("log".to_owned()));
+        assert_eq!(relative("/data/17/ts/fast/"), Some("ts/fast".to_owned()));
+        assert_eq!(relative("/data/170/ts"), None);
+        assert_eq!(relative_to_data_directory("/data/17/ts", None), None);
+    }
+}

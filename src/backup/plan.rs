@@ -1,0 +1,221 @@
+//! What to copy, in portions that workers take one after the other.
+
+use std::collections::HashSet;
+
+use crate::pg::control::CONTROL_FILE;
+use crate::pg::exclusion::{Exclusion, UnloggedRelations, wal_directories};
+use crate::pg::page::PAGE_SIZE;
+use crate::pg::relation::RelationFile;
+use crate::server::facts::Facts;
+use crate::server::listing::Listed;
+use crate::stored::compression::Algorithm;
+
+/// Bytes of plain content that one worker reads, checks and compresses at a time.
+/// Large enough for a codec to find what repeats, small enough for many workers' memory.
+pub(super) const SLICE_BYTES: u64 = 4 << 20;
+
+/// Files up to here go into bundles. Each is one row of an answer.
+const BUNDLED_BYTES: u64 = 128 << 10;
+
+/// Everything to copy before `global/pg_control`.
+pub(super) struct Plan {
+    /// Directories of PGDATA, parents first.
+    pub(super) directories: Vec<String>,
+    /// The files.
+    pub(super) files: Vec<PlannedFile>,
+    /// The work, the largest files first.
+    pub(super) tasks: Vec<Task>,
+    /// Bytes of all files.
+    pub(super) bytes: u64,
+}
+
+/// A file as it was listed.
+pub(super) struct PlannedFile {
+    /// Relative to PGDATA, or absolute for a further file of the server.
+    pub(super) path: String,
+    /// Bytes to read at most. What a file grows by later is in the WAL.
+    pub(super) size: u64,
+    /// Seconds since 1970.
+    pub(super) modified: i64,
+    /// What it is a part of, where it is a relation's.
+    pub(super) relation: Option<RelationFile>,
+}
+
+impl PlannedFile {
+    /// Whether it is read in slices and stored by itself.
+    pub(super) fn is_large(&self) -> bool {
+        self.size > BUNDLED_BYTES
+    }
+
+    /// Whether it is a further file of the server, not one of PGDATA.
+    pub(super) fn is_extra(&self) -> bool {
+        self.path.starts_with('/')
+    }
+
+    /// How many slices it is read in.
+    pub(super) fn slices(&self) -> u64 {
+        self.size.div_ceil(SLICE_BYTES)
+    }
+}
+
+/// What a worker does at a time. Numbers are places in [`Plan::files`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Task {
+    /// One slice of a large file.
+    Slice {
+        /// The file.
+        file: usize,
+        /// Which of its slices, from 0.
+        number: u64,
+    },
+    /// Many small files: one bundle, or each stored by itself.
+    Small {
+        /// The files.
+        files: Vec<usize>,
+        /// The bundle's number.
+        bundle: Option<u32>,
+    },
+}
+
+impl Plan {
+    /// Leaves out what a backup leaves out, and deals the rest into tasks.
+    pub(super) fn new(listed: Vec<Listed>, rules: &Exclusion, facts: &Facts, algorithm: Algorithm) -> Plan {
+        let tablespace_directory = facts.version.major.tablespace_directory();
+        let mut directories = Vec::new();
+        let mut files = Vec::new();
+        let mut known = HashSet::new();
+        for entry in listed {
+            let is_extra = entry.path.starts_with('/');
+            if entry.is_directory {
+                if !is_extra && rules.keeps_directory(&entry.path) {
+                    directories.push(entry.path);
+                }
+            } else if entry.path != CONTROL_FILE
+                && (is_extra || rules.keeps_file(&entry.path))
+                && (!is_extra || known.insert(entry.path.clone()))
+            {
+                files.push(planned(entry, &tablespace_directory));
+            }
+        }
+        directories.extend(wal_directories(facts.version.major).iter().map(|path| (*path).to_owned()));
+        directories.sort_unstable();
+        directories.dedup();
+        leave_out_unlogged(&mut files);
+        Plan {
+            directories,
+            bytes: files.iter().map(|file| file.size).sum(),
+            tasks: tasks(&files, algorithm),
+            files,
+        }
+    }
+}
+
+/// A page that is not whole at the end of a relation is still being added.
+fn planned(entry: Listed, tablespace_directory: &str) -> PlannedFile {
+    let relation = RelationFile::parse(&entry.path, tablespace_directory);
+    let size = match relation {
+        Some(_) => entry.size - entry.size % PAGE_SIZE as u64,
+        None => entry.size,
+    };
+    PlannedFile {
+        path: entry.path,
+        size,
+        modified: entry.modified,
+        relation,
+    }
+}
+
+fn leave_out_unlogged(files: &mut Vec<PlannedFile>) {
+    let unlogged = UnloggedRelations::find(files.iter().filter_map(|file| file.relation.as_ref()));
+    files.retain(|file| {
+        file.relation
+            .as_ref()
+            .is_none_or(|relation| !unlogged.leave_out(relation))
+    });
+}
+
+fn tasks(files: &[PlannedFile], algorithm: Algorithm) -> Vec<Task> {
+    let (mut large, small): (Vec<usize>, Vec<usize>) =
+        (0..files.len()).partition(|&file| files[file].is_large());
+    large.sort_by_key(|&file| std::cmp::Reverse(files[file].size));
+    let mut tasks: Vec<Task> = large
+        .into_iter()
+        .flat_map(|file| (0..files[file].slices()).map(move |number| Task::Slice { file, number }))
+        .collect();
+    let (extra, data): (Vec<usize>, Vec<usize>) =
+        small.into_iter().partition(|&file| files[file].is_extra());
+    let bundled = algorithm != Algorithm::None;
+    for (number, files) in (0..).zip(portions(files, data)) {
+        let bundle = bundled.then_some(number);
+        tasks.push(Task::Small { files, bundle });
+    }
+    for files in portions(files, extra) {
+        tasks.push(Task::Small { files, bundle: None });
+    }
+    tasks
+}
+
+/// Tar's own part of a bundle: a header a file, and what fills its last block.
+const BUNDLE_OVERHEAD: u64 = 1024;
+
+fn portions(files: &[PlannedFile], small: Vec<usize>) -> Vec<Vec<usize>> {
+    let mut portions = Vec::new();
+    let mut portion = Vec::new();
+    let mut bytes = 0;
+    for file in small {
+        portion.push(file);
+        bytes += files[file].size + BUNDLE_OVERHEAD;
+        if bytes >= SLICE_BYTES {
+            portions.push(std::mem::take(&mut portion));
+            bytes = 0;
+        }
+    }
+    if !portion.is_empty() {
+        portions.push(portion);
+    }
+    portions
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn files(sizes: &[u64]) -> Vec<PlannedFile> {
+        let file = |(number, &size): (usize, &u64)| PlannedFile {
+            path: format!("base/5/{}", number + 1),
+            size,
+            modified: 0,
+            relation: None,
+        };
+        sizes.iter().enumerate().map(file).collect()
+    }
+
+    #[test]
+    fn large_files_come_first_in_slices_and_small_ones_in_bundles() {
+        let tasks = tasks(&files(&[8192, SLICE_BYTES + 1, 0, 2 * SLICE_BYTES + 8192]), Algorithm::Zstd);
+        let slice = |file, number| Task::Slice { file, number };
+        assert_eq!(
+            tasks,
+            [
+                slice(3, 0),
+                slice(3, 1),
+                slice(3, 2),
+                slice(1, 0),
+                slice(1, 1),
+                Task::Small { files: vec![0, 2], bundle: Some(0) },
+            ]
+        );
+    }
+
+    #[test]
+    fn without_compression_nothing_is_bundled() {
+        let tasks = tasks(&files(&[8192]), Algorithm::None);
+        assert_eq!(tasks, [Task::Small { files: vec![0], bundle: None }]);
+    }
+
+    #[test]
+    fn many_small_files_fill_several_bundles() {
+        let tasks = tasks(&files(&[BUNDLED_BYTES; 100]), Algorithm::Zstd);
+        assert_eq!(tasks.len(), 4);
+    }
+}

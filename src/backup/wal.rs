@@ -1,0 +1,252 @@
+//! The WAL a backup needs to become consistent.
+
+use crate::backup::Request;
+use crate::backup::copy::Copied;
+use crate::backup::plan::SLICE_BYTES;
+use crate::error::{Error, Result};
+use crate::interrupt::Interrupt;
+use crate::parallel::{self, Stop};
+use crate::pg::history::{self, TimelineHistory, WalRange};
+use crate::pg::lsn::{Lsn, Timeline};
+use crate::pg::segment::{SegmentName, SegmentSize};
+use crate::pg::version::Major;
+use crate::pg::wal_page::SegmentCheck;
+use crate::repository::file_list::{Crc32c, FileEntry};
+use crate::repository::layout::{self, BackupFolder};
+use crate::server::facts::Facts;
+use crate::server::reading::{FileReader, ranges};
+use crate::server::session::Stopped;
+use crate::stored::compression::Compressor;
+use crate::stored::writer::{StoredWriter, write_whole};
+
+/// WAL from the backup's start to its end.
+pub(super) struct NeededWal {
+    major: Major,
+    system_identifier: u64,
+    size: SegmentSize,
+    /// Bytes of WAL by timeline, the newest first.
+    pub(super) ranges: Vec<WalRange>,
+    /// The timeline on which the backup ended.
+    pub(super) end_timeline: Timeline,
+    segments: Vec<SegmentName>,
+    history: Option<HistoryFile>,
+    stop: Lsn,
+    /// A standby does not switch segments: what lies behind the stop LSN in the last one is
+    /// unfinished, and not a part of this backup.
+    cut_at_stop: bool,
+    modified: i64,
+}
+
+struct HistoryFile {
+    name: String,
+    content: Vec<u8>,
+}
+
+/// A timeline history is a line a switch; this is more than any has.
+const HISTORY_LIMIT: u64 = 1 << 20;
+
+/// Which WAL that is, now that the backup has stopped.
+pub(super) fn needed(facts: &Facts, stopped: &Stopped, reader: &mut FileReader) -> Result<NeededWal> {
+    let size = facts.control.wal_segment_size;
+    let start = stopped.label.start_lsn;
+    let end_timeline = end_timeline(facts, stopped, reader)?;
+    let (history, history_file) = read_history(end_timeline, reader)?;
+    let first = start.segment(size).0;
+    let last = stopped.lsn.previous_segment(size).0.max(first);
+    let segments = (first..=last).map(|number| {
+        let number = crate::pg::segment::SegmentNumber(number);
+        let end = number.next().start(size).min(stopped.lsn);
+        SegmentName {
+            timeline: history.timeline_of(Lsn(end.0.saturating_sub(1))),
+            number,
+        }
+    });
+    Ok(NeededWal {
+        major: facts.version.major,
+        system_identifier: facts.control.system_identifier,
+        size,
+        ranges: history.ranges(start, stopped.lsn, end_timeline)?,
+        end_timeline,
+        segments: segments.collect(),
+        history: history_file,
+        stop: stopped.lsn,
+        cut_at_stop: stopped.label.from_standby,
+        modified: jiff::Timestamp::now().as_second(),
+    })
+}
+
+/// A primary stays on its timeline; a standby follows another one that its primary switched to.
+fn end_timeline(facts: &Facts, stopped: &Stopped, reader: &mut FileReader) -> Result<Timeline> {
+    if !facts.in_recovery {
+        return Ok(stopped.label.start_timeline);
+    }
+    let (_, control) = reader.read_control_file()?;
+    Ok(control.min_recovery_point_timeline.max(stopped.label.start_timeline))
+}
+
+/// The first timeline has no history file; neither has one that pg_resetwal or pg_upgrade began.
+fn read_history(
+    timeline: Timeline,
+    reader: &mut FileReader,
+) -> Result<(TimelineHistory, Option<HistoryFile>)> {
+    let name = history::file_name(timeline);
+    match reader.read_small_file(&format!("pg_wal/{name}"), HISTORY_LIMIT)? {
+        None => Ok((TimelineHistory::without_ancestors(timeline), None)),
+        Some(content) => {
+            let history = TimelineHistory::parse(timeline, &String::from_utf8_lossy(&content))?;
+            Ok((history, Some(HistoryFile { name, content })))
+        }
+    }
+}
+
+/// Stores the segments and the history file in `data/pg_wal`.
+pub(super) fn copy(
+    needed: &NeededWal,
+    copied: &mut Copied,
+    readers: &mut [FileReader],
+    folder: &BackupFolder,
+    request: &Request<'_>,
+    interrupt: &Interrupt,
+) -> Result<()> {
+    let mut workers = readers
+        .iter_mut()
+        .map(|reader| {
+            Ok(Worker {
+                needed,
+                reader,
+                folder,
+                request,
+                compressor: Compressor::new(request.compression)?,
+                stored: Copied::default(),
+            })
+        })
+        .collect::<Result<Vec<Worker<'_>>>>()?;
+    parallel::run(
+        &mut workers,
+        &needed.segments,
+        interrupt,
+        |worker, segment, stop| worker.copy_segment(*segment, stop),
+        || Ok(()),
+    )?;
+    if let (Some(history), Some(worker)) = (&needed.history, workers.first_mut()) {
+        worker.store_history(history)?;
+    }
+    for worker in workers {
+        copied.append(worker.stored);
+    }
+    Ok(())
+}
+
+struct Worker<'a> {
+    needed: &'a NeededWal,
+    reader: &'a mut FileReader,
+    folder: &'a BackupFolder,
+    request: &'a Request<'a>,
+    compressor: Compressor,
+    stored: Copied,
+}
+
+impl Worker<'_> {
+    fn copy_segment(&mut self, segment: SegmentName, stop: &Stop<'_>) -> Result<()> {
+        let needed = self.needed;
+        let path = format!("pg_wal/{}", segment.file_name(needed.size));
+        let stored = layout::stored_file(&path, self.request.compression.algorithm);
+        let mut writer = StoredWriter::create(&self.folder.stored(&stored))?;
+        let mut check = SegmentCheck::new(
+            needed.major,
+            needed.system_identifier,
+            segment,
+            needed.size,
+            needed.stop,
+        );
+        let start = segment.number.start(needed.size);
+        let bytes = needed.size.bytes();
+        let (mut crc32c, mut plain, mut frame) = (0, Vec::new(), Vec::new());
+        for offset in (0..bytes).step_by(SLICE_BYTES as usize) {
+            self.read_slice(&path, offset, SLICE_BYTES.min(bytes - offset), &mut plain, stop)?;
+            if needed.cut_at_stop {
+                zero_from(&mut plain, needed.stop.0.saturating_sub(start.0 + offset));
+            }
+            check.push(&plain);
+            crc32c = crc32c::crc32c_append(crc32c, &plain);
+            frame.clear();
+            self.compressor.compress(&plain, &mut frame)?;
+            writer.append(&frame)?;
+        }
+        check.finish().map_err(|fault| {
+            Error::server(format!("the server's WAL cannot be used: {fault}"))
+                .hint("start the backup again; if it happens again, the server's pg_wal is damaged")
+        })?;
+        self.stored.add_stored(stored, writer.finish());
+        self.stored.add_file(FileEntry {
+            path,
+            size: bytes,
+            modified: needed.modified,
+            crc32c: Crc32c(crc32c),
+            bundle: None,
+        });
+        Ok(())
+    }
+
+    fn read_slice(
+        &mut self,
+        path: &str,
+        offset: u64,
+        length: u64,
+        plain: &mut Vec<u8>,
+        stop: &Stop<'_>,
+    ) -> Result<()> {
+        plain.clear();
+        let wanted: Vec<_> = ranges(path, offset, length).collect();
+        self.reader.read(&wanted, |_, bytes| {
+            stop.check()?;
+            let bytes = bytes.ok_or_else(|| removed(path))?;
+            plain.extend_from_slice(bytes);
+            Ok(())
+        })
+    }
+
+    fn store_history(&mut self, history: &HistoryFile) -> Result<()> {
+        let path = format!("pg_wal/{}", history.name);
+        let stored = layout::stored_file(&path, self.request.compression.algorithm);
+        let mut frame = Vec::new();
+        self.compressor.compress(&history.content, &mut frame)?;
+        let written = write_whole(&self.folder.stored(&stored), &frame)?;
+        self.stored.add_stored(stored, written);
+        self.stored.add_file(FileEntry {
+            path,
+            size: history.content.len() as u64,
+            modified: self.needed.modified,
+            crc32c: Crc32c(crc32c::crc32c(&history.content)),
+            bundle: None,
+        });
+        Ok(())
+    }
+}
+
+fn zero_from(plain: &mut [u8], position: u64) {
+    if let Some(tail) = usize::try_from(position).ok().and_then(|position| plain.get_mut(position..)) {
+        tail.fill(0);
+    }
+}
+
+fn removed(path: &str) -> Error {
+    Error::server(format!(
+        "the server has removed {path}, which this backup needs, although a replication slot reserved it"
+    ))
+    .hint("raise max_slot_wal_keep_size on the server, then start the backup again")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_lies_behind_the_position_is_zeroed() {
+        let mut plain = [1; 4];
+        zero_from(&mut plain, 9);
+        assert_eq!(plain, [1; 4]);
+        zero_from(&mut plain, 2);
+        assert_eq!(plain, [1, 1, 0, 0]);
+    }
+}

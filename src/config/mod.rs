@@ -1,0 +1,259 @@
+//! The configuration file and libpq's conventions.
+//!
+//! [`Configuration::load`] finds and checks the whole file once, and
+//! [`Configuration::server`] puts together what is in force for one server.
+//! Nothing here reads the process's environment or opens a connection: the
+//! one comes in as an [`Environment`], the other is made of the
+//! [`ConnectionSettings`] that come out.
+
+mod connection;
+mod duration;
+mod encryption;
+mod environment;
+mod foreign;
+mod ini;
+mod libpq;
+mod origin;
+mod passfile;
+mod retention;
+mod secret;
+mod server;
+mod service;
+mod settings;
+mod size;
+mod suggestion;
+#[cfg(test)]
+mod testing;
+mod tls;
+
+pub use connection::{ChannelBinding, ConnectionSettings, Endpoint, Host, TargetSession};
+pub use encryption::Encryption;
+pub use environment::Environment;
+pub use foreign::{Ignored, Reason};
+pub use origin::{Entry, Origin};
+pub use retention::Retention;
+pub use secret::Secret;
+pub use server::{ServerConfiguration, ServerName};
+pub use tls::{
+    ClientCertificate, RootCertificates, SslMode, SslNegotiation, TlsSettings, TlsVersion,
+};
+
+use crate::error::{Error, Result};
+use ini::Section;
+use log::LevelFilter;
+use origin::Sourced;
+use settings::{Common, Reader};
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+/// The configuration file, read and checked; or none.
+#[derive(Clone)]
+pub struct Configuration {
+    path: Option<PathBuf>,
+    main: Common,
+    servers: Vec<(ServerName, settings::Server)>,
+    ignored: Vec<Ignored>,
+    environment: Environment,
+}
+
+impl Configuration {
+    /// Reads the first file of: `explicit` (`-c`), `$PGKEEP_CONFIG`,
+    /// `pgkeep/pgkeep.conf` in the user's configuration directory,
+    /// `/etc/pgkeep/pgkeep.conf`. Only the first two must be there.
+    pub fn load(explicit: Option<&Path>, environment: &Environment) -> Result<Configuration> {
+        let demanded = explicit
+            .map(Path::to_owned)
+            .or_else(|| environment.variable("PGKEEP_CONFIG").map(PathBuf::from));
+        if let Some(path) = demanded {
+            return match read(&path)? {
+                Some(text) => Configuration::parse(&path, &text, environment),
+                None => Err(Error::usage(format!(
+                    "configuration file {} is not there",
+                    path.display()
+                ))
+                .hint("correct -c or PGKEEP_CONFIG, or create the file")),
+            };
+        }
+        let user = environment.configuration_directory();
+        let system = environment.system_directory.clone();
+        for directory in user.into_iter().chain([system]) {
+            let path = directory.join("pgkeep/pgkeep.conf");
+            if let Some(text) = read(&path)? {
+                return Configuration::parse(&path, &text, environment);
+            }
+        }
+        Ok(Configuration {
+            path: None,
+            main: Common::default(),
+            servers: Vec::new(),
+            ignored: Vec::new(),
+            environment: environment.clone(),
+        })
+    }
+
+    /// Reads the text of a configuration file.
+    fn parse(path: &Path, text: &str, environment: &Environment) -> Result<Configuration> {
+        let sections = ini::parse(path, text)?;
+        let mut reader = Reader {
+            path,
+            environment,
+            ignored: Vec::new(),
+        };
+        let mut main = None;
+        let mut servers = Vec::new();
+        for section in &sections {
+            let wrong =
+                |error: Error| error.context(format!("{}:{}", path.display(), section.line));
+            if is_main(section) {
+                if main.is_some() {
+                    return Err(wrong(
+                        Error::usage("[pgkeep] and [pgmoneta] are both here")
+                            .hint("put all settings of the two below one of them"),
+                    ));
+                }
+                main = Some(reader.main_section(section)?);
+            } else {
+                let name = ServerName::new(&section.name).map_err(wrong)?;
+                servers.push((name, reader.server_section(section)?));
+            }
+        }
+        let configuration = Configuration {
+            path: Some(path.to_owned()),
+            main: main.unwrap_or_default(),
+            servers,
+            ignored: reader.ignored,
+            environment: environment.clone(),
+        };
+        configuration.check_levels()?;
+        Ok(configuration)
+    }
+
+    /// A level and its algorithm may stand in different sections.
+    fn check_levels(&self) -> Result<()> {
+        let sections = self.servers.iter().map(|(_, server)| server.common.clone());
+        sections
+            .chain([Common::default()])
+            .try_for_each(|own| server::check_level(&self.main, own))
+    }
+
+    /// The file that was read, if there is one.
+    pub fn path(&self) -> Option<&Path> {
+        self.path.as_deref()
+    }
+
+    /// The names of the servers in the file, in its order.
+    pub fn servers(&self) -> impl Iterator<Item = &ServerName> {
+        self.servers.iter().map(|(name, _)| name)
+    }
+
+    /// What is in force for one server. A file with servers must have this
+    /// one; without, any name does and libpq's environment says the rest.
+    pub fn server(&self, name: &str) -> Result<ServerConfiguration> {
+        Ok(self.resolve(name)?.0)
+    }
+
+    fn resolve(&self, name: &str) -> Result<(ServerConfiguration, Vec<Entry>)> {
+        let name = ServerName::new(name)?;
+        let section = self
+            .servers
+            .iter()
+            .find(|(known, _)| *known == name)
+            .map(|(_, section)| section);
+        if section.is_none() && !self.servers.is_empty() {
+            return Err(self.unknown_server(&name));
+        }
+        ServerConfiguration::resolve(name, &self.main, section, &self.environment)
+    }
+
+    fn unknown_server(&self, name: &ServerName) -> Error {
+        let names: Vec<&str> = self.servers().map(ServerName::as_str).collect();
+        let known = format!("the servers there are {}", names.join(", "));
+        let hint = match suggestion::nearest(name.as_str(), names) {
+            Some(near) => format!("did you mean {near}? {known}"),
+            None => known,
+        };
+        let file = self.path().unwrap_or(Path::new("the configuration"));
+        Error::usage(format!("server {name} is not in {}", file.display())).hint(hint)
+    }
+
+    /// The level of logging that the main section asks for.
+    pub fn log_level(&self) -> Option<LevelFilter> {
+        self.main.log_level.as_ref().map(|given| given.value)
+    }
+
+    /// The log file that the main section asks for.
+    pub fn log_file(&self) -> Option<&Path> {
+        self.main
+            .log_file
+            .as_ref()
+            .map(|given| given.value.as_path())
+    }
+
+    /// Keys that were accepted and have no effect, in the order of the file.
+    pub fn ignored(&self) -> &[Ignored] {
+        &self.ignored
+    }
+
+    /// Names the keys without effect in the log, each once: to be called when
+    /// the log is set up, which takes the configuration.
+    pub fn log_ignored(&self) {
+        for Ignored {
+            key,
+            path,
+            line,
+            reason,
+        } in &self.ignored
+        {
+            let place = format!("{}:{line}", path.display());
+            match reason {
+                Reason::Daemon => log::info!("{place}: {key} has no effect: pgkeep is no daemon"),
+                Reason::NotDone => {
+                    log::warn!("{place}: {key} has no effect: pgkeep has no such service")
+                }
+            }
+        }
+    }
+
+    /// All settings in force and where each came from: the main section's as
+    /// `compression`, those of each server in the file as `primary.host`.
+    pub fn entries(&self) -> Result<Vec<Entry>> {
+        let base_dir = match (&self.main.base_dir, self.environment.default_base_dir()) {
+            (Some(given), _) => given.clone(),
+            (None, default) => Sourced {
+                value: default.unwrap_or_default(),
+                origin: Origin::Default,
+            },
+        };
+        let mut entries = server::common_entries(&self.main, &base_dir);
+        for name in self.servers() {
+            let (_, own) = self.resolve(name.as_str())?;
+            entries.extend(own.into_iter().map(|entry| Entry {
+                key: format!("{name}.{}", entry.key),
+                ..entry
+            }));
+        }
+        Ok(entries)
+    }
+}
+
+fn is_main(section: &Section) -> bool {
+    section.name == "pgkeep" || section.name == "pgmoneta"
+}
+
+/// The text of a file; none if there is no such file.
+fn read(path: &Path) -> Result<Option<String>> {
+    match fs::read(path) {
+        Ok(bytes) => String::from_utf8(bytes).map(Some).map_err(|_| {
+            Error::usage(format!("{} is no text in UTF-8", path.display()))
+                .hint("is this the right file? convert it with iconv if it is")
+        }),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            Ok(None)
+        }
+        Err(error) => Err(Error::usage(
+            Error::io("read configuration file", path, &error).message(),
+        )
+        .hint("check the path, and that your user may read it")),
+    }
+}

@@ -1,0 +1,261 @@
+//! The configuration of one server: defaults, overridden by the main section,
+//! overridden by the server's own.
+
+use super::connection::{self, ConnectionSettings};
+use super::duration;
+use super::environment::Environment;
+use super::origin::{Entry, Origin, Sourced};
+use super::settings::{self, Common, level_error};
+use super::{Encryption, Retention};
+use crate::error::{Error, Result};
+use crate::stored::compression::Compression;
+use log::LevelFilter;
+use std::fmt;
+use std::num::NonZero;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// The name of a server: of its section, and of its folder below `base_dir`.
+///
+/// Letters, digits, `_`, `-` and `.`, at most 63, not beginning with `.` or
+/// `-`: safe as the name of a folder and as a word on a command line.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ServerName(String);
+
+impl ServerName {
+    /// Checks a name.
+    pub fn new(name: &str) -> Result<ServerName> {
+        let safe = |character: char| character.is_ascii_alphanumeric() || "_-.".contains(character);
+        let valid = (1..=63).contains(&name.len())
+            && name.chars().all(safe)
+            && !name.starts_with(['.', '-']);
+        if !valid {
+            return Err(
+                Error::usage(format!("\"{name}\" cannot be the name of a server")).hint(
+                    "use up to 63 letters, digits, \"_\", \"-\" and \".\", a letter or digit first",
+                ),
+            );
+        }
+        Ok(ServerName(name.to_owned()))
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ServerName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Everything that is configured for one server.
+#[derive(Debug, Clone)]
+pub struct ServerConfiguration {
+    /// Its name.
+    pub name: ServerName,
+    /// The folder above those of all servers; absolute.
+    pub base_dir: PathBuf,
+    /// How stored files are compressed.
+    pub compression: Compression,
+    /// How stored files are encrypted.
+    pub encryption: Encryption,
+    /// The file that holds the master key, if it is not in its usual place.
+    pub master_key: Option<PathBuf>,
+    /// How many threads work; `None` leaves it to pgkeep.
+    pub workers: Option<NonZero<usize>>,
+    /// The most that is read from the server, in bytes a second.
+    pub max_rate: Option<NonZero<u64>>,
+    /// How long backups are kept.
+    pub retention: Retention,
+    /// How old the last verification of a backup may become.
+    pub verification: Option<Duration>,
+    /// The physical replication slot that keeps WAL for this archive.
+    pub wal_slot: Option<String>,
+    /// Whether to create that slot.
+    pub create_slot: bool,
+    /// Further files and folders of the server's machine to keep with a backup.
+    pub extra: Vec<String>,
+    /// What is logged.
+    pub log_level: Option<LevelFilter>,
+    /// Where it is logged, beside standard error.
+    pub log_file: Option<PathBuf>,
+    /// How the server is reached.
+    pub connection: ConnectionSettings,
+}
+
+impl ServerConfiguration {
+    /// Puts the settings of a server together, and lists them for `conf ls`.
+    pub(super) fn resolve(
+        name: ServerName,
+        main: &Common,
+        section: Option<&settings::Server>,
+        environment: &Environment,
+    ) -> Result<(ServerConfiguration, Vec<Entry>)> {
+        let own = section.map_or_else(Common::default, |section| section.common.clone());
+        let (connection, mut entries) = connection::resolve(section, environment)?;
+        let common = overridden(main, own);
+        let base_dir = base_dir(&common, environment)?;
+        let compression = compression(&common)?;
+        entries.extend(common_entries(&common, &base_dir));
+        let wal_slot = section.and_then(|section| section.wal_slot.clone());
+        let extra = section.and_then(|section| section.extra.clone());
+        if let Some(slot) = &wal_slot {
+            entries.push(shown("wal_slot", slot, Clone::clone));
+        }
+        if let Some(extra) = &extra {
+            entries.push(shown("extra", extra, |paths| paths.join(", ")));
+        }
+        let configuration = ServerConfiguration {
+            name,
+            base_dir: base_dir.value,
+            compression,
+            encryption: value_or_default(common.encryption),
+            master_key: common.master_key.map(|given| given.value),
+            workers: value_or_default(common.workers),
+            max_rate: value_or_default(common.max_rate),
+            retention: value_or_default(common.retention),
+            verification: value_or_default(common.verification),
+            wal_slot: wal_slot.map(|given| given.value),
+            create_slot: value_or_default(common.create_slot),
+            extra: value_or_default(extra),
+            log_level: common.log_level.map(|given| given.value),
+            log_file: common.log_file.map(|given| given.value),
+            connection,
+        };
+        Ok((configuration, entries))
+    }
+}
+
+fn value_or_default<T: Default>(given: Option<Sourced<T>>) -> T {
+    given.map(|given| given.value).unwrap_or_default()
+}
+
+/// A server's settings where it has some, the main section's elsewhere.
+fn overridden(main: &Common, own: Common) -> Common {
+    // The main section's level belongs to the main section's algorithm.
+    let level = match own.compression {
+        Some(_) => own.compression_level,
+        None => own
+            .compression_level
+            .or_else(|| main.compression_level.clone()),
+    };
+    Common {
+        base_dir: own.base_dir.or_else(|| main.base_dir.clone()),
+        compression: own.compression.or_else(|| main.compression.clone()),
+        compression_level: level,
+        encryption: own.encryption.or_else(|| main.encryption.clone()),
+        master_key: own.master_key.or_else(|| main.master_key.clone()),
+        workers: own.workers.or_else(|| main.workers.clone()),
+        max_rate: own.max_rate.or_else(|| main.max_rate.clone()),
+        retention: own.retention.or_else(|| main.retention.clone()),
+        verification: own.verification.or_else(|| main.verification.clone()),
+        create_slot: own.create_slot.or_else(|| main.create_slot.clone()),
+        log_level: own.log_level.or_else(|| main.log_level.clone()),
+        log_file: own.log_file.or_else(|| main.log_file.clone()),
+    }
+}
+
+/// Checks that a server's level is one of its algorithm's.
+pub(super) fn check_level(main: &Common, own: Common) -> Result<()> {
+    compression(&overridden(main, own)).map(|_| ())
+}
+
+fn base_dir(common: &Common, environment: &Environment) -> Result<Sourced<PathBuf>> {
+    if let Some(given) = &common.base_dir {
+        return Ok(given.clone());
+    }
+    let value = environment.default_base_dir().ok_or_else(|| {
+        Error::usage("there is no folder for backups: neither base_dir nor HOME is set")
+            .hint("set base_dir in the configuration")
+    })?;
+    Ok(Sourced {
+        value,
+        origin: Origin::Default,
+    })
+}
+
+fn compression(common: &Common) -> Result<Compression> {
+    let algorithm = value_or_default(common.compression.clone());
+    match &common.compression_level {
+        None => Compression::new(algorithm, None).map_err(Error::usage),
+        Some(level) => Compression::new(algorithm, Some(level.value))
+            .map_err(|allowed| level_error(level, &allowed)),
+    }
+}
+
+/// One line of `conf ls`.
+fn shown<T>(key: &str, given: &Sourced<T>, show: impl Fn(&T) -> String) -> Entry {
+    Entry {
+        key: key.to_owned(),
+        value: show(&given.value),
+        origin: given.origin.clone(),
+    }
+}
+
+/// The lines of `conf ls` for settings that main section and servers share;
+/// with a default where there is one worth showing.
+pub(super) fn common_entries(common: &Common, base_dir: &Sourced<PathBuf>) -> Vec<Entry> {
+    fn or_default<T: Clone + Default>(given: &Option<Sourced<T>>) -> Sourced<T> {
+        given.clone().unwrap_or(Sourced {
+            value: T::default(),
+            origin: Origin::Default,
+        })
+    }
+    let path = |path: &PathBuf| path.display().to_string();
+    let number = |number: Option<u64>| number.map_or("0".to_owned(), |number| number.to_string());
+    let mut entries = vec![
+        shown("base_dir", base_dir, path),
+        shown(
+            "compression",
+            &or_default(&common.compression),
+            ToString::to_string,
+        ),
+        shown(
+            "encryption",
+            &or_default(&common.encryption),
+            ToString::to_string,
+        ),
+        shown(
+            "retention",
+            &or_default(&common.retention),
+            ToString::to_string,
+        ),
+        shown("workers", &or_default(&common.workers), |workers| {
+            number(workers.map(|workers| workers.get() as u64))
+        }),
+        shown("max_rate", &or_default(&common.max_rate), |rate| {
+            number(rate.map(NonZero::get))
+        }),
+        shown(
+            "verification",
+            &or_default(&common.verification),
+            |interval| interval.map_or("0".to_owned(), duration::show),
+        ),
+        shown("create_slot", &or_default(&common.create_slot), |create| {
+            if *create { "yes" } else { "no" }.to_owned()
+        }),
+    ];
+    let optional = [
+        common
+            .compression_level
+            .as_ref()
+            .map(|given| shown("compression_level", given, ToString::to_string)),
+        common
+            .master_key
+            .as_ref()
+            .map(|given| shown("master_key", given, path)),
+        common
+            .log_level
+            .as_ref()
+            .map(|given| shown("log_level", given, |level| level.to_string().to_lowercase())),
+        common
+            .log_file
+            .as_ref()
+            .map(|given| shown("log_file", given, path)),
+    ];
+    entries.extend(optional.into_iter().flatten());
+    entries
+}

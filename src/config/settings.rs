@@ -1,0 +1,347 @@
+//! What one section of the configuration file says, checked value by value.
+
+use crate::stored::compression::Algorithm;
+use super::encryption::Encryption;
+use super::environment::Environment;
+use super::foreign::{self, Ignored};
+use super::ini::{Section, Setting};
+use super::origin::{Origin, Sourced};
+use super::retention::Retention;
+use super::{duration, size, suggestion};
+use crate::error::{Error, Result};
+use log::LevelFilter;
+use std::num::NonZero;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// A value of the file, with its line.
+type Given<T> = Option<Sourced<T>>;
+
+/// The keys of [`Common`].
+const COMMON_KEYS: &[&str] = &[
+    "base_dir",
+    "compression",
+    "compression_level",
+    "encryption",
+    "master_key",
+    "workers",
+    "max_rate",
+    "retention",
+    "verification",
+    "log_level",
+    "log_file",
+];
+
+/// The keys of [`Server`] alone.
+const SERVER_KEYS: &[&str] = &[
+    "host",
+    "port",
+    "user",
+    "database",
+    "wal_slot",
+    "create_slot",
+    "extra",
+    "tls_cert_file",
+    "tls_key_file",
+    "tls_ca_file",
+];
+
+/// Settings that stand in the main section and may stand in a server's.
+///
+/// A value that switches something off (`workers = 0`) is `Some(None)`: it is
+/// given and overrides the main section's.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Common {
+    pub(super) base_dir: Given<PathBuf>,
+    pub(super) compression: Given<Algorithm>,
+    pub(super) compression_level: Given<i32>,
+    pub(super) encryption: Given<Encryption>,
+    pub(super) master_key: Given<PathBuf>,
+    pub(super) workers: Given<Option<NonZero<usize>>>,
+    pub(super) max_rate: Given<Option<NonZero<u64>>>,
+    pub(super) retention: Given<Retention>,
+    pub(super) verification: Given<Option<Duration>>,
+    pub(super) create_slot: Given<bool>,
+    pub(super) log_level: Given<LevelFilter>,
+    pub(super) log_file: Given<PathBuf>,
+}
+
+/// Settings of one server's section; those of the connection stay text,
+/// because they are completed from libpq's sources.
+#[derive(Debug, Clone)]
+pub(super) struct Server {
+    pub(super) common: Common,
+    pub(super) host: Sourced<String>,
+    pub(super) port: Given<String>,
+    pub(super) user: Given<String>,
+    pub(super) database: Given<String>,
+    pub(super) wal_slot: Given<String>,
+    pub(super) extra: Given<Vec<String>>,
+    pub(super) certificate: Given<PathBuf>,
+    pub(super) key: Given<PathBuf>,
+    pub(super) roots: Given<PathBuf>,
+}
+
+/// Reads sections of one file.
+pub(super) struct Reader<'a> {
+    pub(super) path: &'a Path,
+    pub(super) environment: &'a Environment,
+    /// Keys that were accepted and have no effect.
+    pub(super) ignored: Vec<Ignored>,
+}
+
+impl Reader<'_> {
+    /// Reads `[pgkeep]` or `[pgmoneta]`.
+    pub(super) fn main_section(&mut self, section: &Section) -> Result<Common> {
+        let log_to_file = section
+            .settings
+            .iter()
+            .find(|setting| setting.key == "log_type")
+            .is_some_and(|setting| setting.value.eq_ignore_ascii_case("file"));
+        let mut common = Common::default();
+        for setting in &section.settings {
+            // In pgmoneta, log_path matters only for log_type = file.
+            let idle = setting.key == "log_path" && !log_to_file;
+            if setting.value.is_empty() || idle || self.common(&mut common, setting)? {
+                continue;
+            }
+            match (setting.key.as_str(), foreign::in_main_section(&setting.key)) {
+                ("storage_engine", _) if setting.value.eq_ignore_ascii_case("local") => {}
+                ("storage_engine", _) => return Err(self.bad_value(setting, "local")),
+                ("log_type", _) => match setting.value.to_ascii_lowercase().as_str() {
+                    "console" | "file" | "syslog" => {}
+                    _ => return Err(self.bad_value(setting, "console or file")),
+                },
+                (_, Some(reason)) => self.ignore(setting, reason),
+                (key, None) if SERVER_KEYS.contains(&key) => {
+                    return Err(self.wrong(setting, "belongs into the section of a server"));
+                }
+                (_, None) => return Err(self.unknown(setting, COMMON_KEYS)),
+            }
+        }
+        Ok(common)
+    }
+
+    /// Reads the section of a server.
+    pub(super) fn server_section(&mut self, section: &Section) -> Result<Server> {
+        let mut server = Server {
+            common: Common::default(),
+            host: self.host(section)?,
+            port: None,
+            user: None,
+            database: None,
+            wal_slot: None,
+            extra: None,
+            certificate: None,
+            key: None,
+            roots: None,
+        };
+        for setting in &section.settings {
+            if setting.value.is_empty() || self.common(&mut server.common, setting)? {
+                continue;
+            }
+            let text = || Some(self.sourced(setting, setting.value.clone()));
+            match setting.key.as_str() {
+                "host" => {}
+                "port" => server.port = text(),
+                "user" => server.user = text(),
+                "database" => server.database = text(),
+                "wal_slot" => {
+                    server.wal_slot = Some(self.read(setting, SLOT_ALLOWED, slot_name)?)
+                }
+                "extra" => server.extra = Some(self.read(setting, "a list of paths", list)?),
+                "tls_cert_file" => server.certificate = Some(self.path(setting)?),
+                "tls_key_file" => server.key = Some(self.path(setting)?),
+                "tls_ca_file" => server.roots = Some(self.path(setting)?),
+                key => match foreign::in_server_section(key) {
+                    Some(reason) => self.ignore(setting, reason),
+                    None => {
+                        let known = [SERVER_KEYS, COMMON_KEYS].concat();
+                        return Err(self.unknown(setting, &known));
+                    }
+                },
+            }
+        }
+        Ok(server)
+    }
+
+    fn host(&self, section: &Section) -> Result<Sourced<String>> {
+        section
+            .settings
+            .iter()
+            .find(|setting| setting.key == "host" && !setting.value.is_empty())
+            .map(|setting| self.sourced(setting, setting.value.clone()))
+            .ok_or_else(|| {
+                Error::usage(format!(
+                    "{}:{}: section [{}] has no host",
+                    self.path.display(),
+                    section.line,
+                    section.name
+                ))
+                .hint("add a line host = NAME, or the folder of the server's Unix socket")
+            })
+    }
+
+    /// Takes a setting that main section and servers share; false if it is none.
+    fn common(&self, common: &mut Common, setting: &Setting) -> Result<bool> {
+        match setting.key.as_str() {
+            "base_dir" => common.base_dir = Some(self.path(setting)?),
+            "compression" => {
+                common.compression =
+                    Some(self.read(setting, Algorithm::ALLOWED, Algorithm::parse)?);
+            }
+            "compression_level" => {
+                common.compression_level =
+                    Some(self.read(setting, "a whole number", |text| text.parse().ok())?);
+            }
+            "encryption" => {
+                common.encryption =
+                    Some(self.read(setting, Encryption::ALLOWED, Encryption::parse)?);
+            }
+            "master_key" => common.master_key = Some(self.path(setting)?),
+            // In a server's section of pgmoneta, -1 stands for the main section's value.
+            "workers" | "max_rate" | "backup_max_rate" | "network_max_rate"
+                if setting.value == "-1" => {}
+            "workers" => common.workers = Some(self.read(setting, WORKERS_ALLOWED, workers)?),
+            "max_rate" | "backup_max_rate" | "network_max_rate" => {
+                if common.max_rate.is_some() {
+                    return Err(self.wrong(setting, "sets max_rate a second time"));
+                }
+                let rate = |text: &str| size::parse(text).map(NonZero::new);
+                common.max_rate = Some(self.read(setting, size::ALLOWED, rate)?);
+            }
+            "retention" => {
+                common.retention =
+                    Some(self.read(setting, Retention::ALLOWED, Retention::parse)?);
+            }
+            "verification" => {
+                let interval = |text: &str| {
+                    duration::parse(text).map(|interval| Some(interval).filter(|i| !i.is_zero()))
+                };
+                common.verification = Some(self.read(setting, duration::ALLOWED, interval)?);
+            }
+            "create_slot" => common.create_slot = Some(self.read(setting, "yes or no", boolean)?),
+            "log_level" => {
+                common.log_level = Some(self.read(setting, LOG_LEVEL_ALLOWED, log_level)?);
+            }
+            "log_file" | "log_path" => {
+                if common.log_file.is_some() {
+                    return Err(self.wrong(setting, "sets log_file a second time"));
+                }
+                common.log_file = Some(self.path(setting)?);
+            }
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    fn read<T>(
+        &self,
+        setting: &Setting,
+        allowed: &str,
+        parse: impl Fn(&str) -> Option<T>,
+    ) -> Result<Sourced<T>> {
+        parse(&setting.value)
+            .map(|value| self.sourced(setting, value))
+            .ok_or_else(|| self.bad_value(setting, allowed))
+    }
+
+    /// A relative path would depend on where cron or a shell happens to stand.
+    fn path(&self, setting: &Setting) -> Result<Sourced<PathBuf>> {
+        self.read(setting, "an absolute path", |text| {
+            Some(self.environment.expand(text)).filter(|path| path.is_absolute())
+        })
+    }
+
+    fn sourced<T>(&self, setting: &Setting, value: T) -> Sourced<T> {
+        Sourced {
+            value,
+            origin: Origin::File {
+                path: self.path.to_owned(),
+                line: setting.line,
+            },
+        }
+    }
+
+    fn ignore(&mut self, setting: &Setting, reason: foreign::Reason) {
+        self.ignored.push(Ignored {
+            key: setting.key.clone(),
+            path: self.path.to_owned(),
+            line: setting.line,
+            reason,
+        });
+    }
+
+    fn wrong(&self, setting: &Setting, what: &str) -> Error {
+        let (path, line) = (self.path.display(), setting.line);
+        Error::usage(format!("{path}:{line}: {} {what}", setting.key))
+    }
+
+    fn bad_value(&self, setting: &Setting, allowed: &str) -> Error {
+        self.wrong(setting, &format!("cannot be \"{}\"", setting.value))
+            .hint(format!("{} may be {allowed}", setting.key))
+    }
+
+    fn unknown(&self, setting: &Setting, known: &[&str]) -> Error {
+        let hint = match suggestion::nearest(&setting.key, known.iter().copied()) {
+            Some(key) => format!("did you mean {key}?"),
+            None => format!("the keys here are {}", known.join(", ")),
+        };
+        self.wrong(setting, "is not a key of this section")
+            .hint(hint)
+    }
+}
+
+/// The level is none of its algorithm's.
+pub(super) fn level_error(level: &Sourced<i32>, allowed: &str) -> Error {
+    Error::usage(format!(
+        "{}: compression_level cannot be \"{}\"",
+        level.origin, level.value
+    ))
+    .hint(format!("compression_level may be {allowed}"))
+}
+
+const WORKERS_ALLOWED: &str = "a number of threads up to 1024, or 0 to leave it to pgkeep";
+
+fn workers(text: &str) -> Option<Option<NonZero<usize>>> {
+    let number = text.parse().ok()?;
+    (number <= 1024).then_some(NonZero::new(number))
+}
+
+const LOG_LEVEL_ALLOWED: &str = "off, error, warn, info, debug or trace";
+
+/// pgmoneta also has fatal, and counts its debug levels from 1 to 5.
+fn log_level(text: &str) -> Option<LevelFilter> {
+    match text.to_ascii_lowercase().as_str() {
+        "off" => Some(LevelFilter::Off),
+        "fatal" | "error" => Some(LevelFilter::Error),
+        "warn" => Some(LevelFilter::Warn),
+        "info" => Some(LevelFilter::Info),
+        "debug" | "debug1" | "debug2" => Some(LevelFilter::Debug),
+        "debug3" | "debug4" | "debug5" | "trace" => Some(LevelFilter::Trace),
+        _ => None,
+    }
+}
+
+fn boolean(text: &str) -> Option<bool> {
+    match text.to_ascii_lowercase().as_str() {
+        "on" | "yes" | "1" | "true" => Some(true),
+        "off" | "no" | "0" | "false" => Some(false),
+        _ => None,
+    }
+}
+
+fn list(text: &str) -> Option<Vec<String>> {
+    let items = text.split(',').map(str::trim);
+    items
+        .map(|item| (!item.is_empty()).then(|| item.to_owned()))
+        .collect()
+}
+
+const SLOT_ALLOWED: &str = "up to 63 lower-case letters, digits and underscores";
+
+/// replication/slot.c: ReplicationSlotValidateName().
+fn slot_name(text: &str) -> Option<String> {
+    let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+    (text.len() <= 63 && text.bytes().all(allowed)).then(|| text.to_owned())
+}

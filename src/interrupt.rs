@@ -1,0 +1,47 @@
+//! Stopping a verb from outside: Ctrl-C and SIGTERM.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use crate::error::{Error, Result};
+
+type Waker = Box<dyn Fn() + Send>;
+
+/// Whether the verb shall stop. Whoever raises it also wakes those who wait for a server.
+#[derive(Default)]
+pub struct Interrupt {
+    raised: AtomicBool,
+    wakers: Mutex<Vec<Waker>>,
+}
+
+impl Interrupt {
+    /// Asks everything to stop, and ends each wait that registered.
+    pub fn raise(&self) {
+        self.raised.store(true, Ordering::SeqCst);
+        for wake in self.wakers.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            wake();
+        }
+    }
+
+    /// Registers what ends a wait, such as cancelling a query.
+    pub fn on_raise(&self, wake: impl Fn() + Send + 'static) {
+        self.wakers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(Box::new(wake));
+    }
+
+    /// Whether to stop.
+    pub fn is_raised(&self) -> bool {
+        self.raised.load(Ordering::SeqCst)
+    }
+
+    /// An error where it is time to stop.
+    pub fn check(&self) -> Result<()> {
+        if self.is_raised() {
+            Err(Error::failed("interrupted"))
+        } else {
+            Ok(())
+        }
+    }
+}

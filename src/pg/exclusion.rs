@@ -1,0 +1,182 @@
+//! What a backup leaves out of a data directory, by the rules of
+//! backup/basebackup.c (excludeDirContents, excludeFiles, sendDir) and
+//! storage/file/reinit.c for unlogged relations.
+//!
+//! All paths are below the data directory, with slashes, and tablespaces are
+//! below `pg_tblspc/OID`, their locations followed.
+
+use std::collections::{HashMap, HashSet};
+
+use crate::pg::relation::{Fork, RelationFile, is_temporary_relation, positive_number};
+use crate::pg::version::Major;
+
+/// Directories that a backup keeps, but without their content: the server
+/// removes or rebuilds it when it starts. Only these at the top of the data
+/// directory are meant. The WAL that a backup needs, it adds itself.
+pub const CONTENTS_EXCLUDED: &[&str] = &[
+    "pg_dynshmem",
+    "pg_notify",
+    "pg_replslot",
+    "pg_serial",
+    "pg_snapshots",
+    "pg_stat_tmp",
+    "pg_subtrans",
+    "pg_wal",
+];
+
+/// The other directories of every cluster (bin/initdb/initdb.c, subdirs). No
+/// setting can empty these.
+const CONTENTS_NEEDED: &[&str] = &[
+    "base",
+    "global",
+    "pg_commit_ts",
+    "pg_logical",
+    "pg_multixact",
+    "pg_stat",
+    "pg_tblspc",
+    "pg_twophase",
+    "pg_xact",
+];
+
+/// Files left out wherever they are. `backup_label`, `tablespace_map` and
+/// `backup_manifest` would belong to another backup than this one.
+const FILES_EXCLUDED: &[&str] = &[
+    "postgresql.auto.conf.tmp",
+    "current_logfiles.tmp",
+    "backup_label",
+    "backup_label.old",
+    "tablespace_map",
+    "tablespace_map.old",
+    "backup_manifest",
+    "backup_manifest.tmp",
+    "postmaster.pid",
+    "postmaster.opts",
+    ".DS_Store",
+];
+
+/// Temporary files and the directories they are in (PG_TEMP_FILE_PREFIX).
+const TEMPORARY_PREFIX: &str = "pgsql_tmp";
+
+/// Caches of the catalogs, which every start rebuilds (RELCACHE_INIT_FILENAME).
+const RELATION_CACHE_PREFIX: &str = "pg_internal.init";
+
+/// The directories below pg_wal that the server expects; a backup makes them.
+pub fn wal_directories(major: Major) -> &'static [&'static str] {
+    if major >= Major::V17 {
+        &["pg_wal/archive_status", "pg_wal/summaries"]
+    } else {
+        &["pg_wal/archive_status"]
+    }
+}
+
+/// The rules for one cluster.
+#[derive(Debug, Clone)]
+pub struct Exclusion {
+    tablespace_directory: String,
+    emptied: Vec<String>,
+}
+
+impl Exclusion {
+    /// The rules for a release. Of the directories in `emptied` a backup keeps
+    /// no content either: the log directory, 14's `stats_temp_directory`, and
+    /// tablespaces whose location is inside the data directory, which would
+    /// else be copied twice. One that is, or holds, or is inside something
+    /// PostgreSQL needs is not emptied, whatever the setting says.
+    pub fn new(major: Major, emptied: impl IntoIterator<Item = String>) -> Exclusion {
+        let emptied = emptied.into_iter().filter(|directory| {
+            let top = directory.split('/').next().unwrap_or_default();
+            !matches!(top, "" | "." | "..") && !CONTENTS_NEEDED.contains(&top)
+        });
+        Exclusion {
+            tablespace_directory: major.tablespace_directory(),
+            emptied: emptied
+                .map(|directory| directory.trim_end_matches('/').to_owned())
+                .collect(),
+        }
+    }
+
+    /// The directories whose content a backup leaves out, to be left out of a
+    /// listing already.
+    pub fn without_contents(&self) -> impl Iterator<Item = &str> {
+        let emptied = self.emptied.iter().map(String::as_str);
+        CONTENTS_EXCLUDED.iter().copied().chain(emptied)
+    }
+
+    /// Whether a backup holds this file.
+    pub fn keeps_file(&self, path: &str) -> bool {
+        let (directory, name) = split_name(path);
+        self.descends_into(directory)
+            && !name.starts_with(TEMPORARY_PREFIX)
+            && !name.starts_with(RELATION_CACHE_PREFIX)
+            && !FILES_EXCLUDED.contains(&name)
+            && !is_temporary_relation(path, &self.tablespace_directory)
+            && !is_beside_version_directory(path)
+    }
+
+    /// Whether a backup holds this directory, be it without its content.
+    pub fn keeps_directory(&self, path: &str) -> bool {
+        let (parent, name) = split_name(path);
+        self.descends_into(parent)
+            && !name.starts_with(TEMPORARY_PREFIX)
+            && (!is_beside_version_directory(path) || name == self.tablespace_directory)
+    }
+
+    /// Whether a backup holds anything of what is in this directory; the data
+    /// directory itself is the empty path.
+    pub fn descends_into(&self, directory: &str) -> bool {
+        if directory.is_empty() {
+            return true;
+        }
+        !CONTENTS_EXCLUDED.contains(&directory)
+            && !self.emptied.iter().any(|emptied| emptied == directory)
+            && self.keeps_directory(directory)
+    }
+}
+
+/// The directory that a path is in, empty at the top, and its last name.
+fn split_name(path: &str) -> (&str, &str) {
+    path.rsplit_once('/').unwrap_or(("", path))
+}
+
+/// Whether a path is directly in a tablespace's location, where only the
+/// directory of the server's own release matters.
+fn is_beside_version_directory(path: &str) -> bool {
+    let mut parts = path.split('/');
+    parts.next() == Some("pg_tblspc")
+        && parts.next().and_then(positive_number).is_some()
+        && parts.next().is_some()
+        && parts.next().is_none()
+}
+
+/// The unlogged relations of a cluster: those that have an init fork. After a
+/// restore the server makes their other forks from it, so that only the init
+/// fork belongs into a backup.
+#[derive(Debug, Clone, Default)]
+pub struct UnloggedRelations {
+    by_directory: HashMap<String, HashSet<u32>>,
+}
+
+impl UnloggedRelations {
+    /// Finds the init forks among all files of a cluster.
+    pub fn find<'a>(files: impl IntoIterator<Item = &'a RelationFile>) -> UnloggedRelations {
+        let mut by_directory = HashMap::<String, HashSet<u32>>::new();
+        for file in files {
+            if file.fork == Fork::Init {
+                by_directory
+                    .entry(file.directory.clone())
+                    .or_default()
+                    .insert(file.relfilenumber);
+            }
+        }
+        UnloggedRelations { by_directory }
+    }
+
+    /// Whether a backup leaves this file out, because the server makes it anew.
+    pub fn leave_out(&self, file: &RelationFile) -> bool {
+        file.fork != Fork::Init
+            && self
+                .by_directory
+                .get(&file.directory)
+                .is_some_and(|relations| relations.contains(&file.relfilenumber))
+    }
+}

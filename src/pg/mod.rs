@@ -1,0 +1,22 @@
+//! PostgreSQL's own formats, as pure functions of bytes.
+//!
+//! Nothing here opens a file, speaks to a server or knows pgkeep's repository.
+//! Each module names the PostgreSQL source it follows, for majors 14 to 18.
+//!
+//! PostgreSQL writes integers in the machine's own order. Every machine pgkeep
+//! runs on is little-endian, so little-endian is what all these modules read
+//! and write; a cluster of the other kind is refused by its control version.
+
+pub mod control;
+pub mod exclusion;
+pub mod history;
+pub mod label;
+mod little_endian;
+pub mod lsn;
+pub mod manifest;
+pub mod page;
+pub mod relation;
+pub mod segment;
+pub mod tablespace_map;
+pub mod version;
+pub mod wal_page;

@@ -1,0 +1,160 @@
+//! The names of the files that tables, indexes and other relations are kept in
+//! (common/relpath.h; storage/file/reinit.c,
+//! parse_filename_for_nontemp_relation; storage/file/fd.c,
+//! looks_like_temp_rel_name).
+//!
+//! A relation has a number, up to four forks, and for each fork a file of at
+//! most 1 GiB for each segment: `16384`, `16384.1`, `16384_fsm`, `16384_vm.2`.
+//! PostgreSQL removes, skips and rebuilds files on the strength of such names, so
+//! the rules are strict: a file that a user put among them is no relation.
+
+use std::fmt;
+
+/// One of the parallel files of a relation (enum ForkNumber).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Fork {
+    /// The data.
+    Main,
+    /// Where there is room in the data.
+    FreeSpaceMap,
+    /// Which pages of the data all transactions can see.
+    VisibilityMap,
+    /// What an unlogged relation is reset to after a crash.
+    Init,
+}
+
+impl Fork {
+    /// What the names of the fork's files end in, before any segment.
+    fn suffix(self) -> &'static str {
+        match self {
+            Fork::Main => "",
+            Fork::FreeSpaceMap => "_fsm",
+            Fork::VisibilityMap => "_vm",
+            Fork::Init => "_init",
+        }
+    }
+}
+
+/// A file that holds a segment of a fork of a relation.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RelationFile {
+    /// Where it is, below the data directory: `base/5`, `global` or
+    /// `pg_tblspc/16390/PG_15_202209061/5`.
+    pub directory: String,
+    /// The relation's number in that directory.
+    pub relfilenumber: u32,
+    /// The fork.
+    pub fork: Fork,
+    /// The segment; zero for the first, which has no number in its name.
+    pub segment: u32,
+}
+
+impl RelationFile {
+    /// Reads a path below the data directory, with slashes. The tablespace
+    /// directory is [`Major::tablespace_directory`]'s.
+    ///
+    /// [`Major::tablespace_directory`]: crate::pg::version::Major::tablespace_directory
+    pub fn parse(path: &str, tablespace_directory: &str) -> Option<RelationFile> {
+        let (directory, name) = path.rsplit_once('/')?;
+        if directory != "global" && !is_database_directory(directory, tablespace_directory) {
+            return None;
+        }
+        let (digits, rest) = split_digits(name);
+        let (fork, rest) = split_fork(rest);
+        let segment = match rest.strip_prefix('.') {
+            Some(segment) => positive_number(segment)?,
+            None if rest.is_empty() => 0,
+            None => return None,
+        };
+        Some(RelationFile {
+            directory: directory.to_owned(),
+            relfilenumber: positive_number(digits)?,
+            fork,
+            segment,
+        })
+    }
+}
+
+impl fmt::Display for RelationFile {
+    /// The path below the data directory.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let RelationFile {
+            directory,
+            relfilenumber,
+            fork,
+            segment,
+        } = self;
+        write!(f, "{directory}/{relfilenumber}{}", fork.suffix())?;
+        if *segment > 0 {
+            write!(f, ".{segment}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether a path below the data directory is a file of some session's
+/// temporary relation, `t3_16384` and the like: they die with the server.
+pub fn is_temporary_relation(path: &str, tablespace_directory: &str) -> bool {
+    let Some((directory, name)) = path.rsplit_once('/') else {
+        return false;
+    };
+    let Some(name) = name.strip_prefix('t') else {
+        return false;
+    };
+    let (session, rest) = split_digits(name);
+    let Some(rest) = rest.strip_prefix('_') else {
+        return false;
+    };
+    let (number, rest) = split_digits(rest);
+    let (_, rest) = split_fork(rest);
+    let segment_is_valid = match rest.strip_prefix('.') {
+        Some(segment) => !segment.is_empty() && split_digits(segment).1.is_empty(),
+        None => rest.is_empty(),
+    };
+    !session.is_empty()
+        && !number.is_empty()
+        && segment_is_valid
+        && is_database_directory(directory, tablespace_directory)
+}
+
+/// Whether a directory holds the relations of one database: `base/5` or
+/// `pg_tblspc/16390/PG_15_202209061/5`.
+fn is_database_directory(directory: &str, tablespace_directory: &str) -> bool {
+    let mut parts = directory.split('/');
+    let database = match parts.next() {
+        Some("base") => parts.next(),
+        Some("pg_tblspc") => {
+            let tablespace = parts.next().and_then(positive_number);
+            if tablespace.is_none() || parts.next() != Some(tablespace_directory) {
+                return false;
+            }
+            parts.next()
+        }
+        _ => return false,
+    };
+    database.and_then(positive_number).is_some() && parts.next().is_none()
+}
+
+/// An OID or a segment's number as PostgreSQL writes it in a name: more than
+/// zero, at most 2^32-1, no sign and no leading zeros.
+pub(super) fn positive_number(text: &str) -> Option<u32> {
+    let (digits, rest) = split_digits(text);
+    if !rest.is_empty() || digits.starts_with('0') {
+        return None;
+    }
+    digits.parse().ok()
+}
+
+fn split_digits(text: &str) -> (&str, &str) {
+    let end = text
+        .find(|character: char| !character.is_ascii_digit())
+        .unwrap_or(text.len());
+    text.split_at(end)
+}
+
+fn split_fork(text: &str) -> (Fork, &str) {
+    [Fork::FreeSpaceMap, Fork::VisibilityMap, Fork::Init]
+        .into_iter()
+        .find_map(|fork| Some((fork, text.strip_prefix(fork.suffix())?)))
+        .unwrap_or((Fork::Main, text))
+}

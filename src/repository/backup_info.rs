@@ -1,0 +1,260 @@
+//! `backup.info`: what is known about one backup.
+//!
+//! YAML with the keys that `info` shows. The last line, `Checksum`, is the SHA-512 of
+//! all lines before it, so that a damaged file is never believed.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::pg::lsn::{Lsn, Timeline};
+use crate::repository::durable;
+use crate::repository::identifier::Identifier;
+use crate::repository::layout::{BackupFolder, FORMAT};
+use crate::stored::checksum::{Sha512Digest, sha512};
+use crate::stored::compression::Algorithm;
+
+/// Everything known about a finished backup.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct BackupInfo {
+    /// The format of the backup's folder.
+    pub format: u32,
+    /// The pgkeep that made it.
+    pub client_version: String,
+    /// Its own name.
+    pub backup: Identifier,
+    /// The server's name in the configuration.
+    pub server: String,
+    /// What the user called it.
+    pub label: String,
+    /// Comments by their keys.
+    pub comments: BTreeMap<String, String>,
+    /// Kept from retention.
+    pub keep: bool,
+    /// How its files are compressed.
+    pub compression: Algorithm,
+    /// The level of compression, where the algorithm has levels.
+    pub compression_level: Option<i32>,
+    /// Bytes of all stored files.
+    pub backup_size: u64,
+    /// Bytes of the cluster when restored, WAL included.
+    pub restore_size: u64,
+    /// Files of the cluster, WAL and manifest included.
+    pub number_of_files: u64,
+    /// Milliseconds it took.
+    pub elapsed: u64,
+    /// PostgreSQL's major version.
+    pub major_version: u32,
+    /// PostgreSQL's minor version.
+    pub minor_version: u32,
+    /// The cluster's identity.
+    pub system_identifier: u64,
+    /// PostgreSQL's `CATALOG_VERSION_NO`.
+    pub catalog_version: u32,
+    /// PostgreSQL's `PG_CONTROL_VERSION`.
+    pub control_version: u32,
+    /// Bytes of a page.
+    pub block_size: u32,
+    /// Bytes of a WAL segment.
+    pub wal_segment_size: u64,
+    /// The server's `wal_level`.
+    pub wal_level: String,
+    /// Whether pages carry checksums.
+    pub data_checksums: bool,
+    /// Whether the data directory was open to its group (0750).
+    pub group_access: bool,
+    /// Whether the server was a standby.
+    pub from_standby: bool,
+    /// Where replay starts: the redo pointer of the backup's checkpoint.
+    #[serde(rename = "StartLSN")]
+    pub start_lsn: Lsn,
+    /// The backup's checkpoint record.
+    #[serde(rename = "CheckpointLSN")]
+    pub checkpoint_lsn: Lsn,
+    /// Where the cluster is consistent.
+    #[serde(rename = "EndLSN")]
+    pub end_lsn: Lsn,
+    /// The timeline of the start.
+    pub start_timeline: Timeline,
+    /// The timeline of the end.
+    pub end_timeline: Timeline,
+    /// The first WAL segment it needs.
+    #[serde(rename = "WAL")]
+    pub wal: String,
+    /// The server's data directory, where it could be learnt.
+    pub data_directory: Option<String>,
+    /// Tablespaces, the default ones aside.
+    pub tablespaces: Vec<Tablespace>,
+    /// How many pages had a wrong checksum on the server.
+    pub corrupt_pages: u64,
+    /// The first of these pages.
+    pub corrupt: Vec<CorruptPage>,
+    /// SHA-512 of `backup.sha512`.
+    pub checksums: String,
+}
+
+/// A tablespace of the cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Tablespace {
+    /// Its OID, the name of its link in `pg_tblspc`.
+    pub oid: u32,
+    /// Its name in SQL.
+    pub name: String,
+    /// The folder it links to; `None` where it is a folder inside `pg_tblspc` itself.
+    pub path: Option<String>,
+}
+
+/// A page that was damaged on the server already.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct CorruptPage {
+    /// The file in PGDATA.
+    pub file: String,
+    /// The page's number in that file.
+    pub block: u32,
+    /// What is wrong with it.
+    pub fault: String,
+}
+
+const CHECKSUM_KEY: &str = "Checksum: ";
+
+impl BackupInfo {
+    /// The digest `backup.sha512` must have.
+    pub fn checksums_digest(&self) -> Option<Sha512Digest> {
+        self.checksums.parse().ok()
+    }
+
+    /// Writes it into the backup's folder, durably.
+    pub fn write(&self, folder: &BackupFolder) -> Result<()> {
+        let mut text = serde_yaml::to_string(self)
+            .map_err(|error| Error::failed(format!("cannot write {}: {error}", folder.info().display())))?;
+        let digest = sha512(text.as_bytes());
+        text.push_str(&format!("{CHECKSUM_KEY}{digest}\n"));
+        durable::replace(&folder.info(), text.as_bytes())
+    }
+
+    /// Reads it from the backup's folder.
+    pub fn read(folder: &BackupFolder) -> Result<BackupInfo> {
+        let path = folder.info();
+        let text = fs::read(&path).map_err(|error| {
+            Error::damage(Error::io("read", &path, &error).message())
+                .hint("this backup cannot be used; choose another one")
+        })?;
+        parse(&text).map_err(|why| {
+            Error::damage(format!("{} is damaged: {why}", path.display()))
+                .hint("this backup cannot be used; choose another one")
+        })
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct FormatOnly {
+    format: u32,
+}
+
+fn parse(text: &[u8]) -> std::result::Result<BackupInfo, String> {
+    let text = std::str::from_utf8(text).map_err(|_| "it is not text")?;
+    let last_line = text
+        .trim_end_matches('\n')
+        .rfind('\n')
+        .map(|newline| newline + 1)
+        .ok_or("it is cut off")?;
+    let (content, checksum) = text.split_at(last_line);
+    let checksum = checksum
+        .strip_prefix(CHECKSUM_KEY)
+        .ok_or("its last line is no checksum")?;
+    if checksum.trim_end() != sha512(content.as_bytes()).to_string() {
+        return Err("its checksum does not fit its content".to_owned());
+    }
+    let FormatOnly { format } = serde_yaml::from_str(content).map_err(|error| error.to_string())?;
+    if format != FORMAT {
+        return Err(format!("it has format {format}, and this pgkeep knows format {FORMAT}"));
+    }
+    serde_yaml::from_str(content).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// Some backup, for tests.
+    pub(crate) fn example(identifier: &str) -> BackupInfo {
+        BackupInfo {
+            format: FORMAT,
+            client_version: "0.1.0".to_owned(),
+            backup: identifier.parse().unwrap(),
+            server: "primary".to_owned(),
+            label: "pgkeep".to_owned(),
+            comments: BTreeMap::from([("why".to_owned(), "before: the upgrade".to_owned())]),
+            keep: false,
+            compression: Algorithm::Zstd,
+            compression_level: Some(3),
+            backup_size: 8_531_968,
+            restore_size: 48_799_744,
+            number_of_files: 971,
+            elapsed: 4000,
+            major_version: 17,
+            minor_version: 11,
+            system_identifier: 7_710_982_562_572_587_380,
+            catalog_version: 202_406_281,
+            control_version: 1700,
+            block_size: 8192,
+            wal_segment_size: 16 << 20,
+            wal_level: "replica".to_owned(),
+            data_checksums: true,
+            group_access: false,
+            from_standby: false,
+            start_lsn: Lsn(0x4F00_0060),
+            checkpoint_lsn: Lsn(0x4F00_00B8),
+            end_lsn: Lsn(0x4F00_0158),
+            start_timeline: Timeline(1),
+            end_timeline: Timeline(1),
+            wal: "00000001000000000000004F".to_owned(),
+            data_directory: None,
+            tablespaces: vec![Tablespace { oid: 16390, name: "fast".to_owned(), path: Some("/mnt/fast".to_owned()) }],
+            corrupt_pages: 0,
+            corrupt: Vec::new(),
+            checksums: sha512(b"").to_string(),
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        let base = tempfile::tempdir().unwrap();
+        let folder = BackupFolder::new(base.path().to_owned());
+        let info = example("20240928065644");
+        info.write(&folder).unwrap();
+        assert_eq!(BackupInfo::read(&folder).unwrap(), info);
+    }
+
+    #[test]
+    fn every_changed_byte_is_noticed() {
+        let base = tempfile::tempdir().unwrap();
+        let folder = BackupFolder::new(base.path().to_owned());
+        example("20240928065644").write(&folder).unwrap();
+        let text = fs::read(folder.info()).unwrap();
+        for position in 0..text.len() - 1 {
+            let mut damaged = text.clone();
+            damaged[position] ^= 1;
+            assert!(parse(&damaged).is_err(), "byte {position}");
+            assert!(parse(&text[..position]).is_err(), "cut at {position}");
+        }
+    }
+
+    #[test]
+    fn a_newer_format_is_named() {
+        let base = tempfile::tempdir().unwrap();
+        let folder = BackupFolder::new(base.path().to_owned());
+        let mut info = example("20240928065644");
+        info.format = FORMAT + 1;
+        info.write(&folder).unwrap();
+        let error = BackupInfo::read(&folder).unwrap_err();
+        assert!(error.message().contains("format 2"), "{error}");
+    }
+}

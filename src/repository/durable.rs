@@ -1,0 +1,81 @@
+//! Replacing a file so that a crash leaves the old content or the new one.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
+
+use crate::error::{Error, Result};
+
+/// Writes `content` beside `path`, syncs it, renames it into place and syncs the folder.
+pub fn replace(path: &Path, content: &[u8]) -> Result<()> {
+    let beside = path.with_added_extension("tmp");
+    let written = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&beside)
+        .and_then(|mut file| file.write_all(content).and_then(|()| file.sync_all()));
+    let renamed = written.and_then(|()| fs::rename(&beside, path));
+    if let Err(error) = renamed {
+        // The failure is told; that its remains cannot be removed adds nothing.
+        let _ = fs::remove_file(&beside);
+        return Err(Error::io("write", path, &error));
+    }
+    match path.parent() {
+        Some(folder) => sync_folder(folder),
+        None => Ok(()),
+    }
+}
+
+/// Makes the names in a folder durable.
+pub fn sync_folder(folder: &Path) -> Result<()> {
+    File::open(folder)
+        .and_then(|folder| folder.sync_all())
+        .map_err(|error| Error::io("sync", folder, &error))
+}
+
+/// Makes everything written so far on the file system that holds `folder`
+/// durable: one call instead of an fsync for each of many thousand files.
+pub fn sync_file_system(folder: &Path) -> Result<()> {
+    let open = File::open(folder).map_err(|error| Error::io("open", folder, &error))?;
+    rustix::fs::syncfs(&open).map_err(|error| Error::io("sync", folder, &error.into()))
+}
+
+/// Creates a folder with mode 0700, and its parents where they are missing.
+pub fn create_folder(folder: &Path) -> Result<()> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)
+        .map_err(|error| Error::io("create the folder", folder, &error))
+}
+
+/// Removes a folder with all it holds; that it is not there is fine.
+pub fn remove_folder(folder: &Path) -> Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(Error::io("remove", folder, &error))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_replaced_file_is_private_and_leaves_nothing_beside_it() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("backup.info");
+        replace(&path, b"one").unwrap();
+        replace(&path, b"two").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"two");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+}

@@ -1,0 +1,154 @@
+//! Where everything lies below `base_dir`.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+use crate::repository::durable;
+use crate::repository::identifier::Identifier;
+use crate::stored::compression::Algorithm;
+
+/// The format of the repository that this pgkeep reads and writes.
+pub const FORMAT: u32 = 1;
+
+const VERSION_FILE: &str = "repository.version";
+
+/// One server's part of the repository.
+#[derive(Debug, Clone)]
+pub struct ServerFolder {
+    base: PathBuf,
+    root: PathBuf,
+}
+
+impl ServerFolder {
+    /// The folder of `server`, whose name must be one a folder can have.
+    pub fn new(base_dir: &Path, server: &str) -> ServerFolder {
+        ServerFolder {
+            base: base_dir.to_owned(),
+            root: base_dir.join(server),
+        }
+    }
+
+    /// Refuses a repository of a newer format. Nothing there yet is fine.
+    pub fn check_format(&self) -> Result<()> {
+        let path = self.base.join(VERSION_FILE);
+        let content = match fs::read_to_string(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(Error::io("read", &path, &error)),
+            Ok(content) => content,
+        };
+        match content.trim().parse::<u32>() {
+            Ok(FORMAT) => Ok(()),
+            Ok(other) => Err(Error::failed(format!(
+                "the repository {} has format {other}, and this pgkeep knows format {FORMAT}",
+                self.base.display()
+            ))
+            .hint("use the pgkeep that wrote it, or a newer one")),
+            Err(_) => Err(Error::failed(format!(
+                "{} does not hold a format number, but {:?}",
+                path.display(),
+                content.trim()
+            ))
+            .hint(format!("if this is a repository of pgkeep, put the line {FORMAT} into that file"))),
+        }
+    }
+
+    /// Creates the folders and marks the repository with its format.
+    pub fn create(&self) -> Result<()> {
+        self.check_format()?;
+        durable::create_folder(&self.backups())?;
+        let version = self.base.join(VERSION_FILE);
+        if !version.exists() {
+            durable::replace(&version, format!("{FORMAT}\n").as_bytes())?;
+            durable::sync_folder(&self.root)?;
+            durable::sync_folder(&self.base)?;
+        }
+        Ok(())
+    }
+
+    /// The server's own folder.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The file whose lock makes its holder the one writer.
+    pub fn lock(&self) -> PathBuf {
+        self.root.join("lock")
+    }
+
+    /// The folder that holds the backups.
+    pub fn backups(&self) -> PathBuf {
+        self.root.join("backup")
+    }
+
+    /// A finished backup.
+    pub fn backup(&self, identifier: Identifier) -> BackupFolder {
+        BackupFolder::new(self.backups().join(identifier.to_string()))
+    }
+}
+
+/// A backup's folder, finished or being built.
+#[derive(Debug, Clone)]
+pub struct BackupFolder {
+    path: PathBuf,
+}
+
+/// The name of the stored PGDATA tree in a backup's folder.
+pub const DATA: &str = "data";
+/// The name of the further files' tree in a backup's folder.
+pub const EXTRA: &str = "extra";
+/// The name of the bundles' folder in a backup's folder.
+pub const BUNDLES: &str = "bundles";
+
+impl BackupFolder {
+    /// The backup in this folder.
+    pub fn new(path: PathBuf) -> BackupFolder {
+        BackupFolder { path }
+    }
+
+    /// The folder itself.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// `backup.info`.
+    pub fn info(&self) -> PathBuf {
+        self.path.join(INFO)
+    }
+
+    /// `backup.sha512`.
+    pub fn checksums(&self) -> PathBuf {
+        self.path.join(CHECKSUMS)
+    }
+
+    /// A stored file by its path in this folder.
+    pub fn stored(&self, relative: &str) -> PathBuf {
+        self.path.join(relative)
+    }
+}
+
+/// `backup.info` by its name.
+pub const INFO: &str = "backup.info";
+/// `backup.sha512` by its name.
+pub const CHECKSUMS: &str = "backup.sha512";
+
+/// The list of files, as a path in the backup's folder.
+pub fn file_list(algorithm: Algorithm) -> String {
+    format!("backup.files{}", algorithm.suffix())
+}
+
+/// A file that is stored by itself, as a path in the backup's folder. `path`
+/// is relative to PGDATA, or absolute for a further file of the server.
+pub fn stored_file(path: &str, algorithm: Algorithm) -> String {
+    let suffix = algorithm.suffix();
+    match path.strip_prefix('/') {
+        Some(further) => format!("{EXTRA}/{further}{suffix}"),
+        None => format!("{DATA}/{path}{suffix}"),
+    }
+}
+
+/// A bundle, as a path in the backup's folder.
+pub fn bundle(number: u32, algorithm: Algorithm) -> String {
+    format!("{BUNDLES}/{number:06}.tar{}", algorithm.suffix())
+}

@@ -1,0 +1,29 @@
+//! What lies on disk: one folder a server, with its backups.
+//!
+//! ```text
+//! base_dir/repository.version              the format of everything below it
+//! base_dir/SERVER/lock                     held by the one writer, with its pid
+//! base_dir/SERVER/backup/IDENTIFIER/       a finished backup
+//!     backup.info                          what `info` shows; written last
+//!     backup.sha512                        every stored file, for sha512sum --check
+//!     backup.files[SUFFIX]                 every file of the cluster and where it is stored
+//!     data/…                               PGDATA's tree, each file with its suffix
+//!     bundles/NNNNNN.tar[SUFFIX]           the small files of data/
+//!     extra/…                              further files of the server
+//! base_dir/SERVER/backup/IDENTIFIER.building/
+//!                                          a backup that is not finished: no command
+//!                                          takes it for one, the next backup removes it
+//! ```
+//!
+//! A backup becomes one by a rename, the last step; so a crash at any point
+//! leaves every finished backup whole.
+
+pub mod backup_info;
+pub mod catalogue;
+pub mod checksums;
+pub mod durable;
+pub mod file_list;
+pub mod identifier;
+pub mod layout;
+pub mod lock;
+pub mod staging;

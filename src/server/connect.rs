@@ -1,0 +1,309 @@
+//! From connection settings to a session.
+//!
+//! A [`Connector`] is made once and then opens as many sessions as there are
+//! threads, all with the same server: what the first session reached, host and
+//! address, the others must reach too, because a backup read from two servers
+//! would be none. So names are looked up here and not by the driver.
+
+mod failure;
+mod session;
+mod tls;
+mod verifier;
+
+pub use failure::server_error;
+
+use crate::config::{
+    ChannelBinding, ConnectionSettings, Endpoint, Host, SslMode, SslNegotiation, TargetSession,
+};
+use crate::error::{Error, Result};
+use failure::{connect_error, may_differ_with_encryption};
+use postgres::config::{ChannelBinding as DriverBinding, SslMode as DriverMode};
+use postgres::{Client, Config, NoTls};
+use std::net::{IpAddr, ToSocketAddrs};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, OnceLock};
+use std::thread;
+use std::time::Duration;
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+/// Opens sessions with one server.
+#[derive(Clone)]
+pub struct Connector {
+    settings: Arc<ConnectionSettings>,
+    /// None if no connection of these settings uses TLS.
+    tls: Option<MakeRustlsConnect>,
+    /// What the first session reached.
+    chosen: Arc<OnceLock<Target>>,
+}
+
+/// One host, and one of its addresses; a Unix socket has none.
+#[derive(Debug, Clone)]
+struct Target {
+    endpoint: Endpoint,
+    address: Option<IpAddr>,
+}
+
+/// Whether an attempt to connect uses TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Encrypted {
+    No,
+    IfOffered,
+    Yes,
+}
+
+impl Connector {
+    /// Loads certificates; connects to nothing.
+    pub fn new(settings: &ConnectionSettings) -> Result<Connector> {
+        let is_network = |endpoint: &Endpoint| matches!(endpoint.host, Host::Network { .. });
+        let uses_tls =
+            settings.tls.mode != SslMode::Disable && settings.endpoints.iter().any(is_network);
+        Ok(Connector {
+            settings: Arc::new(settings.clone()),
+            tls: uses_tls.then(|| tls::load(&settings.tls)).transpose()?,
+            chosen: Arc::new(OnceLock::new()),
+        })
+    }
+
+    /// Opens a session that nothing times out, with `search_path` on
+    /// `pg_catalog`. The first call tries all hosts, in order; later ones,
+    /// and those of clones, go where the first arrived.
+    pub fn connect(&self) -> Result<Client> {
+        if let Some(target) = self.chosen.get() {
+            return self.open(target, self.settings.target);
+        }
+        let passes: &[TargetSession] = match self.settings.target {
+            TargetSession::PreferStandby => &[TargetSession::Standby, TargetSession::Any],
+            ref wanted => std::slice::from_ref(wanted),
+        };
+        let mut failure = None;
+        for wanted in passes {
+            for endpoint in &self.settings.endpoints {
+                match self.connect_endpoint(endpoint, *wanted) {
+                    Ok(client) => return Ok(client),
+                    Err(error) => failure = Some(error),
+                }
+            }
+        }
+        Err(failure.unwrap_or_else(|| Error::usage("no host to connect to is configured")))
+    }
+
+    /// Asks the server to cancel the query that runs in another session.
+    pub fn cancel(&self, token: &postgres::CancelToken) -> Result<()> {
+        let (token, tls) = (token.clone(), self.tls.clone());
+        let sent = within(self.settings.connect_timeout, move || match tls {
+            Some(tls) => token.cancel_query(tls),
+            None => token.cancel_query(NoTls),
+        })?;
+        match sent {
+            Some(Ok(())) => Ok(()),
+            Some(Err(error)) => Err(server_error("cancel a query", &error)),
+            None => Err(Error::server(
+                "cannot cancel a query: the server does not answer",
+            )),
+        }
+    }
+
+    /// "host /tmp port 5432 user ann database postgres", for messages.
+    pub fn describe(&self) -> String {
+        let hosts = match self.chosen.get() {
+            Some(target) => target.endpoint.to_string(),
+            None => {
+                let hosts = self.settings.endpoints.iter().map(Endpoint::to_string);
+                hosts.collect::<Vec<_>>().join(" or ")
+            }
+        };
+        self.describe_session(&hosts)
+    }
+
+    fn describe_session(&self, host: &str) -> String {
+        let ConnectionSettings { user, database, .. } = &*self.settings;
+        format!("{host} user {user} database {database}")
+    }
+
+    fn connect_endpoint(&self, endpoint: &Endpoint, wanted: TargetSession) -> Result<Client> {
+        let mut failure = None;
+        for address in self.addresses(endpoint)? {
+            let target = Target {
+                endpoint: endpoint.clone(),
+                address,
+            };
+            match self.open(&target, wanted) {
+                Ok(client) => {
+                    // Another thread may have come first, and arrived elsewhere.
+                    let chosen = self.chosen.get_or_init(|| target.clone());
+                    if chosen.address == address && chosen.endpoint.host == endpoint.host {
+                        return Ok(client);
+                    }
+                    return self.open(chosen, self.settings.target);
+                }
+                Err(error) => failure = Some(error),
+            }
+        }
+        Err(failure.unwrap_or_else(|| failure::unknown_host(endpoint, None)))
+    }
+
+    /// The addresses of a host; of a Unix socket none, but one attempt.
+    fn addresses(&self, endpoint: &Endpoint) -> Result<Vec<Option<IpAddr>>> {
+        let (name, port) = match &endpoint.host {
+            Host::Socket(_) => return Ok(vec![None]),
+            Host::Network {
+                address: Some(address),
+                ..
+            } => return Ok(vec![Some(*address)]),
+            Host::Network { name, .. } => (name.clone(), endpoint.port),
+        };
+        let found = within(self.settings.connect_timeout, move || {
+            let addresses = (name.as_str(), port).to_socket_addrs()?;
+            Ok(addresses.map(|address| Some(address.ip())).collect())
+        })?;
+        match found {
+            Some(Ok(addresses)) => Ok(addresses),
+            Some(Err(error)) => Err(failure::unknown_host(endpoint, Some(&error))),
+            None => Err(failure::timed_out(endpoint, self.settings.connect_timeout)),
+        }
+    }
+
+    /// Opens a session with one target, in each of the ways that sslmode
+    /// allows. Follows fe-connect.c: PQconnectPoll(), which tries the other way
+    /// only where the server or TLS refuses the first.
+    fn open(&self, target: &Target, wanted: TargetSession) -> Result<Client> {
+        let (first, second) = match (&target.endpoint.host, self.settings.tls.mode) {
+            (Host::Socket(_), _) | (_, SslMode::Disable) => (Encrypted::No, None),
+            (_, SslMode::Allow) => (Encrypted::No, Some(Encrypted::Yes)),
+            (_, SslMode::Prefer) => (Encrypted::IfOffered, Some(Encrypted::No)),
+            (_, SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull) => {
+                (Encrypted::Yes, None)
+            }
+        };
+        let place = self.describe_session(&target.endpoint.to_string());
+        let client = match self.attempt(target, first)? {
+            Ok(client) => client,
+            Err(error) => {
+                let retried = second
+                    .filter(|_| may_differ_with_encryption(&error))
+                    .map(|second| self.attempt(target, second))
+                    .transpose()?;
+                match retried {
+                    Some(Ok(client)) => client,
+                    // The attempt with TLS says more.
+                    Some(Err(other)) if second == Some(Encrypted::Yes) => {
+                        return Err(connect_error(&place, &target.endpoint, &other));
+                    }
+                    _ => return Err(connect_error(&place, &target.endpoint, &error)),
+                }
+            }
+        };
+        session::prepare(client, &place, wanted)
+    }
+
+    /// One connection; the outer result is about this machine and about time.
+    fn attempt(
+        &self,
+        target: &Target,
+        encrypted: Encrypted,
+    ) -> Result<std::result::Result<Client, postgres::Error>> {
+        let config = self.driver_config(target, encrypted);
+        let tls = self.tls.clone().filter(|_| encrypted != Encrypted::No);
+        let timeout = self.settings.connect_timeout;
+        let answered = within(timeout, move || match tls {
+            Some(tls) => config.connect(tls),
+            None => config.connect(NoTls),
+        })?;
+        answered.ok_or_else(|| failure::timed_out(&target.endpoint, timeout))
+    }
+
+    fn driver_config(&self, target: &Target, encrypted: Encrypted) -> Config {
+        let ConnectionSettings {
+            user,
+            database,
+            options,
+            connect_timeout,
+            channel_binding,
+            tls,
+            ..
+        } = &*self.settings;
+        let mut config = Config::new();
+        config
+            .user(user)
+            .dbname(database)
+            .application_name("pgkeep")
+            .port(target.endpoint.port)
+            .keepalives(true)
+            .keepalives_idle(Duration::from_secs(30))
+            .keepalives_interval(Duration::from_secs(10))
+            .keepalives_retries(3)
+            .tcp_user_timeout(Duration::from_secs(60))
+            .channel_binding(match channel_binding {
+                ChannelBinding::Disable => DriverBinding::Disable,
+                ChannelBinding::Prefer => DriverBinding::Prefer,
+                ChannelBinding::Require => DriverBinding::Require,
+            })
+            .ssl_mode(match encrypted {
+                Encrypted::No => DriverMode::Disable,
+                Encrypted::IfOffered => DriverMode::Prefer,
+                Encrypted::Yes => DriverMode::Require,
+            })
+            .ssl_negotiation(match tls.negotiation {
+                SslNegotiation::Postgres => postgres::config::SslNegotiation::Postgres,
+                SslNegotiation::Direct => postgres::config::SslNegotiation::Direct,
+            });
+        match &target.endpoint.host {
+            Host::Socket(folder) => config.host_path(folder),
+            Host::Network { name, .. } => config.host(name),
+        };
+        if let Some(address) = target.address {
+            config.hostaddr(address);
+        }
+        if let Some(timeout) = connect_timeout {
+            config.connect_timeout(*timeout);
+        }
+        if let Some(options) = options {
+            config.options(options);
+        }
+        if let Some(password) = &target.endpoint.password {
+            config.password(password.reveal());
+        }
+        config
+    }
+}
+
+/// Runs `work` on a thread of its own and waits so long for it; none if it
+/// takes longer. The driver's own timeout ends with the TCP handshake, and
+/// looking up a name has none. A thread that is late ends with the process.
+fn within<T: Send + 'static>(
+    timeout: Option<Duration>,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<Option<T>> {
+    let Some(timeout) = timeout else {
+        return Ok(Some(work()));
+    };
+    let (sender, receiver) = mpsc::sync_channel(1);
+    thread::Builder::new()
+        .name("connect".to_owned())
+        // Nobody waits for an answer that comes too late.
+        .spawn(move || drop(sender.send(work())))
+        .map_err(|error| Error::failed(format!("cannot start a thread: {error}")))?;
+    match receiver.recv_timeout(timeout) {
+        Ok(answer) => Ok(Some(answer)),
+        Err(RecvTimeoutError::Timeout) => Ok(None),
+        Err(RecvTimeoutError::Disconnected) => {
+            Err(Error::failed("a thread that was to connect ended early"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn waiting_has_an_end() {
+        let timeout = Some(Duration::from_millis(20));
+        assert_eq!(within(timeout, || 1).unwrap(), Some(1));
+        let late = within(timeout, || thread::sleep(Duration::from_secs(5))).unwrap();
+        assert_eq!(late, None);
+        assert_eq!(within(None, || 2).unwrap(), Some(2));
+    }
+}

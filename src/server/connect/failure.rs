@@ -1,0 +1,333 @@
+//! The driver's errors in words for the operator.
+//!
+//! The driver does not say what sort of failure it had, so that is read off the
+//! error's sources: the server's message, rustls's, the operating system's or
+//! the driver's own text. No message contains a password; the driver's have none.
+
+use crate::config::{Endpoint, Host};
+use crate::error::Error;
+use postgres::error::{DbError, SqlState};
+use rustls::{AlertDescription, CertificateError};
+use std::error::Error as _;
+use std::fmt::Write as _;
+use std::io;
+use std::time::Duration;
+
+/// What a failure of the driver comes from.
+enum Source<'a> {
+    /// The server's own words.
+    Server(&'a DbError),
+    /// TLS.
+    Tls(&'a rustls::Error),
+    /// The operating system.
+    System(&'a io::Error),
+    /// The driver's words, without a cause or with it.
+    Driver(String),
+}
+
+impl<'a> Source<'a> {
+    fn of(error: &'a postgres::Error) -> Source<'a> {
+        if let Some(server) = error.as_db_error() {
+            return Source::Server(server);
+        }
+        match error.source() {
+            None => Source::Driver(error.to_string()),
+            Some(source) => match source.downcast_ref::<io::Error>() {
+                Some(system) => match system.get_ref().and_then(|inner| inner.downcast_ref()) {
+                    Some(tls) => Source::Tls(tls),
+                    None => Source::System(system),
+                },
+                None => Source::Driver(source.to_string()),
+            },
+        }
+    }
+}
+
+/// The routine of the server that decides who may connect (libpq/auth.c); its
+/// name, unlike the message, is in one language.
+const CLIENT_AUTHENTICATION: &str = "ClientAuthentication";
+
+/// Whether another attempt with TLS, or without, could have another end: TLS
+/// failed, or the server has no rule for connections of this sort.
+pub(super) fn may_differ_with_encryption(error: &postgres::Error) -> bool {
+    match Source::of(error) {
+        Source::Server(server) => server.routine() == Some(CLIENT_AUTHENTICATION),
+        Source::Tls(_) => true,
+        Source::System(_) | Source::Driver(_) => is_handshake(error),
+    }
+}
+
+fn is_handshake(error: &postgres::Error) -> bool {
+    error.to_string() == "error performing TLS handshake"
+}
+
+/// Why no connection could be made; `place` describes the session.
+pub(super) fn connect_error(place: &str, endpoint: &Endpoint, error: &postgres::Error) -> Error {
+    let failed = |reason: &str| Error::server(format!("cannot connect to {place}: {reason}"));
+    match Source::of(error) {
+        Source::Server(server) => {
+            let failure = failed(&in_words(server));
+            match refusal_hint(server) {
+                Some(hint) => failure.hint(hint),
+                None => failure,
+            }
+        }
+        Source::Tls(tls) => {
+            let (reason, hint) = tls_failure(tls, endpoint);
+            failed(&reason).hint(hint)
+        }
+        Source::System(system) => {
+            let (reason, hint) = system_failure(system, endpoint);
+            failed(&reason).hint(hint)
+        }
+        Source::Driver(text) => {
+            let (reason, hint) = driver_failure(&text, endpoint);
+            failed(&reason).hint(hint)
+        }
+    }
+}
+
+/// A host name that cannot be resolved.
+pub(super) fn unknown_host(endpoint: &Endpoint, error: Option<&io::Error>) -> Error {
+    let reason = error.map_or_else(|| "it has no address".to_owned(), ToString::to_string);
+    let reason = reason.trim_start_matches("failed to lookup address information: ");
+    Error::server(format!("cannot find the server at {endpoint}: {reason}"))
+        .hint("check the spelling of the host's name, and this machine's name service")
+}
+
+/// A host that did not answer in time.
+pub(super) fn timed_out(endpoint: &Endpoint, timeout: Option<Duration>) -> Error {
+    let seconds = timeout.unwrap_or_default().as_secs();
+    Error::server(format!(
+        "the server at {endpoint} did not answer within {seconds} s"
+    ))
+    .hint("check host, port and firewalls, or set PGCONNECT_TIMEOUT higher")
+}
+
+/// The server's message with its detail.
+fn in_words(server: &DbError) -> String {
+    let mut text = server.message().to_owned();
+    if let Some(detail) = server.detail() {
+        let _ = write!(text, " ({})", detail.trim_end_matches('.'));
+    }
+    text
+}
+
+/// What to do where the server refuses a connection.
+fn refusal_hint(server: &DbError) -> Option<String> {
+    let code = server.code();
+    let hint = match server.routine() {
+        _ if *code == SqlState::INVALID_PASSWORD => {
+            "correct the password in ~/.pgpass, PGPASSWORD or the service file"
+        }
+        Some(CLIENT_AUTHENTICATION) if server.message().contains("pg_hba.conf") => {
+            "add a line for this role, database and address to the server's pg_hba.conf, and reload it"
+        }
+        Some(CLIENT_AUTHENTICATION) => {
+            "name a client certificate: ~/.postgresql/postgresql.crt and .key, or PGSSLCERT and PGSSLKEY"
+        }
+        Some("InitializeSessionUserId") => {
+            "create the role with LOGIN, or name another one: user in the configuration, or PGUSER"
+        }
+        _ if *code == SqlState::INVALID_AUTHORIZATION_SPECIFICATION => {
+            "the server's pg_hba.conf asks for another proof of who this is; see the server's log"
+        }
+        _ if *code == SqlState::INVALID_CATALOG_NAME => {
+            "name a database that exists: database in the configuration, or PGDATABASE"
+        }
+        _ if *code == SqlState::TOO_MANY_CONNECTIONS => {
+            "use fewer workers, or raise max_connections or the role's connection limit"
+        }
+        _ if *code == SqlState::CANNOT_CONNECT_NOW => {
+            "wait until the server accepts connections, then try again"
+        }
+        _ if *code == SqlState::INSUFFICIENT_PRIVILEGE => {
+            "GRANT CONNECT ON DATABASE to the role, or name another database"
+        }
+        _ => return server.hint().map(str::to_owned),
+    };
+    Some(hint.to_owned())
+}
+
+fn name_of(endpoint: &Endpoint) -> String {
+    match &endpoint.host {
+        Host::Socket(folder) => folder.display().to_string(),
+        Host::Network { name, .. } => name.clone(),
+    }
+}
+
+fn tls_failure(error: &rustls::Error, endpoint: &Endpoint) -> (String, &'static str) {
+    use CertificateError as Certificate;
+    let certificate = |what: &str| format!("the server's certificate {what}");
+    match error {
+        rustls::Error::InvalidCertificate(reason) => match reason {
+            Certificate::UnknownIssuer | Certificate::BadSignature => (
+                certificate("is not signed by anyone who is trusted"),
+                "put the certificate of its issuer into ~/.postgresql/root.crt or the file of PGSSLROOTCERT",
+            ),
+            Certificate::NotValidForName | Certificate::NotValidForNameContext { .. } => (
+                certificate(&format!("is not made out to {}", name_of(endpoint))),
+                "set host to a name that the certificate has (hostaddr can hold the address)",
+            ),
+            Certificate::Expired | Certificate::ExpiredContext { .. } => (
+                certificate("has expired"),
+                "renew it on the server; check the clock of this machine",
+            ),
+            Certificate::NotValidYet | Certificate::NotValidYetContext { .. } => (
+                certificate("is not valid yet"),
+                "check the clocks of this machine and of the server",
+            ),
+            other => (
+                certificate(&format!("cannot be used: {other}")),
+                "make it anew, as X.509 version 3 with a subjectAltName",
+            ),
+        },
+        rustls::Error::AlertReceived(alert) => (
+            format!("the server broke TLS off: {}", alert_in_words(*alert)),
+            "see the server's log; check the client certificate and who issued it",
+        ),
+        other => (
+            format!("TLS failed: {other}"),
+            "check that a PostgreSQL server with TLS 1.2 or later listens there",
+        ),
+    }
+}
+
+fn alert_in_words(alert: AlertDescription) -> String {
+    match alert {
+        AlertDescription::UnknownCA => "it does not trust the client certificate's issuer".into(),
+        AlertDescription::CertificateExpired => "the client certificate has expired".into(),
+        AlertDescription::CertificateRequired => "it demands a client certificate".into(),
+        other => format!("{other:?}"),
+    }
+}
+
+fn system_failure(error: &io::Error, endpoint: &Endpoint) -> (String, &'static str) {
+    let socket = match &endpoint.host {
+        Host::Socket(folder) => Some(folder.join(format!(".s.PGSQL.{}", endpoint.port))),
+        Host::Network { .. } => None,
+    };
+    match (error.kind(), socket) {
+        (io::ErrorKind::NotFound, Some(path)) => (
+            format!("there is no socket {}", path.display()),
+            "check that the server runs, and its unix_socket_directories and port",
+        ),
+        (io::ErrorKind::PermissionDenied, Some(path)) => (
+            format!("the socket {} may not be used", path.display()),
+            "check unix_socket_permissions of the server, and the folders above the socket",
+        ),
+        (io::ErrorKind::ConnectionRefused, Some(path)) => (
+            format!("no server listens on the socket {}", path.display()),
+            "check that the server runs; the socket may be left over from a crash",
+        ),
+        (io::ErrorKind::ConnectionRefused, None) => (
+            "the connection was refused".to_owned(),
+            "check that the server runs, and its listen_addresses and port",
+        ),
+        (io::ErrorKind::TimedOut, _) => (
+            "the server did not answer in time".to_owned(),
+            "check host, port and firewalls, or set PGCONNECT_TIMEOUT higher",
+        ),
+        (
+            io::ErrorKind::UnexpectedEof
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::BrokenPipe,
+            _,
+        ) => (
+            "the server closed the connection".to_owned(),
+            "check that a PostgreSQL server listens there, and see its log",
+        ),
+        _ => (
+            plain(error),
+            "check host and port, and that the server can be reached from here",
+        ),
+    }
+}
+
+/// The system's words for an I/O error, without Rust's "(os error N)".
+fn plain(error: &io::Error) -> String {
+    let text = error.to_string();
+    match text.split_once(" (os error") {
+        Some((words, _)) => words.to_owned(),
+        None => text,
+    }
+}
+
+fn driver_failure(text: &str, endpoint: &Endpoint) -> (String, &'static str) {
+    let is_socket = matches!(endpoint.host, Host::Socket(_));
+    match text {
+        "password missing" => (
+            "the server asks for a password, and none is given".to_owned(),
+            "put it into ~/.pgpass (mode 0600), or set PGPASSWORD",
+        ),
+        "server does not support TLS" => (
+            "the server does not support TLS".to_owned(),
+            "turn ssl on in the server's postgresql.conf, or choose a weaker sslmode",
+        ),
+        "server did not use channel binding" if is_socket => (
+            "channel binding is required, but a Unix socket has no TLS".to_owned(),
+            "connect over TLS, or unset PGCHANNELBINDING",
+        ),
+        "server did not use channel binding" => (
+            "channel binding is required, but the server does not offer it".to_owned(),
+            "let pg_hba.conf ask for scram-sha-256 on a hostssl line, or unset PGCHANNELBINDING",
+        ),
+        "unsupported authentication method" => (
+            "the server asks for an authentication that pgkeep does not have".to_owned(),
+            "let pg_hba.conf ask for scram-sha-256 or a client certificate",
+        ),
+        other => (
+            other.to_owned(),
+            "check that a PostgreSQL server listens there, and see its log",
+        ),
+    }
+}
+
+/// What went wrong while `doing` something in a session ("read the list of
+/// files"), in the server's own words.
+///
+/// A permission that lacks, a server that goes away and a connection that is
+/// lost are failures of kind Server; everything else that SQL can answer is one
+/// of kind Failed.
+pub fn server_error(doing: &str, error: &postgres::Error) -> Error {
+    let cannot = |reason: &str| format!("cannot {doing}: {reason}");
+    match Source::of(error) {
+        Source::Server(server) => of_server(server, &cannot(&in_words(server))),
+        Source::System(_) | Source::Tls(_) => {
+            lost(&cannot("the connection to the server was lost"))
+        }
+        Source::Driver(_) if error.is_closed() => {
+            lost(&cannot("the connection to the server was lost"))
+        }
+        Source::Driver(text) => Error::failed(cannot(&text)),
+    }
+}
+
+fn lost(message: &str) -> Error {
+    Error::server(message)
+        .hint("see the server's log: it may have been restarted, or the network have failed")
+}
+
+fn of_server(server: &DbError, message: &str) -> Error {
+    let code = server.code();
+    if *code == SqlState::INSUFFICIENT_PRIVILEGE {
+        return Error::server(message)
+            .hint("pgkeep permissions SERVER prints the SQL that grants what is needed");
+    }
+    if [SqlState::ADMIN_SHUTDOWN, SqlState::CRASH_SHUTDOWN].contains(code) {
+        return Error::server(message).hint(
+            "the server was shut down or the session was terminated; run the same command again",
+        );
+    }
+    if *code == SqlState::CANNOT_CONNECT_NOW {
+        return Error::server(message).hint("wait until the server accepts connections");
+    }
+    if *code == SqlState::QUERY_CANCELED {
+        return Error::failed(message).hint("the query was cancelled; run the same command again");
+    }
+    let failure = Error::failed(message);
+    match server.hint() {
+        Some(hint) => failure.hint(hint),
+        None => failure,
+    }
+}

@@ -1,0 +1,172 @@
+//! What kind of server it is.
+
+use postgres::Client;
+
+use crate::error::{Error, Result};
+use crate::pg::control::ControlFile;
+use crate::pg::version::{Major, Version};
+use crate::server::connect::server_error;
+use crate::server::reading::FileReader;
+
+/// What a backup must know of a server before it starts.
+#[derive(Debug, Clone)]
+pub struct Facts {
+    /// PostgreSQL's version.
+    pub version: Version,
+    /// The control file as it was when asked.
+    pub control: ControlFile,
+    /// Whether it is a standby.
+    pub in_recovery: bool,
+    /// `wal_level`.
+    pub wal_level: String,
+    /// Whether pages carry checksums.
+    pub data_checksums: bool,
+    /// Whether the data directory is open to its group.
+    pub group_access: bool,
+    /// Where it is on the server.
+    pub data_directory: Option<String>,
+    /// Where the server writes its log: relative to PGDATA, or absolute.
+    pub log_directory: String,
+    /// Configuration files outside the data directory.
+    pub configuration_files: Vec<String>,
+    /// The tablespaces, the default ones aside.
+    pub tablespaces: Vec<TablespaceLocation>,
+}
+
+/// A tablespace on the server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TablespaceLocation {
+    /// Its OID, the name of its link in `pg_tblspc`.
+    pub oid: u32,
+    /// Its name in SQL.
+    pub name: String,
+    /// Where it is; relative to PGDATA for a tablespace in place.
+    pub location: String,
+}
+
+impl TablespaceLocation {
+    /// Whether it is a folder in `pg_tblspc` itself, not a link.
+    pub fn is_in_place(&self) -> bool {
+        !self.location.starts_with('/')
+    }
+}
+
+/// The server's version, or why it will not do.
+pub fn version(client: &mut Client) -> Result<Version> {
+    let number: i32 = client
+        .query_one("SELECT current_setting('server_version_num')::int4", &[])
+        .and_then(|row| row.try_get(0))
+        .map_err(|error| server_error("ask for the server's version", &error))?;
+    u32::try_from(number)
+        .ok()
+        .and_then(Version::from_server_version_num)
+        .ok_or_else(|| {
+            Error::server(format!(
+                "the server is PostgreSQL {}, and pgkeep backs up PostgreSQL {} to {}",
+                number / 10_000,
+                Major::V14.number(),
+                Major::V18.number()
+            ))
+        })
+}
+
+const SETTINGS: &str = "\
+SELECT pg_is_in_recovery(),
+       current_setting('wal_level'),
+       current_setting('data_checksums') = 'on',
+       current_setting('data_directory_mode') IN ('0750', '750'),
+       CASE WHEN reads_settings THEN current_setting('data_directory') END,
+       CASE WHEN reads_settings THEN current_setting('log_directory') END,
+       CASE WHEN reads_settings
+            THEN ARRAY[current_setting('config_file'), current_setting('hba_file'), current_setting('ident_file')]
+            ELSE ARRAY[]::text[] END
+  FROM (SELECT pg_has_role(current_user, 'pg_read_all_settings', 'USAGE') AS reads_settings) AS role";
+
+/// PostgreSQL's own default, for a role that may not ask.
+const DEFAULT_LOG_DIRECTORY: &str = "log";
+
+impl Facts {
+    /// Asks the server.
+    pub fn read(client: &mut Client, reader: &mut FileReader) -> Result<Facts> {
+        let version = version(client)?;
+        let (_, control) = reader.read_control_file()?;
+        let row = client
+            .query_one(SETTINGS, &[])
+            .map_err(|error| server_error("ask for the server's settings", &error))?;
+        let read = |error| server_error("ask for the server's settings", &error);
+        let data_directory = match row.try_get(4).map_err(read)? {
+            Some(directory) => Some(directory),
+            None => data_directory_by_pid_file(reader)?,
+        };
+        let files: Vec<String> = row.try_get(6).map_err(read)?;
+        Ok(Facts {
+            version,
+            control,
+            in_recovery: row.try_get(0).map_err(read)?,
+            wal_level: row.try_get(1).map_err(read)?,
+            data_checksums: row.try_get(2).map_err(read)?,
+            group_access: row.try_get(3).map_err(read)?,
+            log_directory: row
+                .try_get::<_, Option<String>>(5)
+                .map_err(read)?
+                .unwrap_or_else(|| DEFAULT_LOG_DIRECTORY.to_owned()),
+            configuration_files: outside(files, data_directory.as_deref()),
+            data_directory,
+            tablespaces: tablespaces(client)?,
+        })
+    }
+}
+
+/// `postmaster.pid` has the data directory in its second line
+/// (utils/pidfile.h), for a role that may not read the setting.
+fn data_directory_by_pid_file(reader: &mut FileReader) -> Result<Option<String>> {
+    let content = reader.read_small_file("postmaster.pid", 8192)?;
+    Ok(content.and_then(|content| {
+        let text = String::from_utf8(content).ok()?;
+        text.lines().nth(1).map(str::to_owned)
+    }))
+}
+
+fn outside(files: Vec<String>, data_directory: Option<&str>) -> Vec<String> {
+    let Some(data_directory) = data_directory else {
+        return Vec::new();
+    };
+    let inside = format!("{}/", data_directory.trim_end_matches('/'));
+    files
+        .into_iter()
+        .filter(|file| file.starts_with('/') && !file.starts_with(&inside))
+        .collect()
+}
+
+/// The tablespaces as they are now, the default ones aside.
+pub fn tablespaces(client: &mut Client) -> Result<Vec<TablespaceLocation>> {
+    let rows = client
+        .query(
+            "SELECT oid, spcname::text, pg_tablespace_location(oid) FROM pg_tablespace \
+             WHERE spcname NOT IN ('pg_default', 'pg_global') ORDER BY oid",
+            &[],
+        )
+        .map_err(|error| server_error("list the tablespaces", &error))?;
+    rows.iter()
+        .map(|row| {
+            Ok(TablespaceLocation {
+                oid: row.try_get(0)?,
+                name: row.try_get(1)?,
+                location: row.try_get(2)?,
+            })
+        })
+        .collect::<std::result::Result<_, postgres::Error>>()
+        .map_err(|error| server_error("list the tablespaces", &error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn configuration_files_in_the_data_directory_are_not_taken_twice() {
+        let files = || vec!["/etc/pg/postgresql.conf".to_owned(), "/data/pg_hba.conf".to_owned(), "/data2/x".to_owned()];
+        assert_eq!(outside(files(), Some("/data/")), ["/etc/pg/postgresql.conf", "/data2/x"]);
+        assert!(outside(files(), None).is_empty());
+    }
+}

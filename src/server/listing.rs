@@ -1,0 +1,107 @@
+//! All files of the data directory, by one query.
+
+use postgres::Client;
+use postgres::fallible_iterator::FallibleIterator;
+use postgres::types::ToSql;
+
+use crate::error::{Error, Result};
+use crate::server::connect::server_error;
+
+/// A file or directory of the server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// Relative to PGDATA; absolute below an absolute root.
+    pub path: String,
+    /// Bytes.
+    pub size: u64,
+    /// Seconds since 1970.
+    pub modified: i64,
+    /// A directory, or a link to one.
+    pub is_directory: bool,
+}
+
+/// What not to look into.
+#[derive(Debug, Clone, Default)]
+pub struct Skipped<'a> {
+    /// Directories whose entries are not listed; they themselves are.
+    pub contents_of: Vec<&'a str>,
+    /// The one directory of a tablespace that is this server's, such as
+    /// `PG_15_202209061`.
+    pub tablespace_directory: &'a str,
+}
+
+/// Deeper than any data directory goes; a link that leads back up ends here.
+const DEEPEST: i32 = 24;
+
+/// One pg_ls_dir a directory and one pg_stat_file an entry. Whatever vanishes
+/// in between is left out: pg_stat_file gives NULL for it.
+const LIST: &str = "\
+WITH RECURSIVE entry AS (
+    SELECT $1::text || n.name AS path, n.name, 1 AS depth, s.size, s.modification, s.isdir
+      FROM pg_ls_dir($2) AS n(name), pg_stat_file($1::text || n.name, true) AS s
+     WHERE s.isdir IS NOT NULL
+    UNION ALL
+    SELECT e.path || '/' || n.name, n.name, e.depth + 1, s.size, s.modification, s.isdir
+      FROM entry AS e, pg_ls_dir(e.path, true, false) AS n(name),
+           pg_stat_file(e.path || '/' || n.name, true) AS s
+     WHERE e.isdir AND e.depth < $3 AND e.path <> ALL ($4::text[]) AND e.name NOT LIKE 'pgsql\\_tmp%'
+       AND NOT (e.depth = 2 AND e.path LIKE 'pg\\_tblspc/%' AND n.name <> $5)
+       AND s.isdir IS NOT NULL
+)
+SELECT path, size, extract(epoch FROM modification)::int8, isdir, depth FROM entry";
+
+/// Lists the data directory.
+pub fn data_directory(client: &mut Client, skipped: &Skipped<'_>) -> Result<Vec<Listed>> {
+    list(client, "", ".", skipped)
+}
+
+/// Lists a further file, or a folder with all below it. Nothing there is an error.
+pub fn extra(client: &mut Client, path: &str) -> Result<Vec<Listed>> {
+    let row = client
+        .query_one(
+            "SELECT s.size, extract(epoch FROM s.modification)::int8, s.isdir FROM pg_stat_file($1, true) AS s",
+            &[&path],
+        )
+        .map_err(|error| server_error(&format!("look at {path}"), &error))?;
+    let is_directory: Option<bool> = row
+        .try_get(2)
+        .map_err(|error| server_error(&format!("look at {path}"), &error))?;
+    match is_directory {
+        None => Err(Error::server(format!("the server has no file {path}"))
+            .hint("correct `extra` in the configuration")),
+        Some(true) => list(client, &format!("{}/", path.trim_end_matches('/')), path, &Skipped::default()),
+        Some(false) => Ok(vec![Listed {
+            path: path.to_owned(),
+            size: unsigned(row.get::<_, i64>(0)),
+            modified: row.get(1),
+            is_directory: false,
+        }]),
+    }
+}
+
+fn list(client: &mut Client, prefix: &str, root: &str, skipped: &Skipped<'_>) -> Result<Vec<Listed>> {
+    let failed = |error| server_error("list the server's files", &error);
+    let parameters: [&(dyn ToSql + Sync); 5] =
+        [&prefix, &root, &DEEPEST, &skipped.contents_of, &skipped.tablespace_directory];
+    let mut rows = client.query_raw(LIST, parameters).map_err(failed)?;
+    let mut listed = Vec::new();
+    while let Some(row) = rows.next().map_err(failed)? {
+        let path: String = row.try_get(0).map_err(failed)?;
+        let depth: i32 = row.try_get(4).map_err(failed)?;
+        if depth == DEEPEST {
+            return Err(Error::server(format!("the server's folders nest too deeply: {path}"))
+                .hint("remove the symbolic link in there that leads back up"));
+        }
+        listed.push(Listed {
+            path,
+            size: unsigned(row.try_get(1).map_err(failed)?),
+            modified: row.try_get(2).map_err(failed)?,
+            is_directory: row.try_get(3).map_err(failed)?,
+        });
+    }
+    Ok(listed)
+}
+
+fn unsigned(size: i64) -> u64 {
+    u64::try_from(size).unwrap_or(0)
+}

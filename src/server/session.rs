@@ -1,0 +1,151 @@
+//! The bracket around a backup: slot, start, stop, all on one connection.
+//!
+//! The server ends the backup and drops the slot when this connection ends, however it ends
+//! (access/transam/xlog.c, do_pg_abort_backup; replication/slot.c, ReplicationSlotCleanup).
+
+use postgres::Client;
+use postgres::error::SqlState;
+
+use crate::error::{Error, Result};
+use crate::pg::label::BackupLabel;
+use crate::pg::lsn::Lsn;
+use crate::pg::version::Major;
+use crate::server::connect::server_error;
+
+/// Whether the start waits for a checkpoint spread over time, or for one at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Checkpoint {
+    /// At once, with all the I/O it takes.
+    Fast,
+    /// As gently as `checkpoint_completion_target` says; takes minutes.
+    Spread,
+}
+
+/// A backup that the server knows of.
+pub struct BackupSession {
+    client: Client,
+    major: Major,
+    from_standby: bool,
+    start: Lsn,
+}
+
+/// What the server gives at the end of a backup.
+#[derive(Debug, Clone)]
+pub struct Stopped {
+    /// WAL is needed up to here.
+    pub lsn: Lsn,
+    /// `backup_label`, byte for byte.
+    pub label_file: String,
+    /// The same, understood.
+    pub label: BackupLabel,
+    /// `tablespace_map`, byte for byte; empty without tablespaces.
+    pub tablespace_map: String,
+}
+
+impl BackupSession {
+    /// Reserves the WAL, then starts the backup: checkpoint, start LSN.
+    pub fn start(
+        mut client: Client,
+        major: Major,
+        from_standby: bool,
+        label: &str,
+        checkpoint: Checkpoint,
+    ) -> Result<BackupSession> {
+        reserve_wal(&mut client)?;
+        let start = if major >= Major::V15 {
+            "SELECT pg_backup_start($1, $2)::text"
+        } else {
+            "SELECT pg_start_backup($1, $2, false)::text"
+        };
+        let fast = checkpoint == Checkpoint::Fast;
+        let lsn: String = client
+            .query_one(start, &[&label, &fast])
+            .and_then(|row| row.try_get(0))
+            .map_err(|error| server_error("start the backup", &error))?;
+        Ok(BackupSession {
+            client,
+            major,
+            from_standby,
+            start: parse_lsn(&lsn)?,
+        })
+    }
+
+    /// Where replay will start: the redo pointer of the backup's checkpoint.
+    pub fn start_lsn(&self) -> Lsn {
+        self.start
+    }
+
+    /// The connection, for questions while the backup runs.
+    pub fn client(&mut self) -> &mut Client {
+        &mut self.client
+    }
+
+    /// An error where the backup is void already: the connection is lost, or the standby is none any more.
+    pub fn watch(&mut self) -> Result<()> {
+        let in_recovery: bool = self
+            .client
+            .query_one("SELECT pg_is_in_recovery()", &[])
+            .and_then(|row| row.try_get(0))
+            .map_err(|error| server_error("keep the backup's session", &error))?;
+        if self.from_standby && !in_recovery {
+            return Err(promoted());
+        }
+        Ok(())
+    }
+
+    /// Ends the backup. The WAL it needs stays on the server until the session is dropped.
+    pub fn stop(&mut self) -> Result<Stopped> {
+        let stop = if self.major >= Major::V15 {
+            "SELECT lsn::text, labelfile, spcmapfile FROM pg_backup_stop(false)"
+        } else {
+            "SELECT lsn::text, labelfile, spcmapfile FROM pg_stop_backup(false, false)"
+        };
+        let row = match self.client.query_one(stop, &[]) {
+            Ok(row) => row,
+            Err(error) => {
+                self.watch()?;
+                return Err(server_error("stop the backup", &error));
+            }
+        };
+        self.watch()?;
+        let read = |error| server_error("stop the backup", &error);
+        let lsn: String = row.try_get(0).map_err(read)?;
+        let label_file: String = row.try_get(1).map_err(read)?;
+        let label = BackupLabel::parse(&label_file)
+            .map_err(|error| error.context("the server's answer to the end of the backup"))?;
+        Ok(Stopped {
+            lsn: parse_lsn(&lsn)?,
+            label,
+            label_file,
+            tablespace_map: row.try_get(2).map_err(read)?,
+        })
+    }
+}
+
+/// A temporary slot keeps all WAL from now on until the session ends.
+fn reserve_wal(client: &mut Client) -> Result<()> {
+    client
+        .execute(
+            "SELECT pg_create_physical_replication_slot('pgkeep_' || pg_backend_pid(), true, true)",
+            &[],
+        )
+        .map(|_| ())
+        .map_err(|error| {
+            let failure = server_error("reserve the WAL with a temporary replication slot", &error);
+            if error.code() == Some(&SqlState::CONFIGURATION_LIMIT_EXCEEDED) {
+                failure.hint("raise max_replication_slots on the server and restart it, or drop a slot nobody uses (pg_replication_slots)")
+            } else {
+                failure
+            }
+        })
+}
+
+fn promoted() -> Error {
+    Error::server("the standby was promoted while it was being backed up, so this backup is void")
+        .hint("start the backup again; the server is a primary now")
+}
+
+fn parse_lsn(text: &str) -> Result<Lsn> {
+    text.parse()
+        .map_err(|_| Error::server(format!("the server gave {text:?} where an LSN was expected")))
+}

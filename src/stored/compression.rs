@@ -1,0 +1,265 @@
+//! The compression of stored files: zstd, gzip, lz4, bzip2 or none.
+
+use std::fmt;
+use std::io::{self, Read, Write};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+
+/// How stored files are compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Algorithm {
+    /// Zstandard, `.zstd`.
+    #[default]
+    Zstd,
+    /// gzip, `.gz`.
+    Gzip,
+    /// The LZ4 frame format, `.lz4`.
+    Lz4,
+    /// bzip2, `.bz2`.
+    Bzip2,
+    /// Files are stored as they are.
+    None,
+}
+
+impl Algorithm {
+    /// What `compression` may be, for messages.
+    pub const ALLOWED: &'static str = "zstd, gzip, lz4, bzip2 or none";
+
+    /// Reads an algorithm's name. pgmoneta's `client-` and `server-` say
+    /// where the work is done; here that is always the client.
+    pub fn parse(text: &str) -> Option<Algorithm> {
+        let name = text.to_ascii_lowercase();
+        let name = name
+            .strip_prefix("client-")
+            .or_else(|| name.strip_prefix("server-"))
+            .unwrap_or(&name);
+        match name {
+            "zstd" | "zst" => Some(Algorithm::Zstd),
+            "gzip" | "gz" => Some(Algorithm::Gzip),
+            "lz4" => Some(Algorithm::Lz4),
+            "bzip2" | "bz2" => Some(Algorithm::Bzip2),
+            "none" | "off" => Some(Algorithm::None),
+            _ => None,
+        }
+    }
+
+    /// What a stored file's name ends in, with the dot; empty for none.
+    pub fn suffix(self) -> &'static str {
+        match self {
+            Algorithm::Zstd => ".zstd",
+            Algorithm::Gzip => ".gz",
+            Algorithm::Lz4 => ".lz4",
+            Algorithm::Bzip2 => ".bz2",
+            Algorithm::None => "",
+        }
+    }
+
+    /// The levels it has, and the one it takes by itself.
+    fn levels(self) -> Option<Levels> {
+        let levels = |range, default| Some(Levels { range, default });
+        match self {
+            // zstd.h: ZSTD_maxCLevel(); the negative levels compress less than lz4.
+            Algorithm::Zstd => levels(1..=22, 3),
+            Algorithm::Gzip => levels(1..=9, 6),
+            Algorithm::Bzip2 => levels(1..=9, 9),
+            Algorithm::Lz4 | Algorithm::None => None,
+        }
+    }
+}
+
+struct Levels {
+    range: std::ops::RangeInclusive<i32>,
+    default: i32,
+}
+
+impl fmt::Display for Algorithm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Algorithm::Zstd => "zstd",
+            Algorithm::Gzip => "gzip",
+            Algorithm::Lz4 => "lz4",
+            Algorithm::Bzip2 => "bzip2",
+            Algorithm::None => "none",
+        })
+    }
+}
+
+/// An algorithm with a level that it has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Compression {
+    /// The algorithm.
+    pub algorithm: Algorithm,
+    level: Option<i32>,
+}
+
+impl Compression {
+    /// Checks that the algorithm has the level; the error says which it has.
+    /// Without compression any level is fine, and none is taken.
+    pub fn new(algorithm: Algorithm, level: Option<i32>) -> std::result::Result<Compression, String> {
+        let level = level.filter(|_| algorithm != Algorithm::None);
+        match (level, algorithm.levels()) {
+            (Some(_), None) => Err(format!("left out, as {algorithm} has no levels")),
+            (Some(level), Some(Levels { range, .. })) if !range.contains(&level) => Err(format!(
+                "a level of {algorithm} between {} and {}",
+                range.start(),
+                range.end()
+            )),
+            _ => Ok(Compression { algorithm, level }),
+        }
+    }
+
+    /// The level in force, where the algorithm has levels.
+    pub fn level(self) -> Option<i32> {
+        self.level
+            .or(self.algorithm.levels().map(|levels| levels.default))
+    }
+}
+
+/// Compresses slices, each into a frame that stands by itself. One a worker:
+/// what a codec can keep from one slice to the next is kept.
+pub struct Compressor {
+    compression: Compression,
+    zstd: Option<zstd::bulk::Compressor<'static>>,
+}
+
+impl Compressor {
+    /// A compressor for this algorithm and level.
+    pub fn new(compression: Compression) -> Result<Compressor> {
+        let zstd = match compression.algorithm {
+            Algorithm::Zstd => Some(zstd_compressor(compression).map_err(|error| {
+                Error::failed(format!("cannot set up zstd: {error}"))
+            })?),
+            _ => None,
+        };
+        Ok(Compressor { compression, zstd })
+    }
+
+    /// Appends `plain`, compressed, to `frame`.
+    pub fn compress(&mut self, plain: &[u8], frame: &mut Vec<u8>) -> Result<()> {
+        self.append_frame(plain, frame).map_err(|error| {
+            Error::failed(format!("cannot compress with {}: {error}", self.compression.algorithm))
+        })
+    }
+
+    fn append_frame(&mut self, plain: &[u8], frame: &mut Vec<u8>) -> io::Result<()> {
+        let level = self.compression.level().unwrap_or_default();
+        match (self.compression.algorithm, &mut self.zstd) {
+            (Algorithm::Zstd, Some(zstd)) => {
+                let start = frame.len();
+                let bound = zstd::zstd_safe::compress_bound(plain.len());
+                frame.resize(start + bound, 0);
+                let written = zstd.compress_to_buffer(plain, &mut frame[start..])?;
+                frame.truncate(start + written);
+            }
+            (Algorithm::Zstd | Algorithm::None, _) => frame.extend_from_slice(plain),
+            (Algorithm::Gzip, _) => {
+                let level = flate2::Compression::new(level.unsigned_abs());
+                let mut gzip = flate2::write::GzEncoder::new(frame, level);
+                gzip.write_all(plain)?;
+                gzip.finish()?;
+            }
+            (Algorithm::Bzip2, _) => {
+                let level = bzip2::Compression::new(level.unsigned_abs());
+                let mut bzip2 = bzip2::write::BzEncoder::new(frame, level);
+                bzip2.write_all(plain)?;
+                bzip2.finish()?;
+            }
+            (Algorithm::Lz4, _) => {
+                let info = lz4_flex::frame::FrameInfo::new()
+                    .block_size(lz4_flex::frame::BlockSize::Max1MB)
+                    .content_checksum(true);
+                let mut lz4 = lz4_flex::frame::FrameEncoder::with_frame_info(info, frame);
+                lz4.write_all(plain)?;
+                lz4.finish()?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn zstd_compressor(compression: Compression) -> io::Result<zstd::bulk::Compressor<'static>> {
+    let mut zstd = zstd::bulk::Compressor::new(compression.level().unwrap_or_default())?;
+    zstd.include_checksum(true)?;
+    Ok(zstd)
+}
+
+/// Decompresses what [`Compressor`] wrote, all frames in turn.
+pub fn decompress<'a>(algorithm: Algorithm, stored: impl Read + 'a) -> io::Result<Box<dyn Read + 'a>> {
+    Ok(match algorithm {
+        Algorithm::Zstd => Box::new(zstd::stream::read::Decoder::new(stored)?),
+        Algorithm::Gzip => Box::new(flate2::read::MultiGzDecoder::new(stored)),
+        Algorithm::Bzip2 => Box::new(bzip2::read::MultiBzDecoder::new(stored)),
+        Algorithm::Lz4 => Box::new(lz4_flex::frame::FrameDecoder::new(stored)),
+        Algorithm::None => Box::new(stored),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn every_name_is_understood() {
+        use Algorithm::{Bzip2, Gzip, Lz4, None, Zstd};
+        let cases = [
+            ("client-zstd", Zstd),
+            ("server-zstd", Zstd),
+            ("ZSTD", Zstd),
+            ("server-gzip", Gzip),
+            ("client-bzip2", Bzip2),
+            ("bz2", Bzip2),
+            ("off", None),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(Algorithm::parse(text), Some(expected), "{text}");
+        }
+        for text in ["", "zip", "client-", "zstd:3"] {
+            assert_eq!(Algorithm::parse(text), Option::None, "{text}");
+        }
+        for algorithm in [Zstd, Gzip, Lz4, Bzip2, None] {
+            assert_eq!(Algorithm::parse(&algorithm.to_string()), Some(algorithm));
+        }
+    }
+
+    #[test]
+    fn levels_are_checked_for_the_algorithm() {
+        let cases = [
+            (Algorithm::Zstd, 22, true),
+            (Algorithm::Zstd, 23, false),
+            (Algorithm::Gzip, 9, true),
+            (Algorithm::Gzip, 0, false),
+            (Algorithm::Bzip2, 10, false),
+            (Algorithm::Lz4, 1, false),
+            (Algorithm::None, 99, true),
+        ];
+        for (algorithm, level, fits) in cases {
+            let checked = Compression::new(algorithm, Some(level));
+            assert_eq!(checked.is_ok(), fits, "{algorithm} {level}");
+        }
+        assert_eq!(Compression::default().level(), Some(3));
+        assert_eq!(Compression::new(Algorithm::None, Some(3)).unwrap().level(), None);
+    }
+
+    proptest! {
+        #[test]
+        fn frames_one_after_the_other_read_as_one(
+            slices in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..5000), 1..5),
+        ) {
+            for algorithm in [Algorithm::Zstd, Algorithm::Gzip, Algorithm::Lz4, Algorithm::Bzip2, Algorithm::None] {
+                let mut compressor = Compressor::new(Compression::new(algorithm, None).unwrap()).unwrap();
+                let mut stored = Vec::new();
+                for slice in &slices {
+                    compressor.compress(slice, &mut stored).unwrap();
+                }
+                let mut plain = Vec::new();
+                decompress(algorithm, &stored[..]).unwrap().read_to_end(&mut plain).unwrap();
+                prop_assert_eq!(&plain, &slices.concat(), "{}", algorithm);
+            }
+        }
+    }
+}
