@@ -1,6 +1,7 @@
 //! Physical backups of PostgreSQL through ordinary SQL connections.
 
 pub mod backup;
+pub mod cli;
 pub mod config;
 pub mod error;
 pub mod interrupt;

@@ -1,3 +1,7 @@
 //! The command `pgkeep`.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    pgkeep::cli::main()
+}

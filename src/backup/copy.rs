@@ -123,10 +123,10 @@ impl Job<'_> {
             let bundled = algorithm != Algorithm::None && !file.is_large() && !file.is_extra();
             let parent = file.path.rsplit_once('/').map(|(parent, _)| parent);
             if !bundled && parent != last {
-                let parent = parent.unwrap_or_default();
-                durable::create_folder(&self.folder.stored(&layout::stored_file(parent, Algorithm::None)))?;
+                let folder = layout::stored_file(parent.unwrap_or_default(), Algorithm::None);
+                durable::create_folder(&self.folder.stored(&folder))?;
+                last = parent;
             }
-            last = parent;
         }
         Ok(())
     }

@@ -6,15 +6,18 @@
 //! one comes in as an [`Environment`], the other is made of the
 //! [`ConnectionSettings`] that come out.
 
+mod authentication;
 mod connection;
 mod duration;
 mod encryption;
+mod endpoint;
 mod environment;
 mod foreign;
 mod ini;
 mod libpq;
 mod origin;
 mod passfile;
+mod password;
 mod retention;
 mod secret;
 mod server;
@@ -24,10 +27,13 @@ mod size;
 mod suggestion;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;
 mod tls;
 
-pub use connection::{ChannelBinding, ConnectionSettings, Endpoint, Host, TargetSession};
+pub use connection::{ChannelBinding, ConnectionSettings, TargetSession};
 pub use encryption::Encryption;
+pub use endpoint::{Endpoint, Host};
 pub use environment::Environment;
 pub use foreign::{Ignored, Reason};
 pub use origin::{Entry, Origin};

@@ -7,7 +7,7 @@ use super::foreign::{self, Ignored};
 use super::ini::{Section, Setting};
 use super::origin::{Origin, Sourced};
 use super::retention::Retention;
-use super::{duration, size, suggestion};
+use super::{duration, endpoint, size, suggestion};
 use crate::error::{Error, Result};
 use log::LevelFilter;
 use std::num::NonZero;
@@ -109,7 +109,8 @@ impl Reader<'_> {
                 ("storage_engine", _) if setting.value.eq_ignore_ascii_case("local") => {}
                 ("storage_engine", _) => return Err(self.bad_value(setting, "local")),
                 ("log_type", _) => match setting.value.to_ascii_lowercase().as_str() {
-                    "console" | "file" | "syslog" => {}
+                    "console" | "file" => {}
+                    "syslog" => self.ignore(setting, foreign::Reason::NotDone),
                     _ => return Err(self.bad_value(setting, "console or file")),
                 },
                 (_, Some(reason)) => self.ignore(setting, reason),
@@ -143,7 +144,10 @@ impl Reader<'_> {
             let text = || Some(self.sourced(setting, setting.value.clone()));
             match setting.key.as_str() {
                 "host" => {}
-                "port" => server.port = text(),
+                "port" => {
+                    self.read(setting, endpoint::PORTS_ALLOWED, endpoint::ports)?;
+                    server.port = text();
+                }
                 "user" => server.user = text(),
                 "database" => server.database = text(),
                 "wal_slot" => {

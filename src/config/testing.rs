@@ -1,7 +1,8 @@
 //! What the tests of this layer share.
 
-use super::Environment;
-use std::path::PathBuf;
+use super::{Configuration, Environment};
+use crate::error::Result;
+use std::path::{Path, PathBuf};
 
 /// An environment of its own, of user ann, with these variables.
 pub(super) fn environment(variables: &[(&str, &str)]) -> Environment {
@@ -15,4 +16,9 @@ pub(super) fn environment(variables: &[(&str, &str)]) -> Environment {
         is_root: false,
         system_directory: PathBuf::from("/nowhere"),
     }
+}
+
+/// The configuration in a file `f` with this text.
+pub(super) fn configuration(text: &str, variables: &[(&str, &str)]) -> Result<Configuration> {
+    Configuration::parse(Path::new("f"), text, &environment(variables))
 }

@@ -3,7 +3,7 @@
 //! Follows interfaces/libpq/fe-secure-openssl.c: initialize_SSL(). Stricter
 //! than libpq in one point: a file that is named must be there.
 
-use super::connection::{Host, is_verified};
+use super::endpoint::Host;
 use super::environment::Environment;
 use super::libpq::{Sources, bad_value};
 use super::origin::{Origin, Sourced};
@@ -219,7 +219,7 @@ fn roots(
         }
         None => match personal(environment, "root.crt") {
             Some(path) => Ok(RootCertificates::File(path)),
-            None if is_verified(mode) => Err(Error::usage(
+            None if matches!(mode, SslMode::VerifyCa | SslMode::VerifyFull) => Err(Error::usage(
                 "sslmode verify-ca and verify-full need the certificates of those to trust",
             )
             .hint(
@@ -316,4 +316,128 @@ fn check_key_mode(path: &Path) -> Result<()> {
         path.display()
     ))
     .hint("run chmod 0600 on it; a key that root owns may have 0640"))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::config::testing::{configuration, environment};
+    use std::os::unix::fs::{PermissionsExt, chown};
+
+    fn resolve(environment: &Environment) -> Result<TlsSettings> {
+        TlsSettings::resolve(&Sources::new(None, environment)?, environment)
+    }
+
+    #[test]
+    fn personal_files_are_taken_if_they_are_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut environment = environment(&[("PGSSLMODE", "verify-ca")]);
+        environment.home = Some(folder.path().to_owned());
+        assert!(resolve(&environment).is_err());
+
+        let own = folder.path().join(".postgresql");
+        fs::create_dir(&own).unwrap();
+        fs::write(own.join("root.crt"), "").unwrap();
+        let settings = resolve(&environment).unwrap();
+        assert_eq!(settings.roots, RootCertificates::File(own.join("root.crt")));
+        assert_eq!(settings.client, None);
+
+        fs::write(own.join("postgresql.crt"), "").unwrap();
+        let error = resolve(&environment).err().unwrap();
+        assert!(error.message().contains("no private key"), "{error}");
+        let key = own.join("postgresql.key");
+        fs::write(&key, "").unwrap();
+        fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+        let client = resolve(&environment).unwrap().client.unwrap();
+        assert_eq!(client.key, key);
+
+        for (name, value) in [("PGSSLCERTMODE", "disable"), ("PGSSLMODE", "disable")] {
+            let mut without = environment.clone();
+            without.variables.insert(name.into(), value.into());
+            assert_eq!(resolve(&without).unwrap().client, None, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_key_that_others_may_read_is_refused() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let accepted = |mode: u32| {
+            fs::set_permissions(file.path(), fs::Permissions::from_mode(mode)).unwrap();
+            check_key_mode(file.path()).is_ok()
+        };
+        let is_roots = rustix::process::geteuid().is_root();
+        assert!(accepted(0o600));
+        assert!(accepted(0o400));
+        assert_eq!(accepted(0o640), is_roots);
+        assert!(!accepted(0o644));
+        assert!(!accepted(0o660));
+        if is_roots {
+            chown(file.path(), Some(65_534), None).unwrap();
+            assert!(!accepted(0o640));
+            assert!(accepted(0o600));
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_named_must_be_there() {
+        for (variable, keyword) in [("PGSSLROOTCERT", "sslrootcert"), ("PGSSLCERT", "sslcert")] {
+            let error = resolve(&environment(&[(variable, "/none")])).err().unwrap();
+            let expected = format!("${variable}: {keyword} names /none, which is no file");
+            assert_eq!(error.message(), expected);
+        }
+    }
+
+    #[test]
+    fn the_systems_roots_need_names_to_be_checked() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let bundle = file.path().display().to_string();
+        let of_system = [("PGSSLROOTCERT", "system"), ("SSL_CERT_FILE", &*bundle)];
+        let settings = resolve(&environment(&of_system)).unwrap();
+        assert_eq!(settings.mode, SslMode::VerifyFull);
+        assert_eq!(
+            settings.roots,
+            RootCertificates::System(file.path().to_owned())
+        );
+        let weaker = [of_system[0], of_system[1], ("PGSSLMODE", "verify-ca")];
+        assert!(resolve(&environment(&weaker)).is_err());
+    }
+
+    #[test]
+    fn an_address_alone_cannot_be_verified() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let roots = file.path().display().to_string();
+        let variables = [("PGSSLROOTCERT", &*roots), ("PGSSLMODE", "verify-full")];
+        let settings = resolve(&environment(&variables)).unwrap();
+        let host = |name: &str| Host::Network {
+            name: name.to_owned(),
+            address: Some([10, 0, 0, 1].into()),
+        };
+        assert!(settings.check_host(&host("10.0.0.1")).is_err());
+        assert!(settings.check_host(&host("db")).is_ok());
+    }
+
+    #[test]
+    fn the_oldest_version_can_be_raised() {
+        for (text, version) in [("TLSv1", TlsVersion::Tls12), ("TLSv1.3", TlsVersion::Tls13)] {
+            let settings = resolve(&environment(&[("PGSSLMINPROTOCOLVERSION", text)])).unwrap();
+            assert_eq!(settings.minimum_version, version, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_section_with_roots_does_not_fall_back_to_plain_text() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let text = format!("[a]\nhost = h\ntls_ca_file = {}\n", file.path().display());
+        let mode = |variables: &[(&str, &str)]| {
+            let server = configuration(&text, variables)
+                .unwrap()
+                .server("a")
+                .unwrap();
+            server.connection.tls.mode
+        };
+        assert_eq!(mode(&[]), SslMode::VerifyCa);
+        assert_eq!(mode(&[("PGSSLMODE", "verify-full")]), SslMode::VerifyFull);
+    }
 }

@@ -287,3 +287,136 @@ impl fmt::Display for ControlFault {
 }
 
 impl std::error::Error for ControlFault {}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A control file of this version whose fields hold small numbers.
+    fn control_file(version: u32) -> Vec<u8> {
+        let mut bytes = vec![0; CONTROL_FILE_SIZE];
+        for (offset, value) in [
+            (0, 42),
+            (8, version),
+            (12, 202_209_061),
+            (16, 6),
+            (32, 0x0700_0080),
+            (40, 0x0700_0028),
+            (48, 3),
+            (56, 1),
+            (172, 2),
+            (216, 8192),
+            (220, 131_072),
+            (224, 8192),
+            (228, 16 << 20),
+            (252, 1),
+        ] {
+            bytes[offset..offset + 4].copy_from_slice(&u32::to_le_bytes(value));
+        }
+        seal(&mut bytes);
+        bytes
+    }
+
+    fn seal(bytes: &mut [u8]) {
+        let offset = checksum_offset(bytes).unwrap();
+        let checksum = crc32c::crc32c(&bytes[..offset]);
+        bytes[offset..offset + 4].copy_from_slice(&checksum.to_le_bytes());
+    }
+
+    #[test]
+    fn reads_every_version() {
+        for version in [1300, 1700, 1800] {
+            let control = ControlFile::parse(&control_file(version)).unwrap();
+            assert_eq!(control.control_version, version);
+            assert_eq!(control.system_identifier, 42);
+            assert_eq!(control.state, ClusterState::Production);
+            assert_eq!(control.checkpoint, Lsn(0x0700_0080));
+            assert_eq!(control.checkpoint_redo, Lsn(0x0700_0028));
+            assert_eq!(control.checkpoint_timeline, Timeline(3));
+            assert!(control.full_page_writes);
+            assert_eq!(control.wal_level, WalLevel::Logical);
+            assert_eq!(control.wal_segment_size.bytes(), 16 << 20);
+            assert_eq!(control.data_checksum_version, 1);
+        }
+    }
+
+    #[test]
+    fn tells_the_faults_apart() {
+        let sound = control_file(1300);
+        assert_eq!(
+            ControlFile::parse(&sound[..512]),
+            Err(ControlFault::Length(512))
+        );
+        let mut torn = sound.clone();
+        torn[40] ^= 1;
+        assert!(matches!(
+            ControlFile::parse(&torn),
+            Err(ControlFault::Checksum { .. })
+        ));
+        let mut foreign = sound.clone();
+        foreign[8..12].copy_from_slice(&1201_u32.to_le_bytes());
+        assert_eq!(
+            ControlFile::parse(&foreign),
+            Err(ControlFault::UnknownVersion(1201))
+        );
+        let mut odd = sound;
+        odd[228..232].copy_from_slice(&5_u32.to_le_bytes());
+        seal(&mut odd);
+        assert_eq!(
+            ControlFile::parse(&odd),
+            Err(ControlFault::Field {
+                name: "xlog_seg_size",
+                found: 5
+            })
+        );
+    }
+
+    #[test]
+    fn forbidding_a_start_changes_the_checkpoint_alone() {
+        for version in [1300, 1700, 1800] {
+            let mut bytes = control_file(version);
+            let before = ControlFile::parse(&bytes).unwrap();
+            forbid_start_without_label(&mut bytes).unwrap();
+            let after = ControlFile::parse(&bytes).unwrap();
+            assert_eq!(after.checkpoint.to_string(), "0/DEAD");
+            let restored = ControlFile {
+                checkpoint: before.checkpoint,
+                ..after
+            };
+            assert_eq!(restored, before);
+        }
+    }
+
+    #[test]
+    fn does_not_mend_a_torn_file() {
+        let mut torn = control_file(1700);
+        torn[100] ^= 1;
+        let before = torn.clone();
+        assert!(forbid_start_without_label(&mut torn).is_err());
+        assert_eq!(torn, before);
+    }
+
+    proptest! {
+        #[test]
+        fn any_flipped_bit_is_found(version in prop::sample::select(vec![1300, 1700, 1800]), bit in 0_usize..288 * 8) {
+            let mut bytes = control_file(version);
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            prop_assert!(ControlFile::parse(&bytes).is_err());
+        }
+
+        #[test]
+        fn never_panics(mut bytes in prop::collection::vec(any::<u8>(), 300), length in 0_usize..9000) {
+            bytes.resize(length, 0);
+            let _ = ControlFile::parse(&bytes);
+            if length == CONTROL_FILE_SIZE {
+                bytes[8..12].copy_from_slice(&1700_u32.to_le_bytes());
+                seal(&mut bytes);
+                let _ = ControlFile::parse(&bytes);
+            }
+        }
+    }
+}

@@ -180,3 +180,165 @@ impl UnloggedRelations {
                 .is_some_and(|relations| relations.contains(&file.relfilenumber))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    fn exclusion(emptied: &[&str]) -> Exclusion {
+        Exclusion::new(Major::V15, emptied.iter().map(|name| (*name).to_owned()))
+    }
+
+    #[test]
+    fn keeps_what_a_cluster_needs() {
+        let rules = exclusion(&["log"]);
+        for path in [
+            "PG_VERSION",
+            "postgresql.conf",
+            "postgresql.auto.conf",
+            "current_logfiles",
+            "standby.signal",
+            "global/pg_control",
+            "global/pg_filenode.map",
+            "base/5/16384",
+            "base/5/16384_init",
+            "pg_xact/0000",
+            "pg_multixact/offsets/0000",
+            "pg_logical/snapshots/0-1.snap",
+            "pg_stat/pgstat.stat",
+            "pg_twophase/0000000A",
+            "pg_tblspc/16390/PG_15_202209061/5/16391",
+            "conf.d/extra.conf",
+            "logs/one",
+            "script/pg_wal/file",
+            "script/log/file",
+            "base/5/INCREMENTAL.config",
+        ] {
+            assert!(rules.keeps_file(path), "{path}");
+        }
+    }
+
+    #[test]
+    fn leaves_out_what_the_server_makes_anew() {
+        let rules = exclusion(&["log"]);
+        for path in [
+            "postmaster.pid",
+            "postmaster.opts",
+            "backup_label",
+            "backup_label.old",
+            "tablespace_map",
+            "backup_manifest",
+            "script/backup_manifest",
+            "postgresql.auto.conf.tmp",
+            ".DS_Store",
+            "global/pg_internal.init",
+            "base/5/pg_internal.init.1234",
+            "base/5/t3_16384",
+            "base/pgsql_tmp/pgsql_tmp1234.0",
+            "base/pgsql_tmp/other/file",
+            "pg_tblspc/16390/PG_15_202209061/pgsql_tmp/pgsql_tmp1.0",
+            "pg_tblspc/16390/PG_14_202107181/5/16391",
+            "pg_tblspc/16390/notes.txt",
+            "pg_wal/000000010000000000000001",
+            "pg_wal/archive_status/000000010000000000000001.ready",
+            "pg_replslot/one/state",
+            "pg_stat_tmp/global.stat",
+            "pg_subtrans/0000",
+            "log/postgresql.log",
+            "log/old/postgresql.log",
+        ] {
+            assert!(!rules.keeps_file(path), "{path}");
+        }
+    }
+
+    #[test]
+    fn keeps_directories_whose_content_it_leaves_out() {
+        let rules = exclusion(&["log", "spaces/one/"]);
+        for (path, is_kept, is_entered) in [
+            ("", true, true),
+            ("base", true, true),
+            ("base/5", true, true),
+            ("base/pgsql_tmp", false, false),
+            ("pg_wal", true, false),
+            ("pg_wal/archive_status", false, false),
+            ("pg_replslot", true, false),
+            ("pg_replslot/one", false, false),
+            ("log", true, false),
+            ("spaces", true, true),
+            ("spaces/one", true, false),
+            ("spaces/one/PG_15_202209061", false, false),
+            ("pg_tblspc", true, true),
+            ("pg_tblspc/16390", true, true),
+            ("pg_tblspc/16390/PG_15_202209061", true, true),
+            ("pg_tblspc/16390/PG_15_202209061/5", true, true),
+            ("pg_tblspc/16390/PG_14_202107181", false, false),
+            ("pg_tblspc/16390/lost+found", false, false),
+        ] {
+            assert_eq!(
+                path.is_empty() || rules.keeps_directory(path),
+                is_kept,
+                "{path}"
+            );
+            assert_eq!(rules.descends_into(path), is_entered, "{path}");
+        }
+    }
+
+    #[test]
+    fn no_setting_empties_what_a_cluster_needs() {
+        let rules = exclusion(&[
+            "",
+            ".",
+            "./",
+            "..",
+            "base",
+            "global/",
+            "pg_xact/log",
+            "pg_tblspc/16390",
+        ]);
+        for path in [
+            "PG_VERSION",
+            "base/5/16384",
+            "global/pg_control",
+            "pg_xact/0000",
+            "pg_xact/log/0000",
+            "pg_tblspc/16390/PG_15_202209061/5/16391",
+        ] {
+            assert!(rules.keeps_file(path), "{path}");
+        }
+    }
+
+    #[test]
+    fn the_lists_hold_every_directory_initdb_makes() {
+        let all = CONTENTS_EXCLUDED.len() + CONTENTS_NEEDED.len();
+        assert_eq!(all, 17);
+        assert!(
+            CONTENTS_EXCLUDED
+                .iter()
+                .all(|directory| !CONTENTS_NEEDED.contains(directory))
+        );
+    }
+
+    #[test]
+    fn leaves_all_forks_but_init_of_unlogged_relations_to_the_server() {
+        let directory = Major::V15.tablespace_directory();
+        let parse = |path: &str| RelationFile::parse(path, &directory).unwrap();
+        let files = [
+            "base/5/16384",
+            "base/5/16384.1",
+            "base/5/16384_vm",
+            "base/5/16384_init",
+            "base/5/16385",
+            "base/6/16384",
+        ]
+        .map(parse);
+        let unlogged = UnloggedRelations::find(&files);
+        let kept: Vec<_> = files
+            .iter()
+            .filter(|file| !unlogged.leave_out(file))
+            .map(ToString::to_string)
+            .collect();
+        assert_eq!(kept, ["base/5/16384_init", "base/5/16385", "base/6/16384"]);
+    }
+}

@@ -161,3 +161,174 @@ fn ancestor(line: &str) -> Option<Ancestor> {
     let end = fields.next()?.parse().ok()?;
     (timeline.0 != 0).then_some(Ancestor { timeline, end })
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const FILE: &str = "1\t0/3000000\tno recovery target specified\n\n\
+                        # a comment\n2\t0/5000098\tbefore 2026-11-22 13:10:35+00\n";
+
+    fn history() -> TimelineHistory {
+        TimelineHistory::parse(Timeline(4), FILE).unwrap()
+    }
+
+    fn range(timeline: u32, start: u64, end: u64) -> WalRange {
+        WalRange {
+            timeline: Timeline(timeline),
+            start: Lsn(start),
+            end: Lsn(end),
+        }
+    }
+
+    #[test]
+    fn knows_the_timeline_of_a_position() {
+        for (position, timeline) in [
+            (0, 1),
+            (0x02FF_FFFF, 1),
+            (0x0300_0000, 2),
+            (0x0500_0097, 2),
+            (0x0500_0098, 4),
+            (u64::MAX, 4),
+        ] {
+            assert_eq!(history().timeline_of(Lsn(position)), Timeline(timeline));
+        }
+        assert_eq!(
+            TimelineHistory::without_ancestors(Timeline(1)).timeline_of(Lsn(1)),
+            Timeline(1)
+        );
+    }
+
+    #[test]
+    fn knows_its_ancestors() {
+        let history = history();
+        assert_eq!(history.switch_point(Timeline(2)), Some(Lsn(0x0500_0098)));
+        assert_eq!(history.switch_point(Timeline(4)), None);
+        for (timeline, is_part) in [(1, true), (2, true), (3, false), (4, true), (5, false)] {
+            assert_eq!(history.contains(Timeline(timeline)), is_part, "{timeline}");
+        }
+    }
+
+    #[test]
+    fn splits_wal_by_timelines_newest_first() {
+        let ranges = |start, stop, end_timeline| {
+            history()
+                .ranges(Lsn(start), Lsn(stop), Timeline(end_timeline))
+                .unwrap()
+        };
+        assert_eq!(
+            ranges(0x0200_0028, 0x0600_0000, 4),
+            [
+                range(4, 0x0500_0098, 0x0600_0000),
+                range(2, 0x0300_0000, 0x0500_0098),
+                range(1, 0x0200_0028, 0x0300_0000),
+            ]
+        );
+        assert_eq!(
+            ranges(0x0500_0098, 0x0600_0000, 4),
+            [range(4, 0x0500_0098, 0x0600_0000)]
+        );
+        assert_eq!(ranges(0x28, 0x100, 1), [range(1, 0x28, 0x100)]);
+        // A timeline may go on after its child has left it.
+        assert_eq!(
+            ranges(0x0200_0028, 0x0700_0000, 2),
+            [
+                range(2, 0x0300_0000, 0x0700_0000),
+                range(1, 0x0200_0028, 0x0300_0000)
+            ]
+        );
+        // A backup that stopped where its last timeline begins needs none of it.
+        assert_eq!(
+            ranges(0x0400_0000, 0x0500_0098, 4),
+            [range(2, 0x0400_0000, 0x0500_0098)]
+        );
+    }
+
+    #[test]
+    fn refuses_ranges_outside_of_the_history() {
+        for (start, stop, end_timeline) in [
+            (0x28, 0x100, 3),
+            (0x100, 0x28, 1),
+            (0x28, 0x28, 1),
+            (0x28, 0x0400_0000, 4),
+        ] {
+            let ranges = history().ranges(Lsn(start), Lsn(stop), Timeline(end_timeline));
+            assert!(ranges.is_err(), "{start:x} {stop:x} {end_timeline}");
+        }
+    }
+
+    #[test]
+    fn refuses_damaged_files() {
+        for text in [
+            "one\t0/3000000\t",
+            "1",
+            "1\t3000000",
+            "0\t0/3000000",
+            "4\t0/3000000",
+            "2\t0/3000000\n1\t0/4000000",
+            "1\t0/3000000\n1\t0/4000000",
+            "1\t0/4000000\n2\t0/3000000",
+        ] {
+            let error = TimelineHistory::parse(Timeline(4), text).unwrap_err();
+            assert!(error.message().contains("00000004.history"), "{error}");
+        }
+    }
+
+    #[test]
+    fn names_of_history_files() {
+        assert_eq!(file_name(Timeline(0x1F)), "0000001F.history");
+        for name in [
+            "1F.history",
+            "0000001f.history",
+            "00000000.history",
+            "+0000001.history",
+            "0000001F",
+        ] {
+            assert_eq!(timeline_in_file_name(name), None, "{name}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn file_names_there_and_back(timeline in 1_u32..) {
+            let timeline = Timeline(timeline);
+            prop_assert_eq!(timeline_in_file_name(&file_name(timeline)), Some(timeline));
+        }
+
+        #[test]
+        fn never_panics(text: String) {
+            let _ = TimelineHistory::parse(Timeline(9), &text);
+            let _ = timeline_in_file_name(&text);
+        }
+
+        #[test]
+        fn ranges_join_without_gaps(
+            switches in prop::collection::vec(1_u64..1000, 0..5),
+            start in 0_u64..3000,
+            length in 1_u64..3000,
+        ) {
+            let mut history = TimelineHistory::without_ancestors(Timeline(switches.len() as u32 + 1));
+            let mut end = 0;
+            for (index, switch) in switches.iter().enumerate() {
+                end += switch;
+                history.ancestors.push(Ancestor { timeline: Timeline(index as u32 + 1), end: Lsn(end) });
+            }
+            let stop = Lsn(start + length);
+            let end_timeline = history.timeline_of(Lsn(stop.0 - 1));
+            let ranges = history.ranges(Lsn(start), stop, end_timeline).unwrap();
+            prop_assert_eq!(ranges[0].end, stop);
+            prop_assert_eq!(ranges[ranges.len() - 1].start, Lsn(start));
+            for range in &ranges {
+                prop_assert_eq!(history.timeline_of(range.start), range.timeline);
+                prop_assert_eq!(history.timeline_of(Lsn(range.end.0 - 1)), range.timeline);
+            }
+            for pair in ranges.windows(2) {
+                prop_assert_eq!(pair[1].end, pair[0].start);
+            }
+        }
+    }
+}

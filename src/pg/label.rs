@@ -154,3 +154,107 @@ fn invalid(key: &str, value: &str) -> Error {
         key.trim_end_matches([':', ' '])
     ))
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const LABEL: &str = "START WAL LOCATION: 0/7000028 (file 000000010000000000000007)\n\
+                         CHECKPOINT LOCATION: 0/7000080\n\
+                         BACKUP METHOD: streamed\n\
+                         BACKUP FROM: primary\n\
+                         START TIME: 2026-11-22 13:10:36 UTC\n\
+                         LABEL: nightly: LABEL: 1 (file x)\n\
+                         START TIMELINE: 1\n";
+
+    #[test]
+    fn reads_a_label() {
+        let label = BackupLabel::parse(LABEL).unwrap();
+        assert_eq!(label.start_lsn, Lsn(0x0700_0028));
+        assert_eq!(label.start_segment_file, "000000010000000000000007");
+        assert_eq!(label.checkpoint_lsn, Lsn(0x0700_0080));
+        assert!(!label.from_standby);
+        assert_eq!(label.label, "nightly: LABEL: 1 (file x)");
+        assert_eq!(label.start_timeline, Timeline(1));
+        assert_eq!(label.incremental_from, None);
+        let standby = LABEL.replace("FROM: primary", "FROM: standby");
+        assert!(BackupLabel::parse(&standby).unwrap().from_standby);
+    }
+
+    #[test]
+    fn refuses_what_is_missing_or_wrong() {
+        for line in LABEL.lines() {
+            let is_needed = !line.starts_with("BACKUP METHOD") && !line.starts_with("START TIME:");
+            let shorter = LABEL.replace(&format!("{line}\n"), "");
+            assert_eq!(BackupLabel::parse(&shorter).is_err(), is_needed, "{line}");
+        }
+        for (right, wrong) in [
+            ("0/7000028", "7000028"),
+            ("(file 0", "(file "),
+            ("07)", "07"),
+            ("0/7000080", "0/"),
+            ("primary", "secondary"),
+            ("TIMELINE: 1", "TIMELINE: 2"),
+            ("TIMELINE: 1", "TIMELINE: one"),
+        ] {
+            let label = LABEL.replace(right, wrong);
+            assert!(BackupLabel::parse(&label).is_err(), "{label}");
+        }
+        for line in ["INCREMENTAL FROM LSN: 0/1", "INCREMENTAL FROM TLI: 1"] {
+            assert!(BackupLabel::parse(&format!("{LABEL}{line}\n")).is_err());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn there_and_back(
+            start: u64,
+            checkpoint: u64,
+            timeline in 1_u32..,
+            from_standby: bool,
+            label in "[^\n]*",
+            incremental in prop::option::of((any::<u64>(), 1_u32..)),
+        ) {
+            let segment = format!("{timeline:08X}0000000000000007");
+            let from = if from_standby { "standby" } else { "primary" };
+            let full = format!(
+                "START WAL LOCATION: {} (file {segment})\nCHECKPOINT LOCATION: {}\n\
+                 BACKUP METHOD: streamed\nBACKUP FROM: {from}\nSTART TIME: now\n\
+                 LABEL: {label}\nSTART TIMELINE: {timeline}\n",
+                Lsn(start),
+                Lsn(checkpoint),
+            );
+            let incremental_from = incremental.map(|(lsn, timeline)| IncrementalFrom {
+                lsn: Lsn(lsn),
+                timeline: Timeline(timeline),
+            });
+            let text = match incremental_from {
+                Some(from) => with_incremental_from(&full, from),
+                None => full.clone(),
+            };
+            let parsed = BackupLabel::parse(&text).unwrap();
+            prop_assert_eq!(parsed, BackupLabel {
+                start_lsn: Lsn(start),
+                start_segment_file: segment,
+                checkpoint_lsn: Lsn(checkpoint),
+                from_standby,
+                label,
+                start_timeline: Timeline(timeline),
+                incremental_from,
+            });
+            prop_assert_eq!(without_incremental_from(&text), full);
+        }
+
+        #[test]
+        fn never_panics(text: String, at in 0_usize..200) {
+            let _ = BackupLabel::parse(&text);
+            let mut damaged = LABEL.to_owned();
+            damaged.insert_str(at.min(damaged.len()), &text);
+            let _ = BackupLabel::parse(&damaged);
+        }
+    }
+}

@@ -122,3 +122,96 @@ fn mix_row(lanes: &mut [u32; LANES], row: &[u8; ROW_BYTES]) {
         *lane = mixed.wrapping_mul(FNV_PRIME) ^ (mixed >> 17);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const START: Lsn = Lsn(0x0700_0028);
+
+    /// A used page, last changed at `lsn`, with a right checksum.
+    fn page(lsn: Lsn, block: u32) -> [u8; PAGE_SIZE] {
+        let mut page = [0; PAGE_SIZE];
+        for (index, byte) in page.iter_mut().enumerate() {
+            *byte = (index * 31 % 251) as u8;
+        }
+        page[..4].copy_from_slice(&lsn.high().to_le_bytes());
+        page[4..8].copy_from_slice(&lsn.low().to_le_bytes());
+        let checksum = checksum(&page, block);
+        page[PD_CHECKSUM..PD_CHECKSUM + 2].copy_from_slice(&checksum.to_le_bytes());
+        page
+    }
+
+    #[test]
+    fn reads_the_upper_half_of_the_lsn_first() {
+        assert_eq!(lsn(&page(Lsn(0x16_B374_D848), 0)), Lsn(0x16_B374_D848));
+    }
+
+    #[test]
+    fn judges_pages() {
+        let older = page(Lsn(0x0700_0027), 9);
+        assert_eq!(verify(&older, 9, START, None), PageVerdict::Good);
+        let bad = PageVerdict::Bad {
+            expected: checksum(&older, 10),
+            found: checksum(&older, 9),
+            lsn: Lsn(0x0700_0027),
+        };
+        assert_eq!(verify(&older, 10, START, None), bad);
+        assert_eq!(
+            verify(&[0; PAGE_SIZE], 9, START, None),
+            PageVerdict::AllZero
+        );
+    }
+
+    #[test]
+    fn excuses_newer_pages_unless_their_lsn_is_absurd() {
+        let upper = Some(Lsn(0x0800_0000));
+        let mut torn = page(START, 0);
+        torn[5000] ^= 1;
+        let newer = PageVerdict::NewerThanBackup;
+        assert_eq!(verify(&torn, 0, START, None), newer);
+        assert_eq!(verify(&torn, 0, START, upper), newer);
+        assert_eq!(verify(&page(Lsn(0x0800_0000), 0), 1, START, upper), newer);
+        let absurd = page(Lsn(0x0800_0001), 0);
+        let verdict = verify(&absurd, 1, START, upper);
+        assert!(matches!(verdict, PageVerdict::Bad { .. }), "{verdict:?}");
+        assert_eq!(verify(&absurd, 1, START, None), newer);
+    }
+
+    #[test]
+    fn an_unused_page_with_content_is_bad() {
+        let mut headless = page(Lsn(1), 0);
+        headless[..4096].fill(0);
+        let verdict = verify(&headless, 0, START, None);
+        assert!(matches!(verdict, PageVerdict::Bad { .. }), "{verdict:?}");
+        // Even if its checksum happens to be right.
+        let checksum = checksum(&headless, 0);
+        headless[PD_CHECKSUM..PD_CHECKSUM + 2].copy_from_slice(&checksum.to_le_bytes());
+        let verdict = verify(&headless, 0, START, None);
+        assert!(matches!(verdict, PageVerdict::Bad { .. }), "{verdict:?}");
+    }
+
+    #[test]
+    fn sums_as_postgresql_does() {
+        let page = page(Lsn(0x16_B374_D848), 0);
+        // What pg_checksum_page of PostgreSQL 18 returns for the same page.
+        assert_eq!(checksum(&page, 0), 51360);
+        assert_eq!(checksum(&page, 9), 51367);
+        assert_eq!(checksum(&page, u32::MAX), 14177);
+    }
+
+    #[test]
+    fn the_checksum_covers_all_but_itself() {
+        let sound = page(Lsn(1), 7);
+        for offset in (0..PAGE_SIZE).step_by(61).chain(0..32) {
+            let mut changed = sound;
+            changed[offset] ^= 0x10;
+            let is_covered = !(PD_CHECKSUM..PD_CHECKSUM + 2).contains(&offset);
+            assert_eq!(
+                checksum(&changed, 7) != checksum(&sound, 7),
+                is_covered,
+                "{offset}"
+            );
+        }
+    }
+}

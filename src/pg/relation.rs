@@ -158,3 +158,160 @@ fn split_fork(text: &str) -> (Fork, &str) {
         .find_map(|fork| Some((fork, text.strip_prefix(fork.suffix())?)))
         .unwrap_or((Fork::Main, text))
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const VERSION_DIRECTORY: &str = "PG_15_202209061";
+
+    fn parse(path: &str) -> Option<RelationFile> {
+        RelationFile::parse(path, VERSION_DIRECTORY)
+    }
+
+    #[test]
+    fn reads_names() {
+        for (path, relfilenumber, fork, segment) in [
+            ("base/5/16384", 16384, Fork::Main, 0),
+            ("base/5/16384.1", 16384, Fork::Main, 1),
+            ("base/5/16384_fsm", 16384, Fork::FreeSpaceMap, 0),
+            ("base/5/16384_vm.12", 16384, Fork::VisibilityMap, 12),
+            ("base/5/16384_init", 16384, Fork::Init, 0),
+            ("global/1262", 1262, Fork::Main, 0),
+            ("base/4294967295/4294967295", u32::MAX, Fork::Main, 0),
+            (
+                "pg_tblspc/16390/PG_15_202209061/5/16391",
+                16391,
+                Fork::Main,
+                0,
+            ),
+        ] {
+            let file = parse(path).unwrap();
+            assert_eq!(
+                (file.relfilenumber, file.fork, file.segment),
+                (relfilenumber, fork, segment)
+            );
+            assert_eq!(file.to_string(), path);
+        }
+    }
+
+    #[test]
+    fn refuses_what_is_no_relation() {
+        for path in [
+            "16384",
+            "base/16384",
+            "base/5/016384",
+            "base/5/0",
+            "base/5/4294967296",
+            "base/5/+1",
+            "base/5/",
+            "base/5/16384.0",
+            "base/5/16384.01",
+            "base/5/16384.",
+            "base/5/16384.4294967296",
+            "base/5/16384_",
+            "base/5/16384_main",
+            "base/5/16384_fsm_vm",
+            "base/5/16384.1_fsm",
+            "base/5/16384_vm.1.2",
+            "base/5/16384 ",
+            "base/5/１６３８４",
+            "base/5/t3_16384",
+            "base/5/PG_VERSION",
+            "base/5/pg_filenode.map",
+            "base/5/INCREMENTAL.16384",
+            "base/05/16384",
+            "base/x/16384",
+            "base/5/5/16384",
+            "base/pgsql_tmp/16384",
+            "global/5/1262",
+            "pg_xact/1",
+            "pg_wal/16384",
+            "pg_tblspc/16390/16384",
+            "pg_tblspc/16390/5/16384",
+            "pg_tblspc/016390/PG_15_202209061/5/16391",
+            "pg_tblspc/16390/PG_14_202107181/5/16391",
+            "pg_tblspc/16390/PG_15_202209061/16391",
+            "pg_tblspc/16390/PG_15_202209061/5/6/16391",
+            "./base/5/16384",
+        ] {
+            assert_eq!(parse(path), None, "{path}");
+        }
+    }
+
+    #[test]
+    fn knows_temporary_relations() {
+        for (path, is_temporary) in [
+            ("base/5/t3_16384", true),
+            ("base/5/t3_16384_fsm", true),
+            ("base/5/t3_16384_vm.1", true),
+            ("base/5/t3_16384.10", true),
+            ("pg_tblspc/16390/PG_15_202209061/5/t3_16384", true),
+            ("base/5/16384", false),
+            ("base/5/t3", false),
+            ("base/5/t_16384", false),
+            ("base/5/t3_", false),
+            ("base/5/t3_16384.", false),
+            ("base/5/t3_16384_x", false),
+            ("base/5/t3_16384.1a", false),
+            ("base/5/T3_16384", false),
+            ("global/t3_16384", false),
+            ("t3_16384", false),
+            ("scripts/t3_16384", false),
+        ] {
+            assert_eq!(
+                is_temporary_relation(path, VERSION_DIRECTORY),
+                is_temporary,
+                "{path}"
+            );
+        }
+    }
+
+    fn relation_file() -> impl Strategy<Value = RelationFile> {
+        let directory = prop_oneof![
+            Just("global".to_owned()),
+            (1_u32..).prop_map(|database| format!("base/{database}")),
+            (1_u32.., 1_u32..).prop_map(|(tablespace, database)| {
+                format!("pg_tblspc/{tablespace}/{VERSION_DIRECTORY}/{database}")
+            }),
+        ];
+        let fork = prop::sample::select(vec![
+            Fork::Main,
+            Fork::FreeSpaceMap,
+            Fork::VisibilityMap,
+            Fork::Init,
+        ]);
+        (directory, 1_u32.., fork, any::<u32>()).prop_map(
+            |(directory, relfilenumber, fork, segment)| RelationFile {
+                directory,
+                relfilenumber,
+                fork,
+                segment,
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn there_and_back(file in relation_file()) {
+            prop_assert_eq!(parse(&file.to_string()), Some(file));
+        }
+
+        #[test]
+        fn what_is_read_is_written_the_same(path in "(base/[0-9]{1,3}|global)/t?[0-9]{1,11}(_[a-z0-9]{1,4})?([.][0-9]{0,11})?") {
+            if let Some(file) = parse(&path) {
+                prop_assert_eq!(file.to_string(), path);
+            }
+        }
+
+        #[test]
+        fn never_panics(path: String) {
+            let _ = parse(&path);
+            let _ = is_temporary_relation(&path, VERSION_DIRECTORY);
+        }
+    }
+}

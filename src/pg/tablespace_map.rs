@@ -86,3 +86,68 @@ fn unterminated(line: &str) -> Error {
         "tablespace_map ends in the middle of a line: \"{line}\""
     ))
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn escapes_newlines_and_backslashes() {
+        let map = TablespaceMap {
+            tablespaces: vec![
+                TablespaceLocation {
+                    oid: 16390,
+                    path: "/mnt/fast disk".to_owned(),
+                },
+                TablespaceLocation {
+                    oid: 16391,
+                    path: "/mnt/a\nb\\c\rd".to_owned(),
+                },
+            ],
+        };
+        let text = "16390 /mnt/fast disk\n16391 /mnt/a\\\nb\\\\c\\\rd\n";
+        assert_eq!(map.format(), text);
+        assert_eq!(TablespaceMap::parse(text).unwrap(), map);
+        assert_eq!(
+            TablespaceMap::parse("16390 /mnt\r\n").unwrap().format(),
+            "16390 /mnt\n"
+        );
+    }
+
+    #[test]
+    fn refuses_damaged_files() {
+        for text in [
+            "16390 /mnt",
+            "16390\n",
+            "16390 \n",
+            "x /mnt\n",
+            "0 /mnt\n",
+            " /mnt\n",
+            "1 /mnt\\",
+        ] {
+            assert!(TablespaceMap::parse(text).is_err(), "{text:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn there_and_back(tablespaces in prop::collection::vec((1_u32.., "(?s)/.*"), 0..4)) {
+            let tablespaces = tablespaces.into_iter();
+            let map = TablespaceMap {
+                tablespaces: tablespaces
+                    .map(|(oid, path)| TablespaceLocation { oid, path })
+                    .collect(),
+            };
+            prop_assert_eq!(TablespaceMap::parse(&map.format()).unwrap(), map);
+        }
+
+        #[test]
+        fn never_panics(text: String) {
+            let _ = TablespaceMap::parse(&text);
+        }
+    }
+}

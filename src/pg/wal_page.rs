@@ -20,8 +20,23 @@
 //! 36  u32  xlp_xlog_blcksz   bytes in a WAL page
 //! ```
 //!
-//! The records between the headers have checksums of their own; those are not
-//! read here.
+//! Where a segment was left early, by pg_switch_wal or at the end of a backup,
+//! its last record is a switch and all pages behind that one are zero, headers
+//! included (access/transam/xlog.c, CopyXLogRecordToWAL). Zero pages are sound
+//! there and nowhere else. Such a record is nothing but its header
+//! (access/xlogrecord.h):
+//!
+//! ```text
+//!  0  u32  xl_tot_len   24
+//!  4  u32  xl_xid
+//!  8  u64  xl_prev
+//! 16  u8   xl_info      XLOG_SWITCH in the upper four bits
+//! 17  u8   xl_rmid      RM_XLOG_ID
+//! 18  u16  padding
+//! 20  u32  xl_crc       CRC-32C of the twenty bytes before
+//! ```
+//!
+//! The other records are not read here.
 
 use std::fmt;
 
@@ -38,6 +53,11 @@ const LONG_HEADER: usize = 40;
 const XLP_LONG_HEADER: u16 = 0x0002;
 const XLP_ALL_FLAGS: u16 = 0x000F;
 
+/// Bytes in a record that switches to the next segment.
+const SWITCH_RECORD: usize = 24;
+const XLOG_SWITCH: u8 = 0x40;
+const RM_XLOG_ID: u8 = 0;
+
 /// A segment being checked while its bytes pass by.
 #[derive(Debug)]
 pub struct SegmentCheck {
@@ -47,7 +67,11 @@ pub struct SegmentCheck {
     size: SegmentSize,
     until: Lsn,
     length: u64,
-    header: [u8; LONG_HEADER],
+    /// The page whose bytes are coming in.
+    page: Vec<u8>,
+    /// What is between the headers of the last pages, enough of it to hold the
+    /// last record if that is a switch; empty behind a switch.
+    content: Vec<u8>,
     fault: Option<SegmentFault>,
 }
 
@@ -69,7 +93,8 @@ impl SegmentCheck {
             size,
             until,
             length: 0,
-            header: [0; LONG_HEADER],
+            page: Vec::with_capacity(WAL_PAGE_SIZE),
+            content: Vec::with_capacity(SWITCH_RECORD + WAL_PAGE_SIZE),
             fault: None,
         }
     }
@@ -77,26 +102,12 @@ impl SegmentCheck {
     /// Takes the next bytes of the segment, however many.
     pub fn push(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
-            let page_offset = self.length - self.length % WAL_PAGE_SIZE as u64;
-            let position = (self.length - page_offset) as usize;
-            let header_length = if page_offset == 0 {
-                LONG_HEADER
-            } else {
-                SHORT_HEADER
-            };
-            let in_header = position < header_length;
-            let end = if in_header {
-                header_length
-            } else {
-                WAL_PAGE_SIZE
-            };
-            let (now, later) = bytes.split_at(bytes.len().min(end - position));
+            let missing = WAL_PAGE_SIZE - self.page.len();
+            let (now, later) = bytes.split_at(bytes.len().min(missing));
+            self.page.extend_from_slice(now);
             self.length += now.len() as u64;
-            if in_header {
-                self.header[position..position + now.len()].copy_from_slice(now);
-                if position + now.len() == header_length && self.fault.is_none() {
-                    self.fault = self.page_fault(page_offset);
-                }
+            if self.page.len() == WAL_PAGE_SIZE {
+                self.end_page();
             }
             bytes = later;
         }
@@ -117,47 +128,70 @@ impl SegmentCheck {
         Ok(())
     }
 
-    /// What is wrong with the page whose header has just been filled in.
-    fn page_fault(&self, page_offset: u64) -> Option<SegmentFault> {
+    /// Checks the page that has just been filled and makes room for the next.
+    fn end_page(&mut self) {
+        let page_offset = self.length - WAL_PAGE_SIZE as u64;
         let start = self.segment.number.start(self.size);
-        // Beyond the last position there is no page; the length will be at fault.
-        let address = Lsn(start.0.checked_add(page_offset)?);
-        if address >= self.until || page_offset >= self.size.bytes() {
+        let address = Lsn(start.0.saturating_add(page_offset));
+        // What is beyond the segment is a matter of its length.
+        if self.fault.is_none() && address < self.until && page_offset < self.size.bytes() {
+            self.fault = self.defect(address).map(|defect| SegmentFault::Page {
+                file_name: self.segment.file_name(self.size),
+                page_offset,
+                defect,
+            });
+        }
+        self.page.clear();
+    }
+
+    fn defect(&mut self, address: Lsn) -> Option<PageDefect> {
+        let is_first = address == self.segment.number.start(self.size);
+        if !is_first && self.page.iter().all(|byte| *byte == 0) {
+            if !self.content.is_empty() && !ends_in_switch(&self.content) {
+                return self.short_header_defect(address);
+            }
+            self.content.clear();
             return None;
         }
-        let defect = self.short_header_defect(address).or_else(|| {
-            (page_offset == 0)
-                .then(|| self.long_header_defect())
-                .flatten()
-        })?;
-        Some(SegmentFault::Page {
-            file_name: self.segment.file_name(self.size),
-            page_offset,
-            defect,
-        })
+        if !is_first && self.content.is_empty() {
+            return Some(PageDefect::BehindSwitch);
+        }
+        let defect = self.short_header_defect(address);
+        if defect.is_some() {
+            return defect;
+        }
+        let header = if is_first { LONG_HEADER } else { SHORT_HEADER };
+        let outdated = self.content.len().saturating_sub(SWITCH_RECORD);
+        self.content.drain(..outdated);
+        self.content.extend_from_slice(&self.page[header..]);
+        if is_first {
+            self.long_header_defect()
+        } else {
+            None
+        }
     }
 
     fn short_header_defect(&self, address: Lsn) -> Option<PageDefect> {
-        let magic = u16_at(&self.header, 0);
+        let magic = u16_at(&self.page, 0);
         if magic != self.major.wal_page_magic() {
             return Some(PageDefect::Magic {
                 expected: self.major.wal_page_magic(),
                 found: magic,
             });
         }
-        let found = Lsn(u64_at(&self.header, 8));
+        let found = Lsn(u64_at(&self.page, 8));
         if found != address {
             return Some(PageDefect::Address {
                 expected: address,
                 found,
             });
         }
-        let flags = u16_at(&self.header, 2);
+        let flags = u16_at(&self.page, 2);
         let is_first = address == self.segment.number.start(self.size);
         if flags & !XLP_ALL_FLAGS != 0 || (flags & XLP_LONG_HEADER != 0) != is_first {
             return Some(PageDefect::Flags(flags));
         }
-        let timeline = Timeline(u32_at(&self.header, 4));
+        let timeline = Timeline(u32_at(&self.page, 4));
         if timeline.0 == 0 || timeline > self.segment.timeline {
             return Some(PageDefect::Timeline {
                 highest: self.segment.timeline,
@@ -168,26 +202,42 @@ impl SegmentCheck {
     }
 
     fn long_header_defect(&self) -> Option<PageDefect> {
-        let system_identifier = u64_at(&self.header, 24);
+        let system_identifier = u64_at(&self.page, 24);
         if system_identifier != self.system_identifier {
             return Some(PageDefect::SystemIdentifier {
                 expected: self.system_identifier,
                 found: system_identifier,
             });
         }
-        let segment_size = u32_at(&self.header, 32);
+        let segment_size = u32_at(&self.page, 32);
         if u64::from(segment_size) != self.size.bytes() {
             return Some(PageDefect::SegmentSize {
                 expected: self.size.bytes(),
                 found: segment_size,
             });
         }
-        let page_size = u32_at(&self.header, 36);
+        let page_size = u32_at(&self.page, 36);
         if page_size != WAL_PAGE_SIZE as u32 {
             return Some(PageDefect::PageSize(page_size));
         }
         None
     }
+}
+
+/// Whether the last thing in the WAL between page headers that is not zero is
+/// the record of a switch. Records begin and end at multiples of eight bytes,
+/// and the first of this one's last eight is never zero.
+fn ends_in_switch(content: &[u8]) -> bool {
+    let used = content.iter().rposition(|byte| *byte != 0).unwrap_or(0) + 1;
+    let end = used.next_multiple_of(8);
+    let Some(start) = end.checked_sub(SWITCH_RECORD) else {
+        return false;
+    };
+    let record = &content[start..end];
+    u32_at(record, 0) == SWITCH_RECORD as u32
+        && record[16] & 0xF0 == XLOG_SWITCH
+        && record[17] == RM_XLOG_ID
+        && u32_at(record, 20) == crc32c::crc32c(&record[..20])
 }
 
 /// The first thing wrong with a segment.
@@ -217,7 +267,7 @@ pub enum SegmentFault {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PageDefect {
     /// The magic number is not this major release's; zero if the page was
-    /// never written.
+    /// never written and the WAL did not leave the segment before it.
     Magic {
         /// This release's.
         expected: u16,
@@ -231,6 +281,8 @@ pub enum PageDefect {
         /// Where it says it is.
         found: Lsn,
     },
+    /// The page is not zero although the WAL left the segment before it.
+    BehindSwitch,
     /// Unknown flags, or a long header where none belongs or the reverse.
     Flags(u16),
     /// The timeline is zero, or above the one in the segment's name.
@@ -294,6 +346,9 @@ impl fmt::Display for PageDefect {
             PageDefect::Address { expected, found } => {
                 write!(f, "belongs to position {found} instead of {expected}")
             }
+            PageDefect::BehindSwitch => {
+                f.write_str("holds something although the WAL left the segment before it")
+            }
             PageDefect::Flags(found) => write!(f, "has the invalid flags {found:04X}"),
             PageDefect::Timeline { highest, found } => write!(
                 f,
@@ -315,3 +370,219 @@ impl fmt::Display for PageDefect {
 }
 
 impl std::error::Error for SegmentFault {}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::pg::segment::SegmentNumber;
+
+    const CLUSTER: u64 = 7_710_982_562_572_587_380;
+
+    fn size() -> SegmentSize {
+        SegmentSize::new(1 << 20).unwrap()
+    }
+
+    fn name() -> SegmentName {
+        SegmentName {
+            timeline: Timeline(3),
+            number: SegmentNumber(7),
+        }
+    }
+
+    /// A sound segment of timeline 3, whose first pages are still of timeline 2.
+    fn segment() -> Vec<u8> {
+        let mut bytes = vec![0xA5; size().bytes() as usize];
+        let mut address = name().number.start(size()).0;
+        for (index, page) in bytes.chunks_mut(WAL_PAGE_SIZE).enumerate() {
+            page[..2].copy_from_slice(&0xD110_u16.to_le_bytes());
+            page[2..4].copy_from_slice(&u16::to_le_bytes(if index == 0 { 2 } else { 1 }));
+            page[4..8].copy_from_slice(&u32::to_le_bytes(if index < 5 { 2 } else { 3 }));
+            page[8..16].copy_from_slice(&address.to_le_bytes());
+            address += WAL_PAGE_SIZE as u64;
+        }
+        bytes[24..32].copy_from_slice(&CLUSTER.to_le_bytes());
+        bytes[32..36].copy_from_slice(&(1_u32 << 20).to_le_bytes());
+        bytes[36..40].copy_from_slice(&8192_u32.to_le_bytes());
+        bytes
+    }
+
+    fn check(bytes: &[u8], until: Lsn, piece: usize) -> Result<(), SegmentFault> {
+        let mut check = SegmentCheck::new(Major::V15, CLUSTER, name(), size(), until);
+        for piece in bytes.chunks(piece) {
+            check.push(piece);
+        }
+        check.finish()
+    }
+
+    /// The fault after these bytes were put at an offset of a sound segment.
+    fn defect(offset: usize, bytes: &[u8]) -> (u64, PageDefect) {
+        let mut segment = segment();
+        segment[offset..offset + bytes.len()].copy_from_slice(bytes);
+        match check(&segment, Lsn(u64::MAX), 100_000).unwrap_err() {
+            SegmentFault::Page {
+                page_offset,
+                defect,
+                ..
+            } => (page_offset, defect),
+            fault => unreachable!("{fault}"),
+        }
+    }
+
+    #[test]
+    fn passes_a_sound_segment_in_pieces_of_any_length() {
+        let segment = segment();
+        for piece in [1, 7, 24, 40, 8191, 8192, 8193, 65_536, 1 << 20] {
+            assert_eq!(check(&segment, Lsn(u64::MAX), piece), Ok(()), "{piece}");
+        }
+    }
+
+    #[test]
+    fn finds_each_wrong_field() {
+        let third = 3 * WAL_PAGE_SIZE;
+        assert_eq!(
+            defect(third, &[0x0D, 0xD1]),
+            (
+                third as u64,
+                PageDefect::Magic {
+                    expected: 0xD110,
+                    found: 0xD10D
+                }
+            )
+        );
+        assert_eq!(defect(third + 2, &[0x11]).1, PageDefect::Flags(0x11));
+        assert_eq!(defect(third + 2, &[0x03]).1, PageDefect::Flags(0x03));
+        assert_eq!(defect(2, &[0x00]), (0, PageDefect::Flags(0x00)));
+        for timeline in [0, 4] {
+            assert_eq!(
+                defect(third + 4, &[timeline]).1,
+                PageDefect::Timeline {
+                    highest: Timeline(3),
+                    found: Timeline(u32::from(timeline))
+                }
+            );
+        }
+        assert_eq!(
+            defect(third + 8, &[0x00, 0x80]).1,
+            PageDefect::Address {
+                expected: Lsn(0x70_6000),
+                found: Lsn(0x70_8000)
+            }
+        );
+        assert!(matches!(
+            defect(24, &[0]).1,
+            PageDefect::SystemIdentifier {
+                expected: CLUSTER,
+                ..
+            }
+        ));
+        assert!(matches!(
+            defect(34, &[0]).1,
+            PageDefect::SegmentSize { found: 0, .. }
+        ));
+        assert_eq!(defect(37, &[0x40]).1, PageDefect::PageSize(16_384));
+    }
+
+    #[test]
+    fn names_the_file_and_the_place() {
+        let mut segment = segment();
+        segment[8192..16_384].fill(0);
+        let fault = check(&segment, Lsn(u64::MAX), 8192).unwrap_err();
+        assert_eq!(
+            fault.to_string(),
+            "the page at offset 8192 of WAL segment 000000030000000000000007 \
+             has the magic number 0000 instead of D110"
+        );
+    }
+
+    #[test]
+    fn looks_only_at_pages_that_begin_before_the_end() {
+        let mut segment = segment();
+        segment[2 * WAL_PAGE_SIZE..].fill(0);
+        assert_eq!(check(&segment, Lsn(0x70_4000), 8192), Ok(()));
+        assert!(check(&segment, Lsn(0x70_4001), 8192).is_err());
+    }
+
+    /// A sound segment that was left by a switch whose record ends this many
+    /// bytes into the content of its third page.
+    fn switched(end: usize) -> Vec<u8> {
+        let mut record = [0; SWITCH_RECORD];
+        record[0] = 24;
+        record[8..16].copy_from_slice(&0x70_1234_u64.to_le_bytes());
+        record[16] = XLOG_SWITCH;
+        let checksum = crc32c::crc32c(&record[..20]);
+        record[20..].copy_from_slice(&checksum.to_le_bytes());
+        let mut segment = segment();
+        let content = 2 * WAL_PAGE_SIZE + SHORT_HEADER;
+        segment[content + end..].fill(0);
+        let (earlier, later) = record.split_at(SWITCH_RECORD.saturating_sub(end));
+        segment[content + end - later.len()..content + end].copy_from_slice(later);
+        let page_end = 2 * WAL_PAGE_SIZE;
+        segment[page_end - earlier.len()..page_end].copy_from_slice(earlier);
+        segment
+    }
+
+    #[test]
+    fn only_a_switch_may_be_followed_by_zero_pages() {
+        for end in [8, 16, 24, 32, 8168] {
+            let segment = switched(end);
+            assert_eq!(check(&segment, Lsn(u64::MAX), 8192), Ok(()), "{end}");
+            for offset in [end - 1, end - 8] {
+                let mut damaged = segment.clone();
+                damaged[2 * WAL_PAGE_SIZE + SHORT_HEADER + offset] ^= 1;
+                let fault = check(&damaged, Lsn(u64::MAX), 8192).unwrap_err();
+                assert!(
+                    matches!(
+                        fault,
+                        SegmentFault::Page {
+                            page_offset: 24_576,
+                            ..
+                        }
+                    ),
+                    "{fault}"
+                );
+            }
+        }
+        let mut whole = switched(8168);
+        whole[50_000] = 1;
+        let fault = check(&whole, Lsn(u64::MAX), 8192).unwrap_err();
+        let expected = SegmentFault::Page {
+            file_name: "000000030000000000000007".to_owned(),
+            page_offset: 49_152,
+            defect: PageDefect::BehindSwitch,
+        };
+        assert_eq!(fault, expected);
+    }
+
+    #[test]
+    fn counts_the_bytes() {
+        let mut segment = segment();
+        segment.push(0);
+        for (bytes, found) in [
+            (&segment[..1 << 20], None),
+            (&segment[..(1 << 20) - 1], Some((1 << 20) - 1)),
+            (&segment[..], Some((1 << 20) + 1)),
+            (&[][..], Some(0)),
+        ] {
+            let expected = found.map(|found| SegmentFault::Length {
+                file_name: "000000030000000000000007".to_owned(),
+                expected: 1 << 20,
+                found,
+            });
+            assert_eq!(check(bytes, Lsn(u64::MAX), 8192).err(), expected);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn never_panics(bytes: Vec<u8>, number: u64, piece in 1_usize..100) {
+            let segment = SegmentName { timeline: Timeline(1), number: SegmentNumber(number) };
+            let mut check = SegmentCheck::new(Major::V18, 1, segment, size(), Lsn(u64::MAX));
+            bytes.chunks(piece).for_each(|piece| check.push(piece));
+            prop_assert!(check.finish().is_err());
+        }
+    }
+}

@@ -4,6 +4,7 @@
 //! all lines before it, so that a damaged file is never believed.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs;
 
 use serde::{Deserialize, Serialize};
@@ -118,6 +119,12 @@ pub struct CorruptPage {
     pub block: u32,
     /// What is wrong with it.
     pub fault: String,
+}
+
+impl fmt::Display for CorruptPage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} block {}: {}", self.file, self.block, self.fault)
+    }
 }
 
 const CHECKSUM_KEY: &str = "Checksum: ";

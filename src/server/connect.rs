@@ -5,12 +5,14 @@
 //! address, the others must reach too, because a backup read from two servers
 //! would be none. So names are looked up here and not by the driver.
 
+mod answer;
 mod failure;
 mod session;
+mod source;
 mod tls;
 mod verifier;
 
-pub use failure::server_error;
+pub use answer::server_error;
 
 use crate::config::{
     ChannelBinding, ConnectionSettings, Endpoint, Host, SslMode, SslNegotiation, TargetSession,
@@ -43,12 +45,41 @@ struct Target {
     address: Option<IpAddr>,
 }
 
+impl Target {
+    fn is_same(&self, other: &Target) -> bool {
+        let place = |target: &Target| (target.endpoint.host.clone(), target.endpoint.port);
+        self.address == other.address && place(self) == place(other)
+    }
+}
+
 /// Whether an attempt to connect uses TLS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Encrypted {
     No,
     IfOffered,
     Yes,
+}
+
+/// A failed attempt.
+enum Miss {
+    /// There was no server, or none that wants sessions now: another may.
+    TryNext(Error),
+    /// A server refused; as in libpq, no other is asked.
+    Refused(Error),
+}
+
+impl From<Error> for Miss {
+    fn from(error: Error) -> Miss {
+        Miss::TryNext(error)
+    }
+}
+
+impl From<Miss> for Error {
+    fn from(miss: Miss) -> Error {
+        match miss {
+            Miss::TryNext(error) | Miss::Refused(error) => error,
+        }
+    }
 }
 
 impl Connector {
@@ -69,7 +100,7 @@ impl Connector {
     /// and those of clones, go where the first arrived.
     pub fn connect(&self) -> Result<Client> {
         if let Some(target) = self.chosen.get() {
-            return self.open(target, self.settings.target);
+            return Ok(self.open(target, self.settings.target)?);
         }
         let passes: &[TargetSession] = match self.settings.target {
             TargetSession::PreferStandby => &[TargetSession::Standby, TargetSession::Any],
@@ -80,7 +111,8 @@ impl Connector {
             for endpoint in &self.settings.endpoints {
                 match self.connect_endpoint(endpoint, *wanted) {
                     Ok(client) => return Ok(client),
-                    Err(error) => failure = Some(error),
+                    Err(Miss::Refused(error)) => return Err(error),
+                    Err(Miss::TryNext(error)) => failure = Some(error),
                 }
             }
         }
@@ -120,7 +152,11 @@ impl Connector {
         format!("{host} user {user} database {database}")
     }
 
-    fn connect_endpoint(&self, endpoint: &Endpoint, wanted: TargetSession) -> Result<Client> {
+    fn connect_endpoint(
+        &self,
+        endpoint: &Endpoint,
+        wanted: TargetSession,
+    ) -> std::result::Result<Client, Miss> {
         let mut failure = None;
         for address in self.addresses(endpoint)? {
             let target = Target {
@@ -131,15 +167,17 @@ impl Connector {
                 Ok(client) => {
                     // Another thread may have come first, and arrived elsewhere.
                     let chosen = self.chosen.get_or_init(|| target.clone());
-                    if chosen.address == address && chosen.endpoint.host == endpoint.host {
-                        return Ok(client);
-                    }
-                    return self.open(chosen, self.settings.target);
+                    return match chosen.is_same(&target) {
+                        true => Ok(client),
+                        false => self.open(chosen, self.settings.target),
+                    };
                 }
-                Err(error) => failure = Some(error),
+                Err(Miss::TryNext(error)) => failure = Some(error),
+                Err(refused) => return Err(refused),
             }
         }
-        Err(failure.unwrap_or_else(|| failure::unknown_host(endpoint, None)))
+        let failure = failure.unwrap_or_else(|| failure::unknown_host(endpoint, None));
+        Err(Miss::TryNext(failure))
     }
 
     /// The addresses of a host; of a Unix socket none, but one attempt.
@@ -166,7 +204,7 @@ impl Connector {
     /// Opens a session with one target, in each of the ways that sslmode
     /// allows. Follows fe-connect.c: PQconnectPoll(), which tries the other way
     /// only where the server or TLS refuses the first.
-    fn open(&self, target: &Target, wanted: TargetSession) -> Result<Client> {
+    fn open(&self, target: &Target, wanted: TargetSession) -> std::result::Result<Client, Miss> {
         let (first, second) = match (&target.endpoint.host, self.settings.tls.mode) {
             (Host::Socket(_), _) | (_, SslMode::Disable) => (Encrypted::No, None),
             (_, SslMode::Allow) => (Encrypted::No, Some(Encrypted::Yes)),
@@ -176,24 +214,26 @@ impl Connector {
             }
         };
         let place = self.describe_session(&target.endpoint.to_string());
-        let client = match self.attempt(target, first)? {
-            Ok(client) => client,
-            Err(error) => {
-                let retried = second
-                    .filter(|_| may_differ_with_encryption(&error))
-                    .map(|second| self.attempt(target, second))
-                    .transpose()?;
-                match retried {
-                    Some(Ok(client)) => client,
-                    // The attempt with TLS says more.
-                    Some(Err(other)) if second == Some(Encrypted::Yes) => {
-                        return Err(connect_error(&place, &target.endpoint, &other));
-                    }
-                    _ => return Err(connect_error(&place, &target.endpoint, &error)),
-                }
+        let mut outcome = self.attempt(target, first)?;
+        if let (Err(error), Some(second)) = (&outcome, second)
+            && may_differ_with_encryption(error)
+        {
+            let other = self.attempt(target, second)?;
+            // Of two failures, the one with TLS says more.
+            if other.is_ok() || second == Encrypted::Yes {
+                outcome = other;
             }
-        };
-        session::prepare(client, &place, wanted)
+        }
+        match outcome {
+            Ok(client) => Ok(session::prepare(client, &place, wanted)?),
+            Err(error) => {
+                let failure = connect_error(&place, &target.endpoint, &error);
+                Err(match failure::is_final(&error) {
+                    true => Miss::Refused(failure),
+                    false => Miss::TryNext(failure),
+                })
+            }
+        }
     }
 
     /// One connection; the outer result is about this machine and about time.

@@ -1,47 +1,14 @@
-//! The driver's errors in words for the operator.
+//! Why no connection could be made, in words for the operator.
 //!
-//! The driver does not say what sort of failure it had, so that is read off the
-//! error's sources: the server's message, rustls's, the operating system's or
-//! the driver's own text. No message contains a password; the driver's have none.
+//! No message contains a password; the server's and the driver's have none.
 
+use super::source::{Source, in_words, plain};
 use crate::config::{Endpoint, Host};
 use crate::error::Error;
 use postgres::error::{DbError, SqlState};
 use rustls::{AlertDescription, CertificateError};
-use std::error::Error as _;
-use std::fmt::Write as _;
 use std::io;
 use std::time::Duration;
-
-/// What a failure of the driver comes from.
-enum Source<'a> {
-    /// The server's own words.
-    Server(&'a DbError),
-    /// TLS.
-    Tls(&'a rustls::Error),
-    /// The operating system.
-    System(&'a io::Error),
-    /// The driver's words, without a cause or with it.
-    Driver(String),
-}
-
-impl<'a> Source<'a> {
-    fn of(error: &'a postgres::Error) -> Source<'a> {
-        if let Some(server) = error.as_db_error() {
-            return Source::Server(server);
-        }
-        match error.source() {
-            None => Source::Driver(error.to_string()),
-            Some(source) => match source.downcast_ref::<io::Error>() {
-                Some(system) => match system.get_ref().and_then(|inner| inner.downcast_ref()) {
-                    Some(tls) => Source::Tls(tls),
-                    None => Source::System(system),
-                },
-                None => Source::Driver(source.to_string()),
-            },
-        }
-    }
-}
 
 /// The routine of the server that decides who may connect (libpq/auth.c); its
 /// name, unlike the message, is in one language.
@@ -59,6 +26,16 @@ pub(super) fn may_differ_with_encryption(error: &postgres::Error) -> bool {
 
 fn is_handshake(error: &postgres::Error) -> bool {
     error.to_string() == "error performing TLS handshake"
+}
+
+/// Whether a server was there and refused: another host is then not asked, as
+/// in libpq, which makes one exception for a server that is starting up or down.
+pub(super) fn is_final(error: &postgres::Error) -> bool {
+    match Source::of(error) {
+        Source::Server(server) => *server.code() != SqlState::CANNOT_CONNECT_NOW,
+        Source::Tls(_) => true,
+        Source::System(_) | Source::Driver(_) => false,
+    }
 }
 
 /// Why no connection could be made; `place` describes the session.
@@ -104,15 +81,6 @@ pub(super) fn timed_out(endpoint: &Endpoint, timeout: Option<Duration>) -> Error
     .hint("check host, port and firewalls, or set PGCONNECT_TIMEOUT higher")
 }
 
-/// The server's message with its detail.
-fn in_words(server: &DbError) -> String {
-    let mut text = server.message().to_owned();
-    if let Some(detail) = server.detail() {
-        let _ = write!(text, " ({})", detail.trim_end_matches('.'));
-    }
-    text
-}
-
 /// What to do where the server refuses a connection.
 fn refusal_hint(server: &DbError) -> Option<String> {
     let code = server.code();
@@ -126,7 +94,10 @@ fn refusal_hint(server: &DbError) -> Option<String> {
         Some(CLIENT_AUTHENTICATION) => {
             "name a client certificate: ~/.postgresql/postgresql.crt and .key, or PGSSLCERT and PGSSLKEY"
         }
-        Some("InitializeSessionUserId") => {
+        // utils/init/miscinit.c: the role is unknown or may not log in.
+        Some("InitializeSessionUserId")
+            if *code == SqlState::INVALID_AUTHORIZATION_SPECIFICATION =>
+        {
             "create the role with LOGIN, or name another one: user in the configuration, or PGUSER"
         }
         _ if *code == SqlState::INVALID_AUTHORIZATION_SPECIFICATION => {
@@ -244,15 +215,6 @@ fn system_failure(error: &io::Error, endpoint: &Endpoint) -> (String, &'static s
     }
 }
 
-/// The system's words for an I/O error, without Rust's "(os error N)".
-fn plain(error: &io::Error) -> String {
-    let text = error.to_string();
-    match text.split_once(" (os error") {
-        Some((words, _)) => words.to_owned(),
-        None => text,
-    }
-}
-
 fn driver_failure(text: &str, endpoint: &Endpoint) -> (String, &'static str) {
     let is_socket = matches!(endpoint.host, Host::Socket(_));
     match text {
@@ -280,54 +242,5 @@ fn driver_failure(text: &str, endpoint: &Endpoint) -> (String, &'static str) {
             other.to_owned(),
             "check that a PostgreSQL server listens there, and see its log",
         ),
-    }
-}
-
-/// What went wrong while `doing` something in a session ("read the list of
-/// files"), in the server's own words.
-///
-/// A permission that lacks, a server that goes away and a connection that is
-/// lost are failures of kind Server; everything else that SQL can answer is one
-/// of kind Failed.
-pub fn server_error(doing: &str, error: &postgres::Error) -> Error {
-    let cannot = |reason: &str| format!("cannot {doing}: {reason}");
-    match Source::of(error) {
-        Source::Server(server) => of_server(server, &cannot(&in_words(server))),
-        Source::System(_) | Source::Tls(_) => {
-            lost(&cannot("the connection to the server was lost"))
-        }
-        Source::Driver(_) if error.is_closed() => {
-            lost(&cannot("the connection to the server was lost"))
-        }
-        Source::Driver(text) => Error::failed(cannot(&text)),
-    }
-}
-
-fn lost(message: &str) -> Error {
-    Error::server(message)
-        .hint("see the server's log: it may have been restarted, or the network have failed")
-}
-
-fn of_server(server: &DbError, message: &str) -> Error {
-    let code = server.code();
-    if *code == SqlState::INSUFFICIENT_PRIVILEGE {
-        return Error::server(message)
-            .hint("pgkeep permissions SERVER prints the SQL that grants what is needed");
-    }
-    if [SqlState::ADMIN_SHUTDOWN, SqlState::CRASH_SHUTDOWN].contains(code) {
-        return Error::server(message).hint(
-            "the server was shut down or the session was terminated; run the same command again",
-        );
-    }
-    if *code == SqlState::CANNOT_CONNECT_NOW {
-        return Error::server(message).hint("wait until the server accepts connections");
-    }
-    if *code == SqlState::QUERY_CANCELED {
-        return Error::failed(message).hint("the query was cancelled; run the same command again");
-    }
-    let failure = Error::failed(message);
-    match server.hint() {
-        Some(hint) => failure.hint(hint),
-        None => failure,
     }
 }

@@ -215,7 +215,54 @@ fn matches_host(pattern: &str, host: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
+    use rustls::crypto::ring;
+    use rustls::pki_types::pem::PemObject;
+    use std::time::Duration;
+
+    /// Its own root, for the common name `*.example.org`, of 2026 to 2126; made with
+    /// `openssl req -x509 -days 36500`.
+    const CERTIFICATE: &str = "\
+-----BEGIN CERTIFICATE-----
+MIIBqTCCAU+gAwIBAgIUDwPCyjKG9bW1KmEwEIQ/5uaCAzkwCgYIKoZIzj0EAwIw
+KTEPMA0GA1UECgwGcGdrZWVwMRYwFAYDVQQDDA0qLmV4YW1wbGUub3JnMCAXDTI2
+MTEyMjE2MTA1MloYDzIxMjYxMDI5MTYxMDUyWjApMQ8wDQYDVQQKDAZwZ2tlZXAx
+FjAUBgNVBAMMDSouZXhhbXBsZS5vcmcwWTATBgcqhkjOPQIBBggqhkjOPQMBBwNC
+AASvE04HwjZ+roeGljf0NzsQEhP4syAVH1wBD3A3UsKBVm+WXhLCQ39t8s/gZBP1
+PHKhjBybBzEl5hLtIK8QdSjJo1MwUTAdBgNVHQ4EFgQUtMFVuCQnO3ycYOZZwGId
+889X+PcwHwYDVR0jBBgwFoAUtMFVuCQnO3ycYOZZwGId889X+PcwDwYDVR0TAQH/
+BAUwAwEB/zAKBggqhkjOPQQDAgNIADBFAiEA2sHzyCJjCsJa6YMZvS6u/egbCrWm
+a3KQ1XVW0++Kt90CIC+jGguMn8K4frmIVzqljMUDAgh0a3oW5yULymPW7iov
+-----END CERTIFICATE-----
+";
+
+    /// Verifies the certificate as if `year` were now.
+    fn verify(year: u64, name: &str, check_name: bool) -> Result<ServerCertVerified, Error> {
+        let certificate = CertificateDer::from_pem_slice(CERTIFICATE.as_bytes()).unwrap();
+        let algorithms = ring::default_provider().signature_verification_algorithms;
+        let verifier =
+            Verifier::of_roots(vec![certificate.clone()], check_name, algorithms).unwrap();
+        let now = UnixTime::since_unix_epoch(Duration::from_secs((year - 1970) * 31_556_952));
+        let name = ServerName::try_from(name).unwrap();
+        verifier.verify_server_cert(&certificate, &[], &name, &[], now)
+    }
+
+    #[test]
+    fn a_certificate_that_is_its_own_root_has_its_period() {
+        assert!(verify(2050, "db.example.org", true).is_ok());
+        let error = |year| verify(year, "db.example.org", true).unwrap_err();
+        assert_eq!(error(2020), CertificateError::NotValidYet.into());
+        assert_eq!(error(2130), CertificateError::Expired.into());
+    }
+
+    #[test]
+    fn the_common_name_counts_only_where_names_are_checked() {
+        assert!(verify(2050, "example.org", true).is_err());
+        assert!(verify(2050, "10.0.0.1", true).is_err());
+        assert!(verify(2050, "example.org", false).is_ok());
+    }
 
     #[test]
     fn a_wildcard_stands_for_one_label() {

@@ -1,0 +1,104 @@
+//! What the global options come to: configuration, log, progress, interrupt.
+
+use std::sync::Arc;
+
+use log::LevelFilter;
+
+use crate::cli::arguments::Global;
+use crate::cli::{logging, progress, signals};
+use crate::config::{Configuration, Encryption, Environment, ServerConfiguration};
+use crate::error::{Error, Result};
+use crate::interrupt::Interrupt;
+use crate::progress::Progress;
+use crate::repository::catalogue::Catalogue;
+use crate::repository::layout::ServerFolder;
+use crate::server::connect::Connector;
+
+/// Threads and connections where nothing else is said: more than this a
+/// server's other users would notice.
+const MOST_WORKERS: usize = 8;
+
+/// Made once from the command line and the configuration.
+pub struct App {
+    /// The configuration in force.
+    pub configuration: Configuration,
+    /// Hears of progress.
+    pub progress: Box<dyn Progress>,
+    /// Raised by Ctrl-C and SIGTERM.
+    pub interrupt: Arc<Interrupt>,
+    workers: Option<usize>,
+}
+
+/// One server and its place in the repository.
+pub struct Server {
+    /// All that is configured for it.
+    pub configuration: ServerConfiguration,
+    /// Its part of the repository.
+    pub folder: ServerFolder,
+    /// Threads to work with.
+    pub workers: usize,
+}
+
+impl App {
+    /// Reads the configuration and sets everything up.
+    pub fn new(global: &Global) -> Result<App> {
+        let environment = Environment::capture();
+        let configuration = Configuration::load(global.config.as_deref(), &environment)?;
+        let configured = configuration.log_level().unwrap_or(LevelFilter::Warn);
+        let level = match (global.quiet, global.verbose) {
+            (true, _) => LevelFilter::Error,
+            (false, 0) => configured,
+            (false, 1) => configured.max(LevelFilter::Info),
+            (false, _) => LevelFilter::Debug,
+        };
+        logging::start(level, global.log_file.as_deref().or(configuration.log_file()))?;
+        configuration.log_ignored();
+        let interrupt = Arc::new(Interrupt::default());
+        signals::watch(Arc::clone(&interrupt))?;
+        Ok(App {
+            configuration,
+            progress: progress::choose(global.progress),
+            interrupt,
+            workers: global.workers.map(usize::from),
+        })
+    }
+
+    /// A server by its name.
+    pub fn server(&self, name: &str) -> Result<Server> {
+        let configuration = self.configuration.server(name)?;
+        if configuration.encryption != Encryption::None {
+            return Err(Error::usage(format!(
+                "encryption = {} is configured for server {name}, and this pgkeep cannot encrypt",
+                configuration.encryption
+            ))
+            .hint("set encryption = none"));
+        }
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let workers = self
+            .workers
+            .or(configuration.workers.map(usize::from))
+            .unwrap_or(cores.min(MOST_WORKERS));
+        Ok(Server {
+            folder: ServerFolder::new(&configuration.base_dir, configuration.name.as_str()),
+            configuration,
+            workers,
+        })
+    }
+}
+
+impl Server {
+    /// Its name.
+    pub fn name(&self) -> &str {
+        self.configuration.name.as_str()
+    }
+
+    /// Opens sessions with it.
+    pub fn connector(&self) -> Result<Connector> {
+        Connector::new(&self.configuration.connection)
+    }
+
+    /// Its backups.
+    pub fn catalogue(&self) -> Result<Catalogue> {
+        Catalogue::read(self.name(), &self.folder)
+    }
+}

@@ -1,0 +1,153 @@
+//! The command line as it is typed.
+
+use std::num::NonZero;
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+
+use crate::cli::app::App;
+use crate::cli::commands;
+use crate::cli::report::{Answer, Fields};
+use crate::error::Result;
+
+const EXIT_STATUS: &str = "\
+Exit status:
+  0  done
+  1  failed
+  2  wrong usage or configuration
+  3  a check found damage
+  4  another pgkeep holds the lock
+  5  the server cannot be reached, or lacks a permission";
+
+/// Physical backups of PostgreSQL 14 to 18: no daemon, no agent, no extension
+#[derive(Debug, Parser)]
+#[command(name = "pgkeep", version, after_help = EXIT_STATUS, max_term_width = 100)]
+pub struct Arguments {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options of every command.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Global options")]
+pub struct Global {
+    /// Configuration file
+    #[arg(short, long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// How the report is printed
+    #[arg(short = 'F', long, global = true, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
+    /// Log more; twice, even more
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub verbose: u8,
+    /// Log errors only
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub quiet: bool,
+    /// Write the log into a file as well
+    #[arg(long, global = true, value_name = "FILE")]
+    pub log_file: Option<PathBuf>,
+    /// Whether to show progress on stderr
+    #[arg(long, global = true, value_enum, default_value_t = ProgressMode::Auto)]
+    pub progress: ProgressMode,
+    /// Threads and connections that work at the same time
+    #[arg(short = 'j', long, global = true, value_name = "N")]
+    pub workers: Option<NonZero<usize>>,
+}
+
+/// How the report is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// YAML, for people.
+    Text,
+    /// One JSON object, for programs.
+    Json,
+}
+
+impl Format {
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Format::Text => "text",
+            Format::Json => "json",
+        }
+    }
+}
+
+/// Whether progress is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ProgressMode {
+    /// A bar, on a terminal only.
+    Auto,
+    /// A bar on a terminal, plain lines elsewhere.
+    Always,
+    /// Nothing.
+    Never,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    Backup(commands::backup::Backup),
+    ListBackup(commands::list_backup::ListBackup),
+    Info(commands::info::Info),
+    Verify(commands::verify::Verify),
+    Restore(commands::restore::Restore),
+    Check(commands::check::Check),
+    Permissions(commands::permissions::Permissions),
+    Conf(commands::conf::Conf),
+}
+
+/// Hands a method on to the command at hand.
+macro_rules! each {
+    ($command:expr, $args:ident => $call:expr) => {
+        match $command {
+            Command::Backup($args) => $call,
+            Command::ListBackup($args) => $call,
+            Command::Info($args) => $call,
+            Command::Verify($args) => $call,
+            Command::Restore($args) => $call,
+            Command::Check($args) => $call,
+            Command::Permissions($args) => $call,
+            Command::Conf($args) => $call,
+        }
+    };
+}
+
+impl Command {
+    /// Its name on the command line.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Command::Backup(_) => "backup",
+            Command::ListBackup(_) => "list-backup",
+            Command::Info(_) => "info",
+            Command::Verify(_) => "verify",
+            Command::Restore(_) => "restore",
+            Command::Check(_) => "check",
+            Command::Permissions(_) => "permissions",
+            Command::Conf(_) => "conf",
+        }
+    }
+
+    /// What was asked, for the report.
+    pub fn request(&self) -> Fields {
+        each!(self, command => command.request())
+    }
+
+    /// Does it.
+    pub fn run(&self, app: &App) -> Result<Answer> {
+        each!(self, command => command.run(app))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+}

@@ -1,0 +1,74 @@
+use clap::{Args, ValueEnum};
+
+use crate::backup;
+use crate::cli::app::App;
+use crate::cli::commands::describe;
+use crate::cli::report::{Answer, Fields, field};
+use crate::error::{Error, Result};
+use crate::server::session::Checkpoint;
+
+/// Make a backup of a server
+///
+/// Makes a full backup of a running server, primary or standby, over ordinary
+/// SQL connections. It becomes visible only once it is complete and synced.
+#[derive(Debug, Args)]
+pub struct Backup {
+    /// The server's name in the configuration, or any name without one
+    server: String,
+    /// What to call this backup; shown by info and in backup_label
+    #[arg(long, value_name = "TEXT", default_value = "pgkeep")]
+    label: String,
+    /// Whether the checkpoint at the start is hurried
+    #[arg(long, value_enum, default_value_t = CheckpointMode::Fast)]
+    checkpoint: CheckpointMode,
+}
+
+/// Whether the checkpoint at the start is hurried.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum CheckpointMode {
+    /// At once.
+    Fast,
+    /// Spread over time, gentle to the server; takes minutes.
+    Spread,
+}
+
+/// The longest label that PostgreSQL takes, in bytes (MAXPGPATH).
+const LABEL_BYTES: usize = 1023;
+
+impl Backup {
+    /// What was asked.
+    pub fn request(&self) -> Fields {
+        vec![field("Server", self.server.as_str())]
+    }
+
+    /// Makes the backup.
+    pub fn run(&self, app: &App) -> Result<Answer> {
+        if self.label.len() > LABEL_BYTES || self.label.contains(['\n', '\r', '\0']) {
+            return Err(Error::usage(format!(
+                "the label must be one line of up to {LABEL_BYTES} bytes"
+            )));
+        }
+        let server = app.server(&self.server)?;
+        let configuration = &server.configuration;
+        let request = backup::Request {
+            server: server.name(),
+            folder: &server.folder,
+            label: &self.label,
+            checkpoint: match self.checkpoint {
+                CheckpointMode::Fast => Checkpoint::Fast,
+                CheckpointMode::Spread => Checkpoint::Spread,
+            },
+            compression: configuration.compression,
+            workers: server.workers,
+            max_rate: configuration.max_rate.map(u64::from),
+            extra: &configuration.extra,
+        };
+        let info = backup::run(&request, &server.connector()?, &*app.progress, &app.interrupt)?;
+        let error = (info.corrupt_pages > 0).then(|| describe::corruption(&info));
+        Ok(Answer {
+            response: describe::summary(&info),
+            error,
+            plain: None,
+        })
+    }
+}

@@ -1,0 +1,124 @@
+//! A backup in the words of the report.
+
+use crate::cli::report::{Fields, Value, field};
+use crate::error::Error;
+use crate::pg::lsn::Lsn;
+use crate::repository::backup_info::BackupInfo;
+
+/// What `backup` and `list-backup` say of a backup.
+pub fn summary(info: &BackupInfo) -> Fields {
+    vec![
+        field("Backup", info.backup),
+        field("BackupSize", Value::Size(info.backup_size)),
+        field("Comments", comments(info)),
+        field("Compression", info.compression.to_string()),
+        field("Encryption", "none"),
+        field("Incremental", false),
+        field("Keep", info.keep),
+        field("MajorVersion", info.major_version),
+        field("MinorVersion", info.minor_version),
+        field("RestoreSize", Value::Size(info.restore_size)),
+        field("Server", info.server.as_str()),
+        field("ServerVersion", info.client_version.as_str()),
+        field("Valid", "yes"),
+        field("WAL", info.wal.as_str()),
+        field("CorruptPages", info.corrupt_pages),
+    ]
+}
+
+/// What `info` says of a backup: everything.
+pub fn details(info: &BackupInfo) -> Fields {
+    let mut fields = vec![
+        field("Backup", info.backup),
+        field("BackupSize", Value::Size(info.backup_size)),
+    ];
+    fields.extend(lsn("Checkpoint", info.checkpoint_lsn));
+    fields.extend([
+        field("Comments", comments(info)),
+        field("Compression", info.compression.to_string()),
+        field("Elapsed", info.elapsed.div_ceil(1000)),
+        field("Encryption", "none"),
+    ]);
+    fields.extend(lsn("End", info.end_lsn));
+    fields.extend([
+        field("EndTimeline", info.end_timeline.0),
+        field("Incremental", false),
+        field("Keep", info.keep),
+        field("MajorVersion", info.major_version),
+        field("MinorVersion", info.minor_version),
+        field("NumberOfTablespaces", info.tablespaces.len() as u64),
+        field("RestoreSize", Value::Size(info.restore_size)),
+        field("Server", info.server.as_str()),
+        field("ServerVersion", info.client_version.as_str()),
+    ]);
+    fields.extend(lsn("Start", info.start_lsn));
+    fields.extend([
+        field("StartTimeline", info.start_timeline.0),
+        field("Tablespaces", tablespaces(info)),
+        field("Valid", "yes"),
+        field("WAL", info.wal.as_str()),
+        field("CheckpointLSN", info.checkpoint_lsn),
+        field("StartLSN", info.start_lsn),
+        field("EndLSN", info.end_lsn),
+        field("Label", info.label.as_str()),
+        field("FromStandby", info.from_standby),
+        field("SystemIdentifier", info.system_identifier.to_string()),
+        field("DataChecksums", info.data_checksums),
+        field("WalLevel", info.wal_level.as_str()),
+        field("WalSegmentSize", Value::Size(info.wal_segment_size)),
+        field("NumberOfFiles", info.number_of_files),
+        field("CorruptPages", info.corrupt_pages),
+    ]);
+    if let Some(level) = info.compression_level {
+        fields.push(field("CompressionLevel", u64::from(level.unsigned_abs())));
+    }
+    if !info.corrupt.is_empty() {
+        let pages: Vec<Value> = info.corrupt.iter().map(|page| page.to_string().into()).collect();
+        fields.push(field("Corrupt", pages));
+    }
+    fields
+}
+
+/// The error that corrupt pages of the server are.
+pub fn corruption(info: &BackupInfo) -> Error {
+    let named: Vec<String> = info.corrupt.iter().take(5).map(ToString::to_string).collect();
+    let more = info.corrupt_pages.saturating_sub(named.len() as u64);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    Error::damage(format!(
+        "backup {} is complete, but {} page(s) were damaged on the server already: {}{more}",
+        info.backup,
+        info.corrupt_pages,
+        named.join("; ")
+    ))
+    .hint("keep the last backup without corrupt pages; find the relations with pg_filenode_relation and check the disks")
+}
+
+/// An LSN in two halves, as pgmoneta shows it.
+fn lsn(name: &str, lsn: Lsn) -> [(String, Value); 2] {
+    [
+        (format!("{name}HiLSN"), Value::LsnHalf(lsn.high())),
+        (format!("{name}LoLSN"), Value::LsnHalf(lsn.low())),
+    ]
+}
+
+fn comments(info: &BackupInfo) -> String {
+    let comments: Vec<String> = info
+        .comments
+        .iter()
+        .map(|(key, comment)| format!("{key}|{comment}"))
+        .collect();
+    comments.join(",")
+}
+
+fn tablespaces(info: &BackupInfo) -> Fields {
+    info.tablespaces
+        .iter()
+        .map(|tablespace| {
+            let fields = vec![
+                field("Oid", tablespace.oid),
+                field("Path", tablespace.path.as_deref().unwrap_or("in place")),
+            ];
+            (tablespace.name.clone(), Value::Map(fields))
+        })
+        .collect()
+}

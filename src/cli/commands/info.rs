@@ -1,0 +1,36 @@
+use clap::Args;
+
+use crate::cli::app::App;
+use crate::cli::commands::describe;
+use crate::cli::report::{Answer, Fields, field};
+use crate::error::Result;
+use crate::repository::backup_info::BackupInfo;
+use crate::repository::identifier::Selector;
+
+/// Show everything known about one backup
+#[derive(Debug, Args)]
+pub struct Info {
+    /// The server's name
+    server: String,
+    /// Identifier or its first digits, newest, latest or oldest
+    backup: Selector,
+}
+
+impl Info {
+    /// What was asked.
+    pub fn request(&self) -> Fields {
+        vec![
+            field("Backup", self.backup.to_string()),
+            field("Server", self.server.as_str()),
+        ]
+    }
+
+    /// Shows it.
+    pub fn run(&self, app: &App) -> Result<Answer> {
+        let server = app.server(&self.server)?;
+        let catalogue = server.catalogue()?;
+        let backup = catalogue.select(&self.backup)?;
+        let info = BackupInfo::read(&backup.folder)?;
+        Ok(Answer::success(describe::details(&info)))
+    }
+}

@@ -1,0 +1,50 @@
+//! What a person sees: arguments, report, progress, log.
+//!
+//! Each command is one small file in `commands/`. It says what was asked and
+//! returns what came of it; this module prints the report and chooses the exit status.
+
+mod app;
+mod arguments;
+mod commands;
+mod logging;
+mod progress;
+mod report;
+mod signals;
+
+use std::io::Write;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use clap::Parser;
+
+use app::App;
+use arguments::Arguments;
+use report::{Answer, Report};
+
+/// Runs the command line and returns the exit status.
+pub fn main() -> ExitCode {
+    let began = Instant::now();
+    let arguments = Arguments::parse();
+    let format = arguments.global.format;
+    let request = arguments.command.request();
+    let name = arguments.command.name();
+    let answer = App::new(&arguments.global).and_then(|app| arguments.command.run(&app));
+    let answer = answer.unwrap_or_else(Answer::failure);
+    let status = answer.exit_status();
+    if let Some(error) = &answer.error {
+        logging::print_error(error);
+    }
+    let text = match answer.plain_text(format) {
+        Some(text) => text.to_owned(),
+        None => Report::new(name, format, began.elapsed(), request, answer).render(),
+    };
+    match std::io::stdout().lock().write_all(text.as_bytes()) {
+        Ok(()) => ExitCode::from(status),
+        // A reader that has seen enough, such as head, is no failure.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::from(status),
+        Err(error) => {
+            eprintln!("pgkeep: cannot write the report: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

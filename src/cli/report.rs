@@ -1,0 +1,298 @@
+//! The report: YAML for people, or the same keys as one JSON object.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::cli::arguments::Format;
+use crate::error::Error;
+use crate::pg::lsn::Lsn;
+use crate::repository::identifier::Identifier;
+
+/// A value of the report, which knows how it reads in either format.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Value {
+    /// Any text.
+    Text(String),
+    /// A number.
+    Number(u64),
+    /// Bytes: `6.54MB` for people, the number for programs.
+    Size(u64),
+    /// Half of an LSN: hexadecimal for people, the number for programs.
+    LsnHalf(u32),
+    /// A moment or a backup's identifier: fourteen digits.
+    Digits(u64),
+    /// true or false.
+    Flag(bool),
+    /// Several values.
+    List(Vec<Value>),
+    /// Values by their keys.
+    Map(Fields),
+}
+
+/// Keys and values in the order they are printed.
+pub type Fields = Vec<(String, Value)>;
+
+/// One key with its value.
+pub fn field(key: &str, value: impl Into<Value>) -> (String, Value) {
+    (key.to_owned(), value.into())
+}
+
+impl From<&str> for Value {
+    fn from(text: &str) -> Value {
+        Value::Text(text.to_owned())
+    }
+}
+
+impl From<String> for Value {
+    fn from(text: String) -> Value {
+        Value::Text(text)
+    }
+}
+
+impl From<u32> for Value {
+    fn from(number: u32) -> Value {
+        Value::Number(number.into())
+    }
+}
+
+impl From<u64> for Value {
+    fn from(number: u64) -> Value {
+        Value::Number(number)
+    }
+}
+
+impl From<bool> for Value {
+    fn from(flag: bool) -> Value {
+        Value::Flag(flag)
+    }
+}
+
+impl From<Lsn> for Value {
+    fn from(lsn: Lsn) -> Value {
+        Value::Text(lsn.to_string())
+    }
+}
+
+impl From<Identifier> for Value {
+    fn from(identifier: Identifier) -> Value {
+        Value::Digits(identifier.number())
+    }
+}
+
+impl From<Fields> for Value {
+    fn from(fields: Fields) -> Value {
+        Value::Map(fields)
+    }
+}
+
+impl From<Vec<Value>> for Value {
+    fn from(values: Vec<Value>) -> Value {
+        Value::List(values)
+    }
+}
+
+impl Value {
+    fn to_json(&self) -> serde_json::Value {
+        match self {
+            Value::Text(text) => text.as_str().into(),
+            Value::Number(number) | Value::Size(number) => (*number).into(),
+            Value::LsnHalf(half) => (*half).into(),
+            Value::Digits(digits) => digits.to_string().into(),
+            Value::Flag(flag) => (*flag).into(),
+            Value::List(values) => values.iter().map(Value::to_json).collect(),
+            Value::Map(fields) => fields
+                .iter()
+                .map(|(key, value)| (key.clone(), value.to_json()))
+                .collect::<serde_json::Map<_, _>>()
+                .into(),
+        }
+    }
+
+    fn to_yaml(&self) -> serde_yaml::Value {
+        match self {
+            Value::Text(text) => text.as_str().into(),
+            Value::Number(number) | Value::Digits(number) => (*number).into(),
+            Value::Size(bytes) => readable_size(*bytes).into(),
+            Value::LsnHalf(half) => format!("{half:X}").into(),
+            Value::Flag(flag) => (*flag).into(),
+            Value::List(values) => values.iter().map(Value::to_yaml).collect(),
+            Value::Map(fields) => fields
+                .iter()
+                .map(|(key, value)| (key.as_str().into(), value.to_yaml()))
+                .collect::<serde_yaml::Mapping>()
+                .into(),
+        }
+    }
+}
+
+/// Bytes for people, in powers of 1024 with two decimals, as in `6.54MB`.
+pub fn readable_size(bytes: u64) -> String {
+    const UNITS: [&str; 6] = ["kB", "MB", "GB", "TB", "PB", "EB"];
+    if bytes < 1024 {
+        return format!("{bytes}B");
+    }
+    let mut size = bytes as f64 / 1024.0;
+    let mut units = UNITS.iter();
+    let mut unit = units.next();
+    while size >= 1024.0
+        && let Some(larger) = units.next()
+    {
+        size /= 1024.0;
+        unit = Some(larger);
+    }
+    format!("{size:.2}{}", unit.copied().unwrap_or_default())
+}
+
+/// What came of a command.
+#[derive(Debug, Default)]
+pub struct Answer {
+    /// The report's `Response`.
+    pub response: Fields,
+    /// What to print in place of a report, where the format is text.
+    pub plain: Option<String>,
+    /// What went wrong, which decides the exit status.
+    pub error: Option<Error>,
+}
+
+impl Answer {
+    /// All went well.
+    pub fn success(response: Fields) -> Answer {
+        Answer {
+            response,
+            ..Answer::default()
+        }
+    }
+
+    /// Nothing came of it.
+    pub fn failure(error: Error) -> Answer {
+        Answer {
+            error: Some(error),
+            ..Answer::default()
+        }
+    }
+
+    /// What the process exits with.
+    pub fn exit_status(&self) -> u8 {
+        self.error.as_ref().map_or(0, |error| error.kind().exit_status())
+    }
+
+    /// What to print in place of a report.
+    pub fn plain_text(&self, format: Format) -> Option<&str> {
+        self.plain
+            .as_deref()
+            .filter(|_| format == Format::Text && self.error.is_none())
+    }
+}
+
+/// The one thing that goes to stdout.
+pub struct Report {
+    format: Format,
+    fields: Fields,
+}
+
+impl Report {
+    /// Puts it together.
+    pub fn new(command: &str, format: Format, elapsed: Duration, request: Fields, answer: Answer) -> Report {
+        let now = Identifier::at(Timestamp::now());
+        let mut outcome = vec![
+            field("Status", answer.error.is_none()),
+            field("Time", readable_time(elapsed)),
+        ];
+        if let Some(error) = &answer.error {
+            outcome.push(field("Error", error.message()));
+            outcome.extend(error.advice().map(|advice| field("Hint", advice)));
+        }
+        let header = vec![
+            field("ClientVersion", env!("CARGO_PKG_VERSION")),
+            field("Command", command),
+            field("Output", format.name()),
+            field("Timestamp", Value::Digits(now.number())),
+        ];
+        let mut fields = vec![
+            field("Header", header),
+            field("Outcome", outcome),
+            field("Request", request),
+        ];
+        if !answer.response.is_empty() {
+            fields.push(field("Response", answer.response));
+        }
+        Report { format, fields }
+    }
+
+    /// The text to print.
+    pub fn render(self) -> String {
+        let fields = Value::Map(self.fields);
+        match self.format {
+            Format::Json => format!("{:#}\n", fields.to_json()),
+            // Made of strings, numbers and maps alone, it can always be written.
+            Format::Text => serde_yaml::to_string(&fields.to_yaml()).unwrap_or_default(),
+        }
+    }
+}
+
+/// `HH:MM:SS.mmm`.
+fn readable_time(elapsed: Duration) -> String {
+    let seconds = elapsed.as_secs();
+    format!(
+        "{:02}:{:02}:{:02}.{:03}",
+        seconds / 3600,
+        seconds / 60 % 60,
+        seconds % 60,
+        elapsed.subsec_millis()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn answer() -> Answer {
+        Answer::success(vec![
+            field("Backup", "20240928065644".parse::<Identifier>().unwrap()),
+            field("BackupSize", Value::Size(6_857_687)),
+            field("CheckpointLoLSN", Value::LsnHalf(0x4F00_00B8)),
+            field("Comments", ""),
+            field("Valid", "yes"),
+        ])
+    }
+
+    #[test]
+    fn text_is_for_people() {
+        let elapsed = Duration::from_millis(3_723_004);
+        let text = Report::new("info", Format::Text, elapsed, vec![field("Server", "primary")], answer()).render();
+        assert!(text.contains("  Time: 01:02:03.004\n"), "{text}");
+        assert!(text.contains("  Backup: 20240928065644\n"), "{text}");
+        assert!(text.contains("  BackupSize: 6.54MB\n"), "{text}");
+        assert!(text.contains("  CheckpointLoLSN: 4F0000B8\n"), "{text}");
+        assert!(text.contains("  Comments: ''\n"), "{text}");
+        let parsed: serde_yaml::Value = serde_yaml::from_str(&text).unwrap();
+        assert_eq!(parsed["Outcome"]["Status"], serde_yaml::Value::Bool(true));
+    }
+
+    #[test]
+    fn json_has_raw_numbers() {
+        let text = Report::new("info", Format::Json, Duration::ZERO, Vec::new(), answer()).render();
+        let parsed: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(parsed["Response"]["BackupSize"], 6_857_687);
+        assert_eq!(parsed["Response"]["Backup"], "20240928065644");
+        assert_eq!(parsed["Response"]["CheckpointLoLSN"], 0x4F00_00B8);
+    }
+
+    #[test]
+    fn a_failure_is_reported_too() {
+        let answer = Answer::failure(Error::locked("process 7 is working").hint("wait"));
+        assert_eq!(answer.exit_status(), 4);
+        let text = Report::new("backup", Format::Text, Duration::ZERO, Vec::new(), answer).render();
+        assert!(text.contains("  Status: false\n") && text.contains("  Error: process 7 is working\n"), "{text}");
+    }
+
+    #[test]
+    fn sizes_are_rounded_in_powers_of_1024() {
+        let cases = [(0, "0B"), (1023, "1023B"), (1024, "1.00kB"), (48_799_744, "46.54MB"), (u64::MAX, "16.00EB")];
+        for (bytes, expected) in cases {
+            assert_eq!(readable_size(bytes), expected);
+        }
+    }
+}

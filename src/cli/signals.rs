@@ -1,0 +1,26 @@
+//! Ctrl-C and SIGTERM end the command in good order; a second one at once.
+
+use std::sync::Arc;
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::error::{Error, Result};
+use crate::interrupt::Interrupt;
+
+/// Raises the interrupt when a signal comes.
+pub fn watch(interrupt: Arc<Interrupt>) -> Result<()> {
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])
+        .map_err(|error| Error::failed(format!("cannot wait for signals: {error}")))?;
+    std::thread::spawn(move || {
+        let mut pending = signals.forever();
+        if pending.next().is_some() {
+            let patient = Arc::clone(&interrupt);
+            std::thread::spawn(move || patient.raise());
+        }
+        if pending.next().is_some() {
+            std::process::exit(1);
+        }
+    });
+    Ok(())
+}

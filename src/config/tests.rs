@@ -1,0 +1,447 @@
+//! The configuration file as a whole: every key, every mistake.
+
+#![allow(clippy::unwrap_used)]
+
+use super::testing::{configuration, environment};
+use super::*;
+use crate::stored::compression::{Algorithm, Compression};
+use crate::error::Kind;
+use proptest::prelude::*;
+use std::num::NonZero;
+use std::time::Duration;
+
+/// What is in force for `primary`, whose section begins with a host.
+fn primary(main: &str, server: &str) -> Result<ServerConfiguration> {
+    let text = format!("[pgkeep]\n{main}\n[primary]\nhost = h\n{server}\n");
+    configuration(&text, &[])?.server("primary")
+}
+
+#[test]
+fn the_configuration_of_the_tutorial_is_accepted() {
+    let text = "[pgmoneta]\nhost = localhost\nmetrics = 5001\n\nbase_dir = /tmp/pgmoneta\n\n\
+        compression = zstd\n\nretention = 7\n\nlog_type = console\nlog_level = info\nlog_path =\n\n\
+        unix_socket_dir = /tmp/\nverification = 3600\nencryption = aes-256-cbc\n\n\
+        [primary]\nhost = localhost\nport = 5432\nuser = repl\nwal_slot = repl\n";
+    let configuration = configuration(text, &[]).unwrap();
+    let server = configuration.server("primary").unwrap();
+    assert_eq!(server.base_dir, Path::new("/tmp/pgmoneta"));
+    assert_eq!(server.compression, Compression::default());
+    assert_eq!(server.retention.to_string(), "7, -, -, -");
+    assert_eq!(server.verification, Some(Duration::from_secs(3600)));
+    assert_eq!(server.encryption, Encryption::Aes256Cbc);
+    assert_eq!(server.wal_slot.as_deref(), Some("repl"));
+    assert_eq!(server.connection.user, "repl");
+    assert_eq!(configuration.log_level(), Some(LevelFilter::Info));
+    assert_eq!(configuration.log_file(), None);
+    let ignored: Vec<&str> = configuration
+        .ignored()
+        .iter()
+        .map(|i| i.key.as_str())
+        .collect();
+    assert_eq!(ignored, ["host", "metrics", "unix_socket_dir"]);
+}
+
+#[test]
+fn a_servers_section_overrides_the_main_one() {
+    let main = "base_dir = /b\ncompression = gzip\nencryption = aes-128-ctr\nmaster_key = ~/key\n\
+        workers = 4\nmax_rate = 8MB\nretention = 7, -, 12, 1\nverification = 1D\n\
+        log_level = debug\nlog_file = /l\ncreate_slot = yes";
+    let inherited = primary(main, "").unwrap();
+    assert_eq!(inherited.base_dir, Path::new("/b"));
+    assert_eq!(inherited.compression.algorithm, Algorithm::Gzip);
+    assert_eq!(inherited.encryption, Encryption::Aes128Ctr);
+    assert_eq!(
+        inherited.master_key.as_deref(),
+        Some(Path::new("/home/ann/key"))
+    );
+    assert_eq!(inherited.workers, NonZero::new(4));
+    assert_eq!(inherited.max_rate, NonZero::new(8 << 20));
+    assert_eq!(inherited.retention.to_string(), "7, -, 12, 1");
+    assert_eq!(inherited.verification, Some(Duration::from_secs(86_400)));
+    assert_eq!(inherited.log_level, Some(LevelFilter::Debug));
+    assert_eq!(inherited.log_file.as_deref(), Some(Path::new("/l")));
+    assert!(inherited.create_slot);
+
+    let server = "base_dir = /c\ncompression = none\nencryption = none\nmaster_key = /k\n\
+        workers = 0\nmax_rate = 0\nretention = -\nverification = 0\nlog_level = off\n\
+        log_file = /m\ncreate_slot = no\nextra = /a, /b c\nwal_slot = s_1";
+    let own = primary(main, server).unwrap();
+    assert_eq!(own.base_dir, Path::new("/c"));
+    assert_eq!(own.compression.algorithm, Algorithm::None);
+    assert_eq!(own.encryption, Encryption::None);
+    assert_eq!(own.master_key.as_deref(), Some(Path::new("/k")));
+    assert_eq!((own.workers, own.max_rate), (None, None));
+    assert!(own.retention.is_unlimited());
+    assert_eq!(own.verification, None);
+    assert_eq!(own.log_level, Some(LevelFilter::Off));
+    assert_eq!(own.log_file.as_deref(), Some(Path::new("/m")));
+    assert!(!own.create_slot);
+    assert_eq!(own.extra, ["/a", "/b c"]);
+    assert_eq!(own.wal_slot.as_deref(), Some("s_1"));
+
+    // pgmoneta's -1 in a server's section stands for the main section's value.
+    let same = primary(main, "workers = -1\nmax_rate = -1").unwrap();
+    assert_eq!(same.workers, NonZero::new(4));
+    assert_eq!(same.max_rate, NonZero::new(8 << 20));
+}
+
+#[test]
+fn nothing_is_set_by_default() {
+    let server = primary("", "").unwrap();
+    assert_eq!(server.base_dir, Path::new("/home/ann/.local/share/pgkeep"));
+    assert_eq!(server.compression, Compression::default());
+    assert_eq!(server.encryption, Encryption::None);
+    assert!(server.retention.is_unlimited());
+    assert_eq!((server.workers, server.max_rate), (None, None));
+    assert_eq!((server.wal_slot, server.create_slot), (None, false));
+}
+
+#[test]
+fn a_level_belongs_to_its_algorithm() {
+    let level = |main: &str, server: &str| primary(main, server).map(|s| s.compression.level());
+    assert_eq!(level("compression_level = 19", "").unwrap(), Some(19));
+    assert_eq!(
+        level("compression_level = 19", "compression_level = 3").unwrap(),
+        Some(3)
+    );
+    // The main section's 19 is zstd's, and gzip has its own.
+    assert_eq!(
+        level("compression_level = 19", "compression = gzip").unwrap(),
+        Some(6)
+    );
+    let wrong = [
+        (
+            "compression = gzip\ncompression_level = 10",
+            "",
+            "f:3: compression_level cannot be \"10\"",
+        ),
+        (
+            "compression = gzip",
+            "compression_level = 10",
+            "f:5: compression_level cannot be \"10\"",
+        ),
+        (
+            "",
+            "compression = bzip2\ncompression_level = 0",
+            "f:6: compression_level cannot be \"0\"",
+        ),
+    ];
+    for (main, server, message) in wrong {
+        let text = format!("[pgkeep]\n{main}\n[primary]\nhost = h\n{server}\n");
+        let error = configuration(&text, &[]).err().unwrap();
+        assert_eq!(error.message(), message);
+        assert!(error.advice().unwrap().contains("between 1 and 9"));
+    }
+}
+
+#[test]
+fn every_bad_value_is_named_with_its_line() {
+    let common = [
+        ("base_dir = relative", "an absolute path"),
+        ("compression = zip", "zstd, gzip, lz4, bzip2 or none"),
+        ("compression_level = high", "a whole number"),
+        ("encryption = rot13", "aes-KEY-MODE"),
+        ("master_key = key", "an absolute path"),
+        ("workers = many", "a number of threads"),
+        ("workers = -2", "a number of threads"),
+        ("workers = 1025", "a number of threads"),
+        ("max_rate = fast", "a number of bytes"),
+        ("backup_max_rate = fast", "a number of bytes"),
+        ("network_max_rate = -5", "a number of bytes"),
+        ("retention = 7 days", "days, weeks, months and years"),
+        ("verification = daily", "a number of seconds"),
+        ("create_slot = maybe", "yes or no"),
+        ("log_level = loud", "off, error, warn"),
+        ("log_file = here", "an absolute path"),
+    ];
+    let main = [
+        ("storage_engine = s3", "local"),
+        ("log_type = paper", "console or file"),
+    ];
+    let server = [
+        ("port = 0", "between 1 and 65535"),
+        ("port = 65536", "between 1 and 65535"),
+        ("port = 5432,x", "between 1 and 65535"),
+        ("wal_slot = Bad-Slot", "lower-case letters"),
+        ("extra = /a,,/b", "a list of paths"),
+        ("tls_cert_file = crt", "an absolute path"),
+        ("tls_key_file = key", "an absolute path"),
+        ("tls_ca_file = ca", "an absolute path"),
+    ];
+    let in_main = common
+        .iter()
+        .chain(&main)
+        .map(|case| ("[pgkeep]\n\n", case));
+    let in_server = common
+        .iter()
+        .chain(&server)
+        .map(|case| ("[a]\nhost = h\n", case));
+    for (before, (line, allowed)) in in_main.chain(in_server) {
+        let error = configuration(&format!("{before}{line}\n"), &[])
+            .err()
+            .unwrap();
+        let (key, value) = line.split_once(" = ").unwrap();
+        assert_eq!(error.kind(), Kind::Usage, "{line}");
+        assert_eq!(error.message(), format!("f:3: {key} cannot be \"{value}\""));
+        let hint = error.advice().unwrap();
+        assert!(hint.contains(allowed), "{line}: {hint}");
+    }
+}
+
+#[test]
+fn every_mistake_of_form_is_named_with_its_line() {
+    let cases = [
+        (
+            "[a]\nport = 1",
+            "f:1: section [a] has no host",
+            "host = NAME",
+        ),
+        ("[a]\nhost =", "f:1: section [a] has no host", "host = NAME"),
+        (
+            "[pgkeep]\ncompresion = zstd",
+            "f:2: compresion is not a key of this section",
+            "did you mean compression?",
+        ),
+        (
+            "[pgkeep]\nbarn = owl",
+            "f:2: barn is not a key of this section",
+            "base_dir, compression",
+        ),
+        (
+            "[pgkeep]\nuser = ann",
+            "f:2: user belongs into the section of a server",
+            "",
+        ),
+        (
+            "[a]\nhost = h\nusr = ann",
+            "f:3: usr is not a key of this section",
+            "did you mean user?",
+        ),
+        (
+            "[a]\nhost = h\nmetrics = 1",
+            "f:3: metrics is not a key of this section",
+            "",
+        ),
+        (
+            "[pgkeep]\n[pgmoneta]",
+            "f:2: [pgkeep] and [pgmoneta] are both here",
+            "one of them",
+        ),
+        (
+            "[a]\nhost = h\n[a]\nhost = i",
+            "f:3: section [a] is here a second time",
+            "",
+        ),
+        (
+            "[a]\nhost = h\nhost = i",
+            "f:3: host is set a second time in [a]",
+            "",
+        ),
+        (
+            "[pgkeep]\nmax_rate = 1\nbackup_max_rate = 2",
+            "f:3: backup_max_rate sets max_rate a second time",
+            "",
+        ),
+        (
+            "[pgkeep]\nlog_type=file\nlog_file = /a\nlog_path = /b",
+            "f:4: log_path sets log_file a second time",
+            "",
+        ),
+        (
+            "[../a]\nhost = h",
+            "f:1: \"../a\" cannot be the name of a server",
+            "letters",
+        ),
+    ];
+    for (text, message, advice) in cases {
+        let error = configuration(text, &[]).err().unwrap();
+        assert_eq!(error.kind(), Kind::Usage, "{text}");
+        assert_eq!(error.message(), message);
+        let hint = error.advice().unwrap_or_default();
+        assert!(hint.contains(advice), "{text}: {hint}");
+    }
+}
+
+#[test]
+fn synonyms_of_pgmoneta_mean_the_same() {
+    for rate in ["backup_max_rate", "network_max_rate"] {
+        let server = primary(&format!("{rate} = 1000"), "").unwrap();
+        assert_eq!(server.max_rate, NonZero::new(1000), "{rate}");
+    }
+    let text = "[pgmoneta]\nlog_type = file\nlog_path = /l\nlog_level = DEBUG5";
+    let logged = configuration(text, &[]).unwrap();
+    assert_eq!(logged.log_file(), Some(Path::new("/l")));
+    assert_eq!(logged.log_level(), Some(LevelFilter::Trace));
+    for (text, value) in [
+        ("on", true),
+        ("1", true),
+        ("TRUE", true),
+        ("off", false),
+        ("0", false),
+    ] {
+        let server = primary("", &format!("create_slot = {text}")).unwrap();
+        assert_eq!(server.create_slot, value, "{text}");
+    }
+}
+
+#[test]
+fn keys_without_effect_are_told_by_what_is_lost() {
+    let text = "[pgkeep]\nlibev = epoll\nlog_type = syslog\nstorage_engine = local\n\
+        tls_ca_file = x\n[a]\nhost = h\nfollow = b\nonline = yes\n";
+    let configuration = configuration(text, &[]).unwrap();
+    let ignored: Vec<_> = configuration
+        .ignored()
+        .iter()
+        .map(|ignored| (ignored.key.as_str(), ignored.line, ignored.reason))
+        .collect();
+    let expected = [
+        ("libev", 2, Reason::Daemon),
+        ("log_type", 3, Reason::NotDone),
+        ("tls_ca_file", 5, Reason::Daemon),
+        ("follow", 8, Reason::NotDone),
+        ("online", 9, Reason::Daemon),
+    ];
+    assert_eq!(ignored, expected);
+}
+
+#[test]
+fn an_unknown_server_is_told_the_known_ones() {
+    let text = "[primary]\nhost = h\n[replica]\nhost = h\n";
+    let configuration = configuration(text, &[]).unwrap();
+    let error = configuration.server("primray").err().unwrap();
+    assert_eq!(error.kind(), Kind::Usage);
+    assert_eq!(error.message(), "server primray is not in f");
+    let hint = error.advice().unwrap();
+    assert_eq!(
+        hint,
+        "did you mean primary? the servers there are primary, replica"
+    );
+    let names: Vec<&str> = configuration.servers().map(ServerName::as_str).collect();
+    assert_eq!(names, ["primary", "replica"]);
+}
+
+#[test]
+fn names_of_servers_are_safe_as_folders() {
+    let longest = "a".repeat(63);
+    for name in ["a", "db-1.example_com", "9", &longest] {
+        assert_eq!(ServerName::new(name).unwrap().as_str(), name);
+    }
+    let too_long = "a".repeat(64);
+    for name in [
+        "", ".", "..", ".a", "-a", "a/b", "a b", "ä", "a\n", "a\0", &too_long,
+    ] {
+        assert_eq!(
+            ServerName::new(name).err().unwrap().kind(),
+            Kind::Usage,
+            "{name:?}"
+        );
+    }
+}
+
+#[test]
+fn the_file_is_looked_for_in_four_places() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let write = |path: &Path, base_dir: &str| {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, format!("[pgkeep]\nbase_dir = {base_dir}\n")).unwrap();
+    };
+    let mut environment = environment(&[]);
+    environment.home = Some(at("home"));
+    environment.system_directory = at("etc");
+    let base_dir = |explicit: Option<&Path>, environment: &Environment| {
+        let configuration = Configuration::load(explicit, environment).unwrap();
+        configuration.server("any").unwrap().base_dir
+    };
+
+    assert_eq!(base_dir(None, &environment), at("home/.local/share/pgkeep"));
+    assert!(
+        Configuration::load(None, &environment)
+            .unwrap()
+            .path()
+            .is_none()
+    );
+    write(&at("etc/pgkeep/pgkeep.conf"), "/of/system");
+    assert_eq!(base_dir(None, &environment), Path::new("/of/system"));
+    write(&at("home/.config/pgkeep/pgkeep.conf"), "/of/user");
+    assert_eq!(base_dir(None, &environment), Path::new("/of/user"));
+    write(&at("variable.conf"), "/of/variable");
+    let named = at("variable.conf").display().to_string();
+    environment.variables.insert("PGKEEP_CONFIG".into(), named);
+    assert_eq!(base_dir(None, &environment), Path::new("/of/variable"));
+    write(&at("explicit.conf"), "/of/option");
+    assert_eq!(
+        base_dir(Some(&at("explicit.conf")), &environment),
+        Path::new("/of/option")
+    );
+
+    let missing = Configuration::load(Some(&at("none.conf")), &environment)
+        .err()
+        .unwrap();
+    assert!(missing.message().ends_with("none.conf is not there"));
+    fs::write(at("binary.conf"), b"[\xff]").unwrap();
+    let binary = Configuration::load(Some(&at("binary.conf")), &environment)
+        .err()
+        .unwrap();
+    assert!(binary.message().ends_with("is no text in UTF-8"));
+    let unreadable = Configuration::load(Some(folder.path()), &environment)
+        .err()
+        .unwrap();
+    assert_eq!(unreadable.kind(), Kind::Usage);
+}
+
+#[test]
+fn every_setting_tells_where_it_came_from() {
+    let text = "[pgkeep]\nbase_dir = /b\n[primary]\nhost = h\ncompression = lz4\n";
+    let variables = [
+        ("PGPORT", "6000"),
+        ("PGPASSWORD", "swordfish"),
+        ("PGUSER", "bob"),
+    ];
+    let entries = configuration(text, &variables).unwrap().entries().unwrap();
+    let shown = |key: &str| {
+        let found: Vec<_> = entries.iter().filter(|entry| entry.key == key).collect();
+        let [entry] = found.as_slice() else {
+            return format!("{} entries", found.len());
+        };
+        format!("{} from {}", entry.value, entry.origin)
+    };
+    let expected = [
+        ("base_dir", "/b from f:2"),
+        ("compression", "zstd from default"),
+        ("primary.base_dir", "/b from f:2"),
+        ("primary.compression", "lz4 from f:5"),
+        ("primary.host", "h from f:4"),
+        ("primary.port", "6000 from $PGPORT"),
+        ("primary.user", "bob from $PGUSER"),
+        ("primary.database", "postgres from default"),
+        ("primary.password", "(hidden) from $PGPASSWORD"),
+        ("primary.retention", "-, -, -, - from default"),
+    ];
+    for (key, value) in expected {
+        assert_eq!(shown(key), value, "{key}");
+    }
+    assert!(!format!("{entries:?}").contains("swordfish"));
+}
+
+proptest! {
+    #[test]
+    fn any_configuration_is_read_or_refused(
+        lines in prop::collection::vec(
+            prop_oneof![
+                "\\[(pgkeep|a|b)\\]",
+                "(host|port|user|extra|workers|max_rate|retention|verification|log_path) = [-,0-9A-Za-z/]*",
+                "(compression|compression_level|encryption|base_dir|wal_slot) = [-0-9a-z/]*",
+                "\\PC*",
+            ],
+            0..12,
+        )
+    ) {
+        if let Ok(configuration) = configuration(&lines.join("\n"), &[]) {
+            for name in configuration.servers() {
+                let _ = configuration.server(name.as_str());
+            }
+            let _ = configuration.entries();
+        }
+    }
+}
