@@ -27,7 +27,7 @@ fn a_mistake_is_named_with_file_and_line() {
         ),
         (
             3,
-            format!("[pgkeep]\nbase_dir = {base}\nworkers = -1\n[primary]\nhost = {host}\n"),
+            format!("[pgkeep]\nbase_dir = {base}\nworkers = many\n[primary]\nhost = {host}\n"),
         ),
         (
             3,
@@ -53,6 +53,7 @@ fn a_mistake_is_named_with_file_and_line() {
     ] {
         pgkeep.configure(&text);
         let run = pgkeep.run(&["backup", SERVER]);
+        assert_eq!(run.status.code(), Some(2), "line {line} of\n{text}{run:?}");
         let error = run.failed(2);
         assert!(
             error.contains(&format!("pgkeep.conf:{line}")),

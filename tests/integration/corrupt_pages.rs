@@ -114,7 +114,8 @@ fn without_checksums_nothing_is_held_against_a_page() {
 fn every_damaged_page_is_counted_under_load_too() {
     let mut cluster = Cluster::new(17);
     cluster.sql("create table cold as select i, repeat('x', 500) from generate_series(1, 5000) i");
-    cluster.sql("vacuum freeze cold; checkpoint");
+    cluster.sql("vacuum freeze cold");
+    cluster.sql("checkpoint");
     let file = cluster.file_of("cold");
     for block in [0, 9, 100] {
         write_into(&mut cluster, "cold", block, 6000, b"damage");

@@ -13,7 +13,7 @@ fn cluster_with_tablespaces(major: u32) -> Cluster {
     let cluster = Cluster::new(major);
     cluster.tablespace("outside");
     cluster.tablespace("second");
-    cluster.sql("set allow_in_place_tablespaces = on; create tablespace inplace location ''");
+    cluster.sql("create tablespace inplace location ''");
     cluster.sql(
         "create table far tablespace outside as select i, md5(i::text) from generate_series(1, 3000) i;
          create index far_i on far (i) tablespace second;
