@@ -74,7 +74,7 @@ fn an_interrupted_backup_cleans_up_at_once() {
         let first = pgkeep.backup();
         let pgkeep = pgkeep.with("max_rate", "8MB");
         let mut running = pgkeep.spawn(&["backup", SERVER]);
-        wait_until_copying(&mut running, &cluster);
+        wait_until_copying(&mut running, &pgkeep);
         let begin = Instant::now();
         running.signal(signal);
         let error = running.wait().failed(1);
@@ -102,7 +102,7 @@ fn a_server_that_dies_fails_the_backup_and_no_other() {
         let pgkeep = pgkeep.with("max_rate", "8MB");
         let load = Load::on(&cluster);
         let mut running = pgkeep.spawn(&["backup", SERVER]);
-        wait_until_copying(&mut running, &cluster);
+        wait_until_copying(&mut running, &pgkeep);
         cluster.stop(how);
         load.stop();
         let run = running.wait();
@@ -126,7 +126,7 @@ fn a_backend_that_is_terminated_fails_the_backup() {
     let cluster = Cluster::new(18);
     let pgkeep = Pgkeep::of(&cluster).with("max_rate", "8MB");
     let mut running = pgkeep.spawn(&["backup", SERVER]);
-    wait_until_copying(&mut running, &cluster);
+    wait_until_copying(&mut running, &pgkeep);
     cluster.sql(
         "select pg_terminate_backend(pid) from pg_stat_activity
          where application_name ilike '%pgkeep%' order by backend_start limit 1",
@@ -144,7 +144,7 @@ fn a_second_run_meets_the_lock_at_once() {
     let first = pgkeep.backup();
     let pgkeep = pgkeep.with("max_rate", "8MB");
     let mut running = pgkeep.spawn(&["backup", SERVER]);
-    wait_until_copying(&mut running, &cluster);
+    wait_until_copying(&mut running, &pgkeep);
     let begin = Instant::now();
     let error = pgkeep.run(&["backup", SERVER]).failed(4);
     assert!(begin.elapsed() < Duration::from_secs(2));

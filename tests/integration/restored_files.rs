@@ -63,7 +63,7 @@ fn files_that_belong_to_one_run_of_a_server_are_left_out() {
         account::give(&path);
     }
     let temporary = cluster.data().join("base/pgsql_tmp");
-    fs::create_dir(&temporary).unwrap();
+    fs::create_dir_all(&temporary).unwrap();
     fs::write(temporary.join("pgsql_tmp123.0"), "x").unwrap();
     checks::shell(&format!(
         "chown -R --reference={} {}",

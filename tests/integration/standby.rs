@@ -78,9 +78,9 @@ fn a_standby_promoted_meanwhile_fails_the_backup_and_the_next_one_succeeds() {
         let before = Before::of(&primary);
         let slow = Pgkeep::of(&standby).with("max_rate", "8MB");
         let mut running = slow.spawn(&["backup", SERVER]);
-        wait_until_copying(&mut running, &standby);
+        wait_until_copying(&mut running, &slow);
         standby.sql("select pg_promote()");
-        let error = running.wait().failed(1);
+        let error = running.wait().failed(5);
         assert!(error.contains("promot"), "{error}");
         assert!(slow.ok(&["list-backup", SERVER]).backups().is_empty());
         standby.assert_nothing_is_left();

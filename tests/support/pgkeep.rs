@@ -133,8 +133,8 @@ impl Pgkeep {
         let folder = self.ground.folder(&format!("restored-{number}"));
         let mut all = vec!["restore", SERVER, backup, folder.to_str().unwrap()];
         all.extend(arguments);
-        self.ok(&all);
-        only_entry(&folder)
+        let report = self.ok(&all);
+        folder.join(format!("{SERVER}-{}", report.at("Response.Backup")))
     }
 
     /// Starts a command line.
@@ -309,12 +309,14 @@ pub fn only_entry(folder: &Path) -> PathBuf {
     }
 }
 
-/// The binary under test, where the unprivileged account can run it: the folder
-/// of the build may be in a home that only root may enter.
+/// The binary under test, just built or named by `PGKEEP_TEST_BINARY`, where the
+/// unprivileged account can run it: the folder of the build may be in a home that
+/// only root may enter.
 pub fn binary() -> &'static Path {
     static BINARY: OnceLock<(PathBuf, Option<Ground>)> = OnceLock::new();
     let (path, _) = BINARY.get_or_init(|| {
-        let built = PathBuf::from(env!("CARGO_BIN_EXE_pgkeep"));
+        let built = std::env::var_os("PGKEEP_TEST_BINARY")
+            .map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_pgkeep")), PathBuf::from);
         let runs = account::command(&built).arg("--version").output();
         if runs.is_ok_and(|output| output.status.success()) {
             return (built, None);
@@ -328,17 +330,16 @@ pub fn binary() -> &'static Path {
     path
 }
 
-/// Waits until a running backup is in the midst of copying: the server is busy
-/// with its files, and the session has a backup start behind it.
-pub fn wait_until_copying(running: &mut Running, cluster: &Cluster) {
+/// Waits until a running backup is in the midst of copying: some of it is on
+/// disk, in a folder that is no backup yet.
+pub fn wait_until_copying(running: &mut Running, pgkeep: &Pgkeep) {
+    let finished = pgkeep.ok(&["list-backup", SERVER]).backups();
     wait_until("the backup is copying", || {
-        assert!(
-            running.is_running(),
-            "the backup ended before it was seen at work"
-        );
-        cluster.value(
-            "select count(*) > 0 from pg_stat_activity
-             where pid <> pg_backend_pid() and query ilike '%pg_read_binary_file%'",
-        ) == "t"
+        assert!(running.is_running(), "the backup ended before it was seen at work");
+        fs::read_dir(pgkeep.backups()).into_iter().flatten().flatten().any(|entry| {
+            let name = entry.file_name().into_string().unwrap();
+            let files = walkdir::WalkDir::new(entry.path()).into_iter().flatten();
+            !finished.contains(&name) && files.filter(|file| file.file_type().is_file()).count() > 2
+        })
     });
 }
