@@ -18,7 +18,12 @@ impl Interrupt {
     /// Asks everything to stop, and ends each wait that registered.
     pub fn raise(&self) {
         self.raised.store(true, Ordering::SeqCst);
-        for wake in self.wakers.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+        for wake in self
+            .wakers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+        {
             wake();
         }
     }

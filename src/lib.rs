@@ -1,6 +1,7 @@
 //! Physical backups of PostgreSQL through ordinary SQL connections.
 
 pub mod backup;
+pub mod check;
 pub mod cli;
 pub mod config;
 pub mod error;
@@ -9,5 +10,8 @@ pub mod parallel;
 pub mod pg;
 pub mod progress;
 pub mod repository;
+pub mod restore;
 pub mod server;
+pub mod size;
 pub mod stored;
+pub mod verify;

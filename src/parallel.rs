@@ -117,7 +117,14 @@ mod tests {
             *done += 1;
             Err(Error::failed("later"))
         };
-        let error = run(&mut done, &[0, 1, 2, 3, 4], &Interrupt::default(), work, || Ok(())).unwrap_err();
+        let error = run(
+            &mut done,
+            &[0, 1, 2, 3, 4],
+            &Interrupt::default(),
+            work,
+            || Ok(()),
+        )
+        .unwrap_err();
         assert_eq!(error.message(), "first");
         assert!(done.iter().sum::<i32>() <= 1);
     }

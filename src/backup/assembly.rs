@@ -68,7 +68,12 @@ impl Assembly {
 
     /// Takes a slice. The one that completes the file gets the result. `stop` ends a wait: the
     /// backup has failed, so that the slice no longer matters.
-    pub(super) fn put(&self, number: u64, part: Part, stop: impl Fn() -> bool) -> Result<Option<Assembled>> {
+    pub(super) fn put(
+        &self,
+        number: u64,
+        part: Part,
+        stop: impl Fn() -> bool,
+    ) -> Result<Option<Assembled>> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         while number > state.next + self.ahead {
             if stop() {
@@ -142,7 +147,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("f");
         let assembly = Assembly::new(path.clone(), 3, 8);
-        let put = |number, content: &[u8]| assembly.put(number, part(content, false), || false).unwrap();
+        let put = |number, content: &[u8]| {
+            assembly
+                .put(number, part(content, false), || false)
+                .unwrap()
+        };
         assert!(put(2, b"cc").is_none());
         assert!(put(0, b"a").is_none());
         let whole = put(1, b"bb").unwrap();
@@ -156,9 +165,22 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("f");
         let assembly = Assembly::new(path.clone(), 3, 8);
-        assert!(assembly.put(0, part(b"a", false), || false).unwrap().is_none());
-        assert!(assembly.put(2, part(b"cc", false), || false).unwrap().is_none());
-        let whole = assembly.put(1, part(b"b", true), || false).unwrap().unwrap();
+        assert!(
+            assembly
+                .put(0, part(b"a", false), || false)
+                .unwrap()
+                .is_none()
+        );
+        assert!(
+            assembly
+                .put(2, part(b"cc", false), || false)
+                .unwrap()
+                .is_none()
+        );
+        let whole = assembly
+            .put(1, part(b"b", true), || false)
+            .unwrap()
+            .unwrap();
         assert_eq!(std::fs::read(path).unwrap(), b"ab");
         assert_eq!(whole.size, 2);
     }
@@ -175,6 +197,11 @@ mod tests {
     fn a_worker_too_far_ahead_stops_waiting_when_told() {
         let folder = tempfile::tempdir().unwrap();
         let assembly = Assembly::new(folder.path().join("f"), 9, 1);
-        assert!(assembly.put(5, part(b"x", false), || true).unwrap().is_none());
+        assert!(
+            assembly
+                .put(5, part(b"x", false), || true)
+                .unwrap()
+                .is_none()
+        );
     }
 }

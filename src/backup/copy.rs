@@ -103,17 +103,31 @@ impl Job<'_> {
             Assembly::new(path, file.slices(), self.request.workers as u64)
         };
         let files = self.plan.files.iter();
-        files.map(|file| file.is_large().then(|| assembly(file))).collect()
+        files
+            .map(|file| file.is_large().then(|| assembly(file)))
+            .collect()
     }
 
     /// The folders that will hold something; all of PGDATA's where it is stored as a plain tree.
     fn create_folders(&self) -> Result<()> {
         let algorithm = self.request.compression.algorithm;
-        durable::create_folder(&self.folder.stored(&layout::stored_file("pg_wal", Algorithm::None)))?;
-        durable::create_folder(&self.folder.stored(&layout::stored_file("global", Algorithm::None)))?;
+        durable::create_folder(
+            &self
+                .folder
+                .stored(&layout::stored_file("pg_wal", Algorithm::None)),
+        )?;
+        durable::create_folder(
+            &self
+                .folder
+                .stored(&layout::stored_file("global", Algorithm::None)),
+        )?;
         if algorithm == Algorithm::None {
             for directory in &self.plan.directories {
-                durable::create_folder(&self.folder.stored(&layout::stored_file(directory, algorithm)))?;
+                durable::create_folder(
+                    &self
+                        .folder
+                        .stored(&layout::stored_file(directory, algorithm)),
+                )?;
             }
         } else {
             durable::create_folder(&self.folder.stored(BUNDLES))?;
@@ -160,8 +174,14 @@ impl<'a> Worker<'a> {
     fn copy(&mut self, task: &Task, stop: &Stop<'_>) -> Result<()> {
         match task {
             Task::Slice { file, number } => self.copy_slice(*file, *number, stop),
-            Task::Small { files, bundle: Some(number) } => self.copy_bundle(files, *number, stop),
-            Task::Small { files, bundle: None } => self.copy_small(files, stop),
+            Task::Small {
+                files,
+                bundle: Some(number),
+            } => self.copy_bundle(files, *number, stop),
+            Task::Small {
+                files,
+                bundle: None,
+            } => self.copy_small(files, stop),
         }
     }
 
@@ -175,7 +195,8 @@ impl<'a> Worker<'a> {
         let expected = SLICE_BYTES.min(planned.size - offset);
         self.read_slice(&planned.path, offset, expected, stop)?;
         if planned.relation.is_some() {
-            self.plain.truncate(self.plain.len() - self.plain.len() % PAGE_SIZE);
+            self.plain
+                .truncate(self.plain.len() - self.plain.len() % PAGE_SIZE);
         }
         let first_block = (offset / PAGE_SIZE as u64) as u32;
         let plain = std::mem::take(&mut self.plain);
@@ -198,7 +219,8 @@ impl<'a> Worker<'a> {
             Some(written) => {
                 let stored = layout::stored_file(&planned.path, job.request.compression.algorithm);
                 self.copied.add_stored(stored, written);
-                self.copied.add_file(entry(planned, whole.size, whole.crc32c, None));
+                self.copied
+                    .add_file(entry(planned, whole.size, whole.crc32c, None));
                 Ok(())
             }
             None => vanished(planned),

@@ -30,7 +30,10 @@ pub(super) struct PageCheck {
 impl PageCheck {
     /// For a backup that starts here, of relations with so many blocks a segment file.
     pub(super) fn new(start: Lsn, segment_blocks: u32) -> PageCheck {
-        PageCheck { start, segment_blocks }
+        PageCheck {
+            start,
+            segment_blocks,
+        }
     }
 
     /// The pages in `content` whose checksums do not fit; `first_block` is its first page's number in the file.
@@ -46,7 +49,11 @@ impl PageCheck {
         (first_block..).zip(pages).filter_map(move |(block, page)| {
             // No page counts as newer here: which is too new is known only at the end.
             match verify(page, base.wrapping_add(block), Lsn(u64::MAX), None) {
-                PageVerdict::Bad { expected, found, lsn } => Some(Suspect {
+                PageVerdict::Bad {
+                    expected,
+                    found,
+                    lsn,
+                } => Some(Suspect {
                     file,
                     block,
                     expected,
@@ -86,7 +93,12 @@ pub(super) fn corrupt_pages(
 }
 
 fn fault(suspect: &Suspect, stop: Lsn) -> String {
-    let Suspect { expected, found, lsn, .. } = suspect;
+    let Suspect {
+        expected,
+        found,
+        lsn,
+        ..
+    } = suspect;
     let checksum = format!("checksum {found:04X} where {expected:04X} fits its content");
     if *lsn > stop {
         format!("{checksum}, LSN {lsn} beyond the end of the WAL")
@@ -125,7 +137,9 @@ mod tests {
         assert_eq!(suspects.len(), 3);
         assert!(check.is_worth_another_look(&suspects[0]));
         assert!(!check.is_worth_another_look(&suspects[1]));
-        let corrupt = corrupt_pages(&suspects, Lsn(100), Lsn(200), |_| "base/5/16384.1".to_owned());
+        let corrupt = corrupt_pages(&suspects, Lsn(100), Lsn(200), |_| {
+            "base/5/16384.1".to_owned()
+        });
         let blocks: Vec<u32> = corrupt.iter().map(|page| page.block).collect();
         assert_eq!(blocks, [1, 3]);
         assert!(corrupt[1].fault.contains("beyond the end"));

@@ -40,7 +40,12 @@ pub(super) struct Finish<'a> {
 
 impl Finish<'_> {
     /// Writes what is left to write, `backup.info` last.
-    pub(super) fn write(&self, mut copied: Copied, control: &[u8], folder: &BackupFolder) -> Result<BackupInfo> {
+    pub(super) fn write(
+        &self,
+        mut copied: Copied,
+        control: &[u8],
+        folder: &BackupFolder,
+    ) -> Result<BackupInfo> {
         let mut store = Store {
             request: self.request,
             folder,
@@ -48,9 +53,17 @@ impl Finish<'_> {
             modified: jiff::Timestamp::now().as_second(),
         };
         store.add(&mut copied, CONTROL_FILE, control)?;
-        store.add(&mut copied, BACKUP_LABEL_FILE, self.stopped.label_file.as_bytes())?;
+        store.add(
+            &mut copied,
+            BACKUP_LABEL_FILE,
+            self.stopped.label_file.as_bytes(),
+        )?;
         if !self.stopped.tablespace_map.is_empty() {
-            store.add(&mut copied, TABLESPACE_MAP_FILE, self.stopped.tablespace_map.as_bytes())?;
+            store.add(
+                &mut copied,
+                TABLESPACE_MAP_FILE,
+                self.stopped.tablespace_map.as_bytes(),
+            )?;
         }
         let mut files = std::mem::take(&mut copied.files);
         files.sort_unstable_by(|one, other| one.path.cmp(&other.path));
@@ -71,7 +84,8 @@ impl Finish<'_> {
 
     /// `backup_manifest` over the plain content. Neither WAL nor further files are in it.
     fn manifest(&self, files: &[FileEntry]) -> Result<Vec<u8>> {
-        let failed = |error: std::io::Error| Error::failed(format!("cannot make the manifest: {error}"));
+        let failed =
+            |error: std::io::Error| Error::failed(format!("cannot make the manifest: {error}"));
         let version = self.facts.version.major.manifest_version();
         let identifier = self.facts.control.system_identifier;
         let mut manifest = ManifestWriter::new(Vec::new(), version, identifier).map_err(failed)?;
@@ -88,9 +102,12 @@ impl Finish<'_> {
 
     fn info(&self, copied: &Copied, list: &FileList, checksums: &str) -> BackupInfo {
         let label = &self.stopped.label;
-        let mut corrupt = corrupt_pages(&copied.suspects, label.start_lsn, self.stopped.lsn, |file| {
-            self.plan.files[file].path.clone()
-        });
+        let mut corrupt = corrupt_pages(
+            &copied.suspects,
+            label.start_lsn,
+            self.stopped.lsn,
+            |file| self.plan.files[file].path.clone(),
+        );
         let corrupt_pages = corrupt.len() as u64;
         corrupt.truncate(NAMED_CORRUPT_PAGES);
         let compression = self.request.compression;
@@ -115,6 +132,7 @@ impl Finish<'_> {
             catalog_version: control.catalog_version,
             control_version: control.control_version,
             block_size: control.block_size,
+            relation_segment_blocks: control.relation_segment_blocks,
             wal_segment_size: control.wal_segment_size.bytes(),
             wal_level: self.facts.wal_level.clone(),
             data_checksums: self.facts.data_checksums,

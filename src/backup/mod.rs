@@ -68,7 +68,10 @@ pub fn run(
     let lock = ServerLock::take(request.folder)?;
     let removed = staging::remove_leftovers(request.folder, &lock)?;
     if removed > 0 {
-        log::info!("removed {removed} unfinished backup(s) of {}", request.server);
+        log::info!(
+            "removed {removed} unfinished backup(s) of {}",
+            request.server
+        );
     }
 
     progress.step("connect", None);
@@ -121,7 +124,14 @@ pub fn run(
     let stopped = session.stop()?;
     progress.step("copy WAL", None);
     let needed = wal::needed(&facts, &stopped, &mut readers[0])?;
-    wal::copy(&needed, &mut copied, &mut readers, staging.folder(), request, interrupt)?;
+    wal::copy(
+        &needed,
+        &mut copied,
+        &mut readers,
+        staging.folder(),
+        request,
+        interrupt,
+    )?;
     drop(session);
 
     progress.step("finish", None);
@@ -142,10 +152,12 @@ pub fn run(
 }
 
 /// What no permission mends.
-fn check_facts(facts: &Facts) -> Result<()> {
+pub fn check_facts(facts: &Facts) -> Result<()> {
     if facts.wal_level == "minimal" {
-        return Err(Error::server("the server runs with wal_level = minimal, which no backup can be made of")
-            .hint("set wal_level = replica on the server and restart it"));
+        return Err(Error::server(
+            "the server runs with wal_level = minimal, which no backup can be made of",
+        )
+        .hint("set wal_level = replica on the server and restart it"));
     }
     if facts.control.block_size as usize != PAGE_SIZE {
         return Err(Error::server(format!(

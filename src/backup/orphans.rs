@@ -38,11 +38,17 @@ pub(super) fn drop_orphaned_segments(
                 .insert(relation.segment, (entry.size, place));
         }
     }
-    let mut orphans: Vec<usize> = forks.values().flat_map(|segments| orphaned(segments, full)).collect();
+    let mut orphans: Vec<usize> = forks
+        .values()
+        .flat_map(|segments| orphaned(segments, full))
+        .collect();
     orphans.sort_unstable();
     for place in orphans.into_iter().rev() {
         let entry = copied.files.swap_remove(place);
-        log::info!("{}: left out, its relation was truncated meanwhile", entry.path);
+        log::info!(
+            "{}: left out, its relation was truncated meanwhile",
+            entry.path
+        );
         if entry.bundle.is_none() {
             let stored = layout::stored_file(&entry.path, algorithm);
             let path = folder.stored(&stored);
@@ -74,7 +80,10 @@ mod tests {
     use super::*;
 
     fn orphans(sizes: &[(u32, u64)]) -> Vec<usize> {
-        let segments = sizes.iter().enumerate().map(|(place, &(number, size))| (number, (size, place)));
+        let segments = sizes
+            .iter()
+            .enumerate()
+            .map(|(place, &(number, size))| (number, (size, place)));
         orphaned(&segments.collect(), 100)
     }
 

@@ -79,7 +79,12 @@ pub(super) enum Task {
 
 impl Plan {
     /// Leaves out what a backup leaves out, and deals the rest into tasks.
-    pub(super) fn new(listed: Vec<Listed>, rules: &Exclusion, facts: &Facts, algorithm: Algorithm) -> Plan {
+    pub(super) fn new(
+        listed: Vec<Listed>,
+        rules: &Exclusion,
+        facts: &Facts,
+        algorithm: Algorithm,
+    ) -> Plan {
         let tablespace_directory = facts.version.major.tablespace_directory();
         let mut directories = Vec::new();
         let mut files = Vec::new();
@@ -97,7 +102,11 @@ impl Plan {
                 files.push(planned(entry, &tablespace_directory));
             }
         }
-        directories.extend(wal_directories(facts.version.major).iter().map(|path| (*path).to_owned()));
+        directories.extend(
+            wal_directories(facts.version.major)
+                .iter()
+                .map(|path| (*path).to_owned()),
+        );
         directories.sort_unstable();
         directories.dedup();
         leave_out_unlogged(&mut files);
@@ -150,7 +159,10 @@ fn tasks(files: &[PlannedFile], algorithm: Algorithm) -> Vec<Task> {
         tasks.push(Task::Small { files, bundle });
     }
     for files in portions(files, extra) {
-        tasks.push(Task::Small { files, bundle: None });
+        tasks.push(Task::Small {
+            files,
+            bundle: None,
+        });
     }
     tasks
 }
@@ -192,7 +204,10 @@ mod tests {
 
     #[test]
     fn large_files_come_first_in_slices_and_small_ones_in_bundles() {
-        let tasks = tasks(&files(&[8192, SLICE_BYTES + 1, 0, 2 * SLICE_BYTES + 8192]), Algorithm::Zstd);
+        let tasks = tasks(
+            &files(&[8192, SLICE_BYTES + 1, 0, 2 * SLICE_BYTES + 8192]),
+            Algorithm::Zstd,
+        );
         let slice = |file, number| Task::Slice { file, number };
         assert_eq!(
             tasks,
@@ -202,7 +217,10 @@ mod tests {
                 slice(3, 2),
                 slice(1, 0),
                 slice(1, 1),
-                Task::Small { files: vec![0, 2], bundle: Some(0) },
+                Task::Small {
+                    files: vec![0, 2],
+                    bundle: Some(0)
+                },
             ]
         );
     }
@@ -210,7 +228,13 @@ mod tests {
     #[test]
     fn without_compression_nothing_is_bundled() {
         let tasks = tasks(&files(&[8192]), Algorithm::None);
-        assert_eq!(tasks, [Task::Small { files: vec![0], bundle: None }]);
+        assert_eq!(
+            tasks,
+            [Task::Small {
+                files: vec![0],
+                bundle: None
+            }]
+        );
     }
 
     #[test]

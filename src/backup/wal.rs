@@ -46,7 +46,11 @@ struct HistoryFile {
 const HISTORY_LIMIT: u64 = 1 << 20;
 
 /// Which WAL that is, now that the backup has stopped.
-pub(super) fn needed(facts: &Facts, stopped: &Stopped, reader: &mut FileReader) -> Result<NeededWal> {
+pub(super) fn needed(
+    facts: &Facts,
+    stopped: &Stopped,
+    reader: &mut FileReader,
+) -> Result<NeededWal> {
     let size = facts.control.wal_segment_size;
     let start = stopped.label.start_lsn;
     let end_timeline = end_timeline(facts, stopped, reader)?;
@@ -81,7 +85,9 @@ fn end_timeline(facts: &Facts, stopped: &Stopped, reader: &mut FileReader) -> Re
         return Ok(stopped.label.start_timeline);
     }
     let (_, control) = reader.read_control_file()?;
-    Ok(control.min_recovery_point_timeline.max(stopped.label.start_timeline))
+    Ok(control
+        .min_recovery_point_timeline
+        .max(stopped.label.start_timeline))
 }
 
 /// The first timeline has no history file; neither has one that pg_resetwal or pg_upgrade began.
@@ -163,7 +169,13 @@ impl Worker<'_> {
         let bytes = needed.size.bytes();
         let (mut crc32c, mut plain, mut frame) = (0, Vec::new(), Vec::new());
         for offset in (0..bytes).step_by(SLICE_BYTES as usize) {
-            self.read_slice(&path, offset, SLICE_BYTES.min(bytes - offset), &mut plain, stop)?;
+            self.read_slice(
+                &path,
+                offset,
+                SLICE_BYTES.min(bytes - offset),
+                &mut plain,
+                stop,
+            )?;
             if needed.cut_at_stop {
                 zero_from(&mut plain, needed.stop.0.saturating_sub(start.0 + offset));
             }
@@ -225,7 +237,10 @@ impl Worker<'_> {
 }
 
 fn zero_from(plain: &mut [u8], position: u64) {
-    if let Some(tail) = usize::try_from(position).ok().and_then(|position| plain.get_mut(position..)) {
+    if let Some(tail) = usize::try_from(position)
+        .ok()
+        .and_then(|position| plain.get_mut(position..))
+    {
         tail.fill(0);
     }
 }

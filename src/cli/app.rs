@@ -19,7 +19,7 @@ use crate::server::connect::Connector;
 const MOST_WORKERS: usize = 8;
 
 /// Made once from the command line and the configuration.
-pub struct App {
+pub(super) struct App {
     /// The configuration in force.
     pub configuration: Configuration,
     /// Hears of progress.
@@ -30,7 +30,7 @@ pub struct App {
 }
 
 /// One server and its place in the repository.
-pub struct Server {
+pub(super) struct Server {
     /// All that is configured for it.
     pub configuration: ServerConfiguration,
     /// Its part of the repository.
@@ -41,7 +41,7 @@ pub struct Server {
 
 impl App {
     /// Reads the configuration and sets everything up.
-    pub fn new(global: &Global) -> Result<App> {
+    pub(super) fn new(global: &Global) -> Result<App> {
         let environment = Environment::capture();
         let configuration = Configuration::load(global.config.as_deref(), &environment)?;
         let configured = configuration.log_level().unwrap_or(LevelFilter::Warn);
@@ -51,7 +51,10 @@ impl App {
             (false, 1) => configured.max(LevelFilter::Info),
             (false, _) => LevelFilter::Debug,
         };
-        logging::start(level, global.log_file.as_deref().or(configuration.log_file()))?;
+        logging::start(
+            level,
+            global.log_file.as_deref().or(configuration.log_file()),
+        )?;
         configuration.log_ignored();
         let interrupt = Arc::new(Interrupt::default());
         signals::watch(Arc::clone(&interrupt))?;
@@ -64,7 +67,7 @@ impl App {
     }
 
     /// A server by its name.
-    pub fn server(&self, name: &str) -> Result<Server> {
+    pub(super) fn server(&self, name: &str) -> Result<Server> {
         let configuration = self.configuration.server(name)?;
         if configuration.encryption != Encryption::None {
             return Err(Error::usage(format!(
@@ -88,17 +91,17 @@ impl App {
 
 impl Server {
     /// Its name.
-    pub fn name(&self) -> &str {
+    pub(super) fn name(&self) -> &str {
         self.configuration.name.as_str()
     }
 
     /// Opens sessions with it.
-    pub fn connector(&self) -> Result<Connector> {
+    pub(super) fn connector(&self) -> Result<Connector> {
         Connector::new(&self.configuration.connection)
     }
 
     /// Its backups.
-    pub fn catalogue(&self) -> Result<Catalogue> {
+    pub(super) fn catalogue(&self) -> Result<Catalogue> {
         Catalogue::read(self.name(), &self.folder)
     }
 }

@@ -22,7 +22,7 @@ Exit status:
 /// Physical backups of PostgreSQL 14 to 18: no daemon, no agent, no extension
 #[derive(Debug, Parser)]
 #[command(name = "pgkeep", version, after_help = EXIT_STATUS, max_term_width = 100)]
-pub struct Arguments {
+pub(super) struct Arguments {
     #[command(flatten)]
     pub global: Global,
     #[command(subcommand)]
@@ -32,7 +32,7 @@ pub struct Arguments {
 /// Options of every command.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Global options")]
-pub struct Global {
+pub(super) struct Global {
     /// Configuration file
     #[arg(short, long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -58,7 +58,7 @@ pub struct Global {
 
 /// How the report is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Format {
+pub(super) enum Format {
     /// YAML, for people.
     Text,
     /// One JSON object, for programs.
@@ -67,7 +67,7 @@ pub enum Format {
 
 impl Format {
     /// Its name on the command line.
-    pub fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Format::Text => "text",
             Format::Json => "json",
@@ -77,7 +77,7 @@ impl Format {
 
 /// Whether progress is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum ProgressMode {
+pub(super) enum ProgressMode {
     /// A bar, on a terminal only.
     Auto,
     /// A bar on a terminal, plain lines elsewhere.
@@ -88,7 +88,7 @@ pub enum ProgressMode {
 
 /// What to do.
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(super) enum Command {
     Backup(commands::backup::Backup),
     ListBackup(commands::list_backup::ListBackup),
     Info(commands::info::Info),
@@ -117,7 +117,7 @@ macro_rules! each {
 
 impl Command {
     /// Its name on the command line.
-    pub fn name(&self) -> &'static str {
+    pub(super) fn name(&self) -> &'static str {
         match self {
             Command::Backup(_) => "backup",
             Command::ListBackup(_) => "list-backup",
@@ -131,12 +131,12 @@ impl Command {
     }
 
     /// What was asked, for the report.
-    pub fn request(&self) -> Fields {
+    pub(super) fn request(&self) -> Fields {
         each!(self, command => command.request())
     }
 
     /// Does it.
-    pub fn run(&self, app: &App) -> Result<Answer> {
+    pub(super) fn run(&self, app: &App) -> Result<Answer> {
         each!(self, command => command.run(app))
     }
 }

@@ -27,7 +27,11 @@ impl Log for Sink {
         }
         let level = record.level().as_str().to_lowercase();
         // Whether the log can be written does not decide over a backup.
-        let _ = writeln!(std::io::stderr().lock(), "pgkeep: {level}: {}", record.args());
+        let _ = writeln!(
+            std::io::stderr().lock(),
+            "pgkeep: {level}: {}",
+            record.args()
+        );
         if let Some(file) = &self.file {
             let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
             let _ = writeln!(
@@ -44,7 +48,7 @@ impl Log for Sink {
 }
 
 /// Sets the log up, once.
-pub fn start(level: LevelFilter, file: Option<&Path>) -> Result<()> {
+pub(super) fn start(level: LevelFilter, file: Option<&Path>) -> Result<()> {
     let file = file
         .map(|path| {
             OpenOptions::new()
@@ -52,7 +56,9 @@ pub fn start(level: LevelFilter, file: Option<&Path>) -> Result<()> {
                 .append(true)
                 .mode(0o600)
                 .open(path)
-                .map_err(|error| Error::usage(Error::io("open the log file", path, &error).message()))
+                .map_err(|error| {
+                    Error::usage(Error::io("open the log file", path, &error).message())
+                })
         })
         .transpose()?
         .map(Mutex::new);
@@ -63,9 +69,14 @@ pub fn start(level: LevelFilter, file: Option<&Path>) -> Result<()> {
 }
 
 /// Prints what went wrong, and what to do, to stderr.
-pub fn print_error(error: &Error) {
-    let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let (red, plain) = if colour { ("\x1b[31m", "\x1b[0m") } else { ("", "") };
+pub(super) fn print_error(error: &Error) {
+    let colour = std::io::stderr().is_terminal()
+        && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let (red, plain) = if colour {
+        ("\x1b[31m", "\x1b[0m")
+    } else {
+        ("", "")
+    };
     eprintln!("{red}pgkeep: error:{plain} {}", error.message());
     if let Some(advice) = error.advice() {
         for line in advice.lines() {

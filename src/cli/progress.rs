@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::cli::arguments::ProgressMode;
-use crate::cli::report::readable_size;
 use crate::progress::{Progress, Silent};
+use crate::size::readable;
 
 const BAR: &str = "{msg:12} [{bar:28}] {percent:>3}%  {binary_bytes} of {binary_total_bytes}  {binary_bytes_per_sec}  {eta} left";
 const SPINNER: &str = "{msg:12} {spinner} {elapsed}";
@@ -18,7 +18,7 @@ const SPINNER: &str = "{msg:12} {spinner} {elapsed}";
 const PACE: Duration = Duration::from_secs(10);
 
 /// The progress that suits the mode and stderr.
-pub fn choose(mode: ProgressMode) -> Box<dyn Progress> {
+pub(super) fn choose(mode: ProgressMode) -> Box<dyn Progress> {
     let terminal = std::io::stderr().is_terminal();
     match mode {
         ProgressMode::Never => Box::new(Silent),
@@ -84,7 +84,7 @@ impl Progress for Lines {
         let now = Instant::now();
         self.done.store(0, Ordering::Relaxed);
         match bytes {
-            Some(bytes) => eprintln!("pgkeep: {name}: {}", readable_size(bytes)),
+            Some(bytes) => eprintln!("pgkeep: {name}: {}", readable(bytes)),
             None => eprintln!("pgkeep: {name}"),
         }
         *self.step.lock().unwrap_or_else(PoisonError::into_inner) = Some(Step {
@@ -116,12 +116,12 @@ impl Step {
             Some(bytes) => eprintln!(
                 "pgkeep: {}: {} of {}, {}/s, {} s left",
                 self.name,
-                readable_size(done),
-                readable_size(bytes),
-                readable_size(rate),
+                readable(done),
+                readable(bytes),
+                readable(rate),
                 bytes.saturating_sub(done) / rate
             ),
-            None => eprintln!("pgkeep: {}: {}", self.name, readable_size(done)),
+            None => eprintln!("pgkeep: {}: {}", self.name, readable(done)),
         }
     }
 }

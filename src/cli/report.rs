@@ -8,10 +8,11 @@ use crate::cli::arguments::Format;
 use crate::error::Error;
 use crate::pg::lsn::Lsn;
 use crate::repository::identifier::Identifier;
+use crate::size::readable;
 
 /// A value of the report, which knows how it reads in either format.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Value {
+pub(super) enum Value {
     /// Any text.
     Text(String),
     /// A number.
@@ -31,10 +32,10 @@ pub enum Value {
 }
 
 /// Keys and values in the order they are printed.
-pub type Fields = Vec<(String, Value)>;
+pub(super) type Fields = Vec<(String, Value)>;
 
 /// One key with its value.
-pub fn field(key: &str, value: impl Into<Value>) -> (String, Value) {
+pub(super) fn field(key: &str, value: impl Into<Value>) -> (String, Value) {
     (key.to_owned(), value.into())
 }
 
@@ -113,7 +114,7 @@ impl Value {
         match self {
             Value::Text(text) => text.as_str().into(),
             Value::Number(number) | Value::Digits(number) => (*number).into(),
-            Value::Size(bytes) => readable_size(*bytes).into(),
+            Value::Size(bytes) => readable(*bytes).into(),
             Value::LsnHalf(half) => format!("{half:X}").into(),
             Value::Flag(flag) => (*flag).into(),
             Value::List(values) => values.iter().map(Value::to_yaml).collect(),
@@ -126,27 +127,9 @@ impl Value {
     }
 }
 
-/// Bytes for people, in powers of 1024 with two decimals, as in `6.54MB`.
-pub fn readable_size(bytes: u64) -> String {
-    const UNITS: [&str; 6] = ["kB", "MB", "GB", "TB", "PB", "EB"];
-    if bytes < 1024 {
-        return format!("{bytes}B");
-    }
-    let mut size = bytes as f64 / 1024.0;
-    let mut units = UNITS.iter();
-    let mut unit = units.next();
-    while size >= 1024.0
-        && let Some(larger) = units.next()
-    {
-        size /= 1024.0;
-        unit = Some(larger);
-    }
-    format!("{size:.2}{}", unit.copied().unwrap_or_default())
-}
-
 /// What came of a command.
 #[derive(Debug, Default)]
-pub struct Answer {
+pub(super) struct Answer {
     /// The report's `Response`.
     pub response: Fields,
     /// What to print in place of a report, where the format is text.
@@ -157,7 +140,7 @@ pub struct Answer {
 
 impl Answer {
     /// All went well.
-    pub fn success(response: Fields) -> Answer {
+    pub(super) fn success(response: Fields) -> Answer {
         Answer {
             response,
             ..Answer::default()
@@ -165,7 +148,7 @@ impl Answer {
     }
 
     /// Nothing came of it.
-    pub fn failure(error: Error) -> Answer {
+    pub(super) fn failure(error: Error) -> Answer {
         Answer {
             error: Some(error),
             ..Answer::default()
@@ -173,12 +156,14 @@ impl Answer {
     }
 
     /// What the process exits with.
-    pub fn exit_status(&self) -> u8 {
-        self.error.as_ref().map_or(0, |error| error.kind().exit_status())
+    pub(super) fn exit_status(&self) -> u8 {
+        self.error
+            .as_ref()
+            .map_or(0, |error| error.kind().exit_status())
     }
 
     /// What to print in place of a report.
-    pub fn plain_text(&self, format: Format) -> Option<&str> {
+    pub(super) fn plain_text(&self, format: Format) -> Option<&str> {
         self.plain
             .as_deref()
             .filter(|_| format == Format::Text && self.error.is_none())
@@ -186,14 +171,20 @@ impl Answer {
 }
 
 /// The one thing that goes to stdout.
-pub struct Report {
+pub(super) struct Report {
     format: Format,
     fields: Fields,
 }
 
 impl Report {
     /// Puts it together.
-    pub fn new(command: &str, format: Format, elapsed: Duration, request: Fields, answer: Answer) -> Report {
+    pub(super) fn new(
+        command: &str,
+        format: Format,
+        elapsed: Duration,
+        request: Fields,
+        answer: Answer,
+    ) -> Report {
         let now = Identifier::at(Timestamp::now());
         let mut outcome = vec![
             field("Status", answer.error.is_none()),
@@ -221,7 +212,7 @@ impl Report {
     }
 
     /// The text to print.
-    pub fn render(self) -> String {
+    pub(super) fn render(self) -> String {
         let fields = Value::Map(self.fields);
         match self.format {
             Format::Json => format!("{:#}\n", fields.to_json()),
@@ -261,7 +252,14 @@ mod tests {
     #[test]
     fn text_is_for_people() {
         let elapsed = Duration::from_millis(3_723_004);
-        let text = Report::new("info", Format::Text, elapsed, vec![field("Server", "primary")], answer()).render();
+        let text = Report::new(
+            "info",
+            Format::Text,
+            elapsed,
+            vec![field("Server", "primary")],
+            answer(),
+        )
+        .render();
         assert!(text.contains("  Time: 01:02:03.004\n"), "{text}");
         assert!(text.contains("  Backup: 20240928065644\n"), "{text}");
         assert!(text.contains("  BackupSize: 6.54MB\n"), "{text}");
@@ -285,14 +283,9 @@ mod tests {
         let answer = Answer::failure(Error::locked("process 7 is working").hint("wait"));
         assert_eq!(answer.exit_status(), 4);
         let text = Report::new("backup", Format::Text, Duration::ZERO, Vec::new(), answer).render();
-        assert!(text.contains("  Status: false\n") && text.contains("  Error: process 7 is working\n"), "{text}");
-    }
-
-    #[test]
-    fn sizes_are_rounded_in_powers_of_1024() {
-        let cases = [(0, "0B"), (1023, "1023B"), (1024, "1.00kB"), (48_799_744, "46.54MB"), (u64::MAX, "16.00EB")];
-        for (bytes, expected) in cases {
-            assert_eq!(readable_size(bytes), expected);
-        }
+        assert!(
+            text.contains("  Status: false\n") && text.contains("  Error: process 7 is working\n"),
+            "{text}"
+        );
     }
 }

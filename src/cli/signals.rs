@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
 
 /// Raises the interrupt when a signal comes.
-pub fn watch(interrupt: Arc<Interrupt>) -> Result<()> {
+pub(super) fn watch(interrupt: Arc<Interrupt>) -> Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])
         .map_err(|error| Error::failed(format!("cannot wait for signals: {error}")))?;
     std::thread::spawn(move || {

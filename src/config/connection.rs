@@ -1,7 +1,7 @@
 //! How to reach a server: libpq's parameters, resolved and checked.
 
 use super::authentication;
-use super::endpoint::{Endpoint, endpoints};
+use super::endpoint::{Endpoint, Host, endpoints};
 use super::environment::Environment;
 use super::libpq::{Sources, bad_value};
 use super::origin::{Entry, Origin, Sourced};
@@ -30,6 +30,31 @@ pub struct ConnectionSettings {
     pub channel_binding: ChannelBinding,
     /// Transport security.
     pub tls: TlsSettings,
+}
+
+impl ConnectionSettings {
+    /// How a standby finds this server: libpq's conninfo, without any password.
+    pub fn primary_conninfo(&self) -> String {
+        let mut words = vec![("user", self.user.clone())];
+        if let Some(endpoint) = self.endpoints.first() {
+            match &endpoint.host {
+                Host::Socket(folder) => words.push(("host", folder.display().to_string())),
+                Host::Network { name, address } => {
+                    words.push(("host", name.clone()));
+                    words.extend(address.map(|address| ("hostaddr", address.to_string())));
+                }
+            }
+            words.push(("port", endpoint.port.to_string()));
+        }
+        words.push(("application_name", "pgkeep".to_owned()));
+        let quoted =
+            |value: &str| format!("'{}'", value.replace('\\', "\\\\").replace('\'', "\\'"));
+        let words: Vec<String> = words
+            .iter()
+            .map(|(key, value)| format!("{key}={}", quoted(value)))
+            .collect();
+        words.join(" ")
+    }
 }
 
 /// `target_session_attrs`.

@@ -23,7 +23,6 @@ mod secret;
 mod server;
 mod service;
 mod settings;
-mod size;
 mod suggestion;
 #[cfg(test)]
 mod testing;

@@ -1,14 +1,15 @@
 //! What one section of the configuration file says, checked value by value.
 
-use crate::stored::compression::Algorithm;
 use super::encryption::Encryption;
 use super::environment::Environment;
 use super::foreign::{self, Ignored};
 use super::ini::{Section, Setting};
 use super::origin::{Origin, Sourced};
 use super::retention::Retention;
-use super::{duration, endpoint, size, suggestion};
+use super::{duration, endpoint, suggestion};
 use crate::error::{Error, Result};
+use crate::size;
+use crate::stored::compression::Algorithm;
 use log::LevelFilter;
 use std::num::NonZero;
 use std::path::{Path, PathBuf};

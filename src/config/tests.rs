@@ -4,8 +4,8 @@
 
 use super::testing::{configuration, environment};
 use super::*;
-use crate::stored::compression::{Algorithm, Compression};
 use crate::error::Kind;
+use crate::stored::compression::{Algorithm, Compression};
 use proptest::prelude::*;
 use std::num::NonZero;
 use std::time::Duration;

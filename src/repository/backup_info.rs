@@ -59,6 +59,8 @@ pub struct BackupInfo {
     pub control_version: u32,
     /// Bytes of a page.
     pub block_size: u32,
+    /// Blocks of a full segment file of a relation.
+    pub relation_segment_blocks: u32,
     /// Bytes of a WAL segment.
     pub wal_segment_size: u64,
     /// The server's `wal_level`.
@@ -137,8 +139,9 @@ impl BackupInfo {
 
     /// Writes it into the backup's folder, durably.
     pub fn write(&self, folder: &BackupFolder) -> Result<()> {
-        let mut text = serde_yaml::to_string(self)
-            .map_err(|error| Error::failed(format!("cannot write {}: {error}", folder.info().display())))?;
+        let mut text = serde_yaml::to_string(self).map_err(|error| {
+            Error::failed(format!("cannot write {}: {error}", folder.info().display()))
+        })?;
         let digest = sha512(text.as_bytes());
         text.push_str(&format!("{CHECKSUM_KEY}{digest}\n"));
         durable::replace(&folder.info(), text.as_bytes())
@@ -180,7 +183,9 @@ fn parse(text: &[u8]) -> std::result::Result<BackupInfo, String> {
     }
     let FormatOnly { format } = serde_yaml::from_str(content).map_err(|error| error.to_string())?;
     if format != FORMAT {
-        return Err(format!("it has format {format}, and this pgkeep knows format {FORMAT}"));
+        return Err(format!(
+            "it has format {format}, and this pgkeep knows format {FORMAT}"
+        ));
     }
     serde_yaml::from_str(content).map_err(|error| error.to_string())
 }
@@ -212,6 +217,7 @@ pub(crate) mod tests {
             catalog_version: 202_406_281,
             control_version: 1700,
             block_size: 8192,
+            relation_segment_blocks: 131_072,
             wal_segment_size: 16 << 20,
             wal_level: "replica".to_owned(),
             data_checksums: true,
@@ -224,7 +230,11 @@ pub(crate) mod tests {
             end_timeline: Timeline(1),
             wal: "00000001000000000000004F".to_owned(),
             data_directory: None,
-            tablespaces: vec![Tablespace { oid: 16390, name: "fast".to_owned(), path: Some("/mnt/fast".to_owned()) }],
+            tablespaces: vec![Tablespace {
+                oid: 16390,
+                name: "fast".to_owned(),
+                path: Some("/mnt/fast".to_owned()),
+            }],
             corrupt_pages: 0,
             corrupt: Vec::new(),
             checksums: sha512(b"").to_string(),

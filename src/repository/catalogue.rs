@@ -35,7 +35,11 @@ impl Catalogue {
             .map(|identifier| {
                 let folder = folder.backup(identifier);
                 let info = BackupInfo::read(&folder).and_then(|info| named(identifier, info));
-                Backup { identifier, folder, info }
+                Backup {
+                    identifier,
+                    folder,
+                    info,
+                }
             })
             .collect();
         backups.sort_by_key(|backup| backup.identifier);
@@ -65,11 +69,19 @@ impl Catalogue {
                     .collect();
                 match fitting.as_slice() {
                     [one] => Ok(one),
-                    [] => Err(Error::failed(format!("server {} has no backup {digits}", self.server))
-                        .hint(format!("pgkeep list-backup {} shows those it has", self.server))),
+                    [] => Err(Error::failed(format!(
+                        "server {} has no backup {digits}",
+                        self.server
+                    ))
+                    .hint(format!(
+                        "pgkeep list-backup {} shows those it has",
+                        self.server
+                    ))),
                     several => {
-                        let names: Vec<String> =
-                            several.iter().map(|backup| backup.identifier.to_string()).collect();
+                        let names: Vec<String> = several
+                            .iter()
+                            .map(|backup| backup.identifier.to_string())
+                            .collect();
                         Err(Error::failed(format!(
                             "{digits} fits {} backups of server {}: {}",
                             several.len(),
@@ -99,7 +111,10 @@ fn identifiers(folder: &ServerFolder) -> Result<Vec<Identifier>> {
     for entry in entries {
         let entry = entry.map_err(|error| Error::io("read the folder", &backups, &error))?;
         let name = entry.file_name();
-        identifiers.extend(name.to_str().and_then(|name| name.parse::<Identifier>().ok()));
+        identifiers.extend(
+            name.to_str()
+                .and_then(|name| name.parse::<Identifier>().ok()),
+        );
     }
     Ok(identifiers)
 }
@@ -154,8 +169,18 @@ mod tests {
         assert_eq!(selected("oldest").unwrap(), "20240928065644");
         assert_eq!(selected("20240929").unwrap(), "20240929065644");
         assert_eq!(selected("2026").unwrap(), "20260101000000");
-        assert!(selected("2024").unwrap_err().message().contains("fits 2 backups"));
-        assert!(selected("1999").unwrap_err().message().contains("no backup 1999"));
+        assert!(
+            selected("2024")
+                .unwrap_err()
+                .message()
+                .contains("fits 2 backups")
+        );
+        assert!(
+            selected("1999")
+                .unwrap_err()
+                .message()
+                .contains("no backup 1999")
+        );
     }
 
     #[test]

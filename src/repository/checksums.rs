@@ -36,7 +36,10 @@ impl Checksums {
         let mut text = String::new();
         for (path, digest) in self.iter() {
             if path.contains(['\\', '\n', '\r']) {
-                let escaped = path.replace('\\', "\\\\").replace('\n', "\\n").replace('\r', "\\r");
+                let escaped = path
+                    .replace('\\', "\\\\")
+                    .replace('\n', "\\n")
+                    .replace('\r', "\\r");
                 text.push_str(&format!("\\{digest}  {escaped}\n"));
             } else {
                 text.push_str(&format!("{digest}  {path}\n"));
@@ -49,8 +52,9 @@ impl Checksums {
     pub fn parse(text: &str) -> Result<Checksums> {
         let mut checksums = Checksums::default();
         for (index, line) in text.lines().enumerate() {
-            let (path, digest) = parse_line(line)
-                .ok_or_else(|| Error::damage(format!("line {} is no digest and path", index + 1)))?;
+            let (path, digest) = parse_line(line).ok_or_else(|| {
+                Error::damage(format!("line {} is no digest and path", index + 1))
+            })?;
             checksums.insert(path, digest);
         }
         Ok(checksums)
@@ -63,7 +67,11 @@ fn parse_line(line: &str) -> Option<(String, Sha512Digest)> {
         None => (line, false),
     };
     let (digest, path) = line.split_once("  ")?;
-    let path = if escaped { unescape(path)? } else { path.to_owned() };
+    let path = if escaped {
+        unescape(path)?
+    } else {
+        path.to_owned()
+    };
     Some((path, digest.parse().ok()?))
 }
 

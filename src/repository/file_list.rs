@@ -140,7 +140,11 @@ impl FileList {
         let line: Line<'_> = serde_json::from_str(line).map_err(|error| error.to_string())?;
         let outside = |path: &str| Err(format!("the path {path:?} leads out of its folder"));
         match line {
-            Line { directory: Some(path), file: None, .. } => {
+            Line {
+                directory: Some(path),
+                file: None,
+                ..
+            } => {
                 if !stays_inside(&path) {
                     return outside(&path);
                 }
@@ -185,7 +189,13 @@ mod tests {
     use proptest::prelude::*;
 
     fn entries() -> impl Strategy<Value = Vec<FileEntry>> {
-        let entry = ("/?[a-z\"\\\\\n]{1,8}/[0-9]{1,5}", any::<u64>(), any::<i64>(), any::<u32>(), any::<Option<u32>>());
+        let entry = (
+            "/?[a-z\"\\\\\n]{1,8}/[0-9]{1,5}",
+            any::<u64>(),
+            any::<i64>(),
+            any::<u32>(),
+            any::<Option<u32>>(),
+        );
         let entry = entry.prop_map(|(path, size, modified, crc32c, bundle)| FileEntry {
             path,
             size,

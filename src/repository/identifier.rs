@@ -125,7 +125,13 @@ mod tests {
         assert_eq!(identifier.to_string(), "20240928065644");
         assert_eq!("20240928065644".parse(), Ok(identifier));
         assert_eq!(identifier.number(), 20_240_928_065_644);
-        for wrong in ["", "2024", "20241328065644", "2024092806564x", "20240928065644.building"] {
+        for wrong in [
+            "",
+            "2024",
+            "20241328065644",
+            "2024092806564x",
+            "20240928065644.building",
+        ] {
             assert_eq!(wrong.parse::<Identifier>(), Err(NoIdentifier), "{wrong}");
         }
     }

@@ -50,7 +50,9 @@ impl ServerFolder {
                 path.display(),
                 content.trim()
             ))
-            .hint(format!("if this is a repository of pgkeep, put the line {FORMAT} into that file"))),
+            .hint(format!(
+                "if this is a repository of pgkeep, put the line {FORMAT} into that file"
+            ))),
         }
     }
 

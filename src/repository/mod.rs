@@ -21,6 +21,7 @@
 pub mod backup_info;
 pub mod catalogue;
 pub mod checksums;
+pub mod contents;
 pub mod durable;
 pub mod file_list;
 pub mod identifier;

@@ -23,7 +23,11 @@ pub struct Staging {
 
 impl Staging {
     /// Starts a backup's folder. Only the holder of the lock may.
-    pub fn begin(server: &ServerFolder, _lock: &ServerLock, identifier: Identifier) -> Result<Staging> {
+    pub fn begin(
+        server: &ServerFolder,
+        _lock: &ServerLock,
+        identifier: Identifier,
+    ) -> Result<Staging> {
         let path = server.backups().join(format!("{identifier}{SUFFIX}"));
         durable::create_folder(&path)?;
         Ok(Staging {

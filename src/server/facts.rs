@@ -165,8 +165,17 @@ mod tests {
 
     #[test]
     fn configuration_files_in_the_data_directory_are_not_taken_twice() {
-        let files = || vec!["/etc/pg/postgresql.conf".to_owned(), "/data/pg_hba.conf".to_owned(), "/data2/x".to_owned()];
-        assert_eq!(outside(files(), Some("/data/")), ["/etc/pg/postgresql.conf", "/data2/x"]);
+        let files = || {
+            vec![
+                "/etc/pg/postgresql.conf".to_owned(),
+                "/data/pg_hba.conf".to_owned(),
+                "/data2/x".to_owned(),
+            ]
+        };
+        assert_eq!(
+            outside(files(), Some("/data/")),
+            ["/etc/pg/postgresql.conf", "/data2/x"]
+        );
         assert!(outside(files(), None).is_empty());
     }
 }

@@ -69,7 +69,12 @@ pub fn extra(client: &mut Client, path: &str) -> Result<Vec<Listed>> {
     match is_directory {
         None => Err(Error::server(format!("the server has no file {path}"))
             .hint("correct `extra` in the configuration")),
-        Some(true) => list(client, &format!("{}/", path.trim_end_matches('/')), path, &Skipped::default()),
+        Some(true) => list(
+            client,
+            &format!("{}/", path.trim_end_matches('/')),
+            path,
+            &Skipped::default(),
+        ),
         Some(false) => Ok(vec![Listed {
             path: path.to_owned(),
             size: unsigned(row.get::<_, i64>(0)),
@@ -79,18 +84,30 @@ pub fn extra(client: &mut Client, path: &str) -> Result<Vec<Listed>> {
     }
 }
 
-fn list(client: &mut Client, prefix: &str, root: &str, skipped: &Skipped<'_>) -> Result<Vec<Listed>> {
+fn list(
+    client: &mut Client,
+    prefix: &str,
+    root: &str,
+    skipped: &Skipped<'_>,
+) -> Result<Vec<Listed>> {
     let failed = |error| server_error("list the server's files", &error);
-    let parameters: [&(dyn ToSql + Sync); 5] =
-        [&prefix, &root, &DEEPEST, &skipped.contents_of, &skipped.tablespace_directory];
+    let parameters: [&(dyn ToSql + Sync); 5] = [
+        &prefix,
+        &root,
+        &DEEPEST,
+        &skipped.contents_of,
+        &skipped.tablespace_directory,
+    ];
     let mut rows = client.query_raw(LIST, parameters).map_err(failed)?;
     let mut listed = Vec::new();
     while let Some(row) = rows.next().map_err(failed)? {
         let path: String = row.try_get(0).map_err(failed)?;
         let depth: i32 = row.try_get(4).map_err(failed)?;
         if depth == DEEPEST {
-            return Err(Error::server(format!("the server's folders nest too deeply: {path}"))
-                .hint("remove the symbolic link in there that leads back up"));
+            return Err(
+                Error::server(format!("the server's folders nest too deeply: {path}"))
+                    .hint("remove the symbolic link in there that leads back up"),
+            );
         }
         listed.push(Listed {
             path,

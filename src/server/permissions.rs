@@ -39,7 +39,10 @@ fn session_functions(major: Major) -> [&'static str; 2] {
     if major >= Major::V15 {
         ["pg_backup_start(text, boolean)", "pg_backup_stop(boolean)"]
     } else {
-        ["pg_start_backup(text, boolean, boolean)", "pg_stop_backup(boolean, boolean)"]
+        [
+            "pg_start_backup(text, boolean, boolean)",
+            "pg_stop_backup(boolean, boolean)",
+        ]
     }
 }
 
@@ -72,9 +75,10 @@ impl Requirement {
                 "SELECT rolsuper OR rolreplication FROM pg_roles WHERE rolname = current_user",
                 &[],
             ),
-            Requirement::Member(group) => {
-                client.query_one("SELECT pg_has_role(current_user, $1::text, 'USAGE')", &[&group])
-            }
+            Requirement::Member(group) => client.query_one(
+                "SELECT pg_has_role(current_user, $1::text, 'USAGE')",
+                &[&group],
+            ),
             Requirement::Execute(function) => client.query_one(
                 "SELECT has_function_privilege($1::text, 'EXECUTE')",
                 &[&function],
@@ -125,17 +129,26 @@ pub fn current_role(client: &mut Client) -> Result<String> {
 /// The SQL that makes `role` able to back up; for every version where the server's is not known.
 pub fn script(role: &str, major: Option<Major>) -> String {
     let mut lines = vec![
-        format!("-- What pgkeep needs of the role {}; run it as a superuser.", quoted(role).replace('\n', " ")),
+        format!(
+            "-- What pgkeep needs of the role {}; run it as a superuser.",
+            quoted(role).replace('\n', " ")
+        ),
         "DO $pgkeep$".to_owned(),
         "BEGIN".to_owned(),
-        format!("  IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = {}) THEN", literal(role)),
+        format!(
+            "  IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = {}) THEN",
+            literal(role)
+        ),
         format!("    CREATE ROLE {} LOGIN REPLICATION;", quoted(role)),
         "  END IF;".to_owned(),
         "END".to_owned(),
         "$pgkeep$;".to_owned(),
     ];
     let grants = |requirements: Vec<Requirement>| {
-        requirements.into_iter().map(|one| one.grant(role)).collect::<Vec<_>>()
+        requirements
+            .into_iter()
+            .map(|one| one.grant(role))
+            .collect::<Vec<_>>()
     };
     match major {
         Some(major) => lines.extend(grants(required(major))),
@@ -143,10 +156,27 @@ pub fn script(role: &str, major: Option<Major>) -> String {
             let newer = grants(required(Major::V15));
             let older = grants(required(Major::V14));
             lines.extend(newer.iter().filter(|line| older.contains(line)).cloned());
-            lines.extend(["DO $pgkeep$", "BEGIN", "  IF current_setting('server_version_num')::int >= 150000 THEN"].map(str::to_owned));
-            lines.extend(newer.iter().filter(|line| !older.contains(line)).map(|line| format!("    {line}")));
+            lines.extend(
+                [
+                    "DO $pgkeep$",
+                    "BEGIN",
+                    "  IF current_setting('server_version_num')::int >= 150000 THEN",
+                ]
+                .map(str::to_owned),
+            );
+            lines.extend(
+                newer
+                    .iter()
+                    .filter(|line| !older.contains(line))
+                    .map(|line| format!("    {line}")),
+            );
             lines.push("  ELSE".to_owned());
-            lines.extend(older.iter().filter(|line| !newer.contains(line)).map(|line| format!("    {line}")));
+            lines.extend(
+                older
+                    .iter()
+                    .filter(|line| !newer.contains(line))
+                    .map(|line| format!("    {line}")),
+            );
             lines.extend(["  END IF;", "END", "$pgkeep$;"].map(str::to_owned));
         }
     }

@@ -99,7 +99,11 @@ impl FileReader {
         let failed = |error: postgres::Error| {
             let conflict = error.code() == Some(&SqlState::T_R_SERIALIZATION_FAILURE);
             let error = server_error(&format!("read {first} and files after it"), &error);
-            if conflict { Ok(Ended::Conflict(error)) } else { Err(error) }
+            if conflict {
+                Ok(Ended::Conflict(error))
+            } else {
+                Err(error)
+            }
         };
         let mut rows = match self.client.query_raw(&self.read, parameters) {
             Ok(rows) => rows,
@@ -131,10 +135,17 @@ impl FileReader {
     /// Reads a whole file that may be of any size up to `limit` bytes into memory; `None` where it does not exist.
     pub fn read_small_file(&mut self, path: &str, limit: u64) -> Result<Option<Vec<u8>>> {
         let mut content = None;
-        self.read(&[Range { path, offset: 0, length: limit }], |_, bytes| {
-            content = bytes.map(<[u8]>::to_vec);
-            Ok(())
-        })?;
+        self.read(
+            &[Range {
+                path,
+                offset: 0,
+                length: limit,
+            }],
+            |_, bytes| {
+                content = bytes.map(<[u8]>::to_vec);
+                Ok(())
+            },
+        )?;
         Ok(content)
     }
 
@@ -173,7 +184,9 @@ enum Ended {
 /// SQL has no unsigned integers; no file reaches 2^63 bytes.
 fn int8s(values: impl Iterator<Item = u64>) -> Result<Vec<i64>> {
     values
-        .map(|value| i64::try_from(value).map_err(|_| Error::failed("a file has an impossible size")))
+        .map(|value| {
+            i64::try_from(value).map_err(|_| Error::failed("a file has an impossible size"))
+        })
         .collect()
 }
 
@@ -188,7 +201,11 @@ mod tests {
             .collect();
         assert_eq!(
             parts,
-            [(100, ROW_BYTES), (100 + ROW_BYTES, ROW_BYTES), (100 + 2 * ROW_BYTES, 7)]
+            [
+                (100, ROW_BYTES),
+                (100 + ROW_BYTES, ROW_BYTES),
+                (100 + 2 * ROW_BYTES, 7)
+            ]
         );
         assert_eq!(ranges("f", 0, 0).count(), 0);
     }

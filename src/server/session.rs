@@ -146,6 +146,9 @@ fn promoted() -> Error {
 }
 
 fn parse_lsn(text: &str) -> Result<Lsn> {
-    text.parse()
-        .map_err(|_| Error::server(format!("the server gave {text:?} where an LSN was expected")))
+    text.parse().map_err(|_| {
+        Error::server(format!(
+            "the server gave {text:?} where an LSN was expected"
+        ))
+    })
 }

@@ -76,7 +76,9 @@ mod tests {
     fn members_come_back_as_they_went_in() {
         let long = format!("pg_tblspc/16390/{}", "x".repeat(180));
         let mut builder = BundleBuilder::new(Vec::new());
-        builder.add("base/5/112", 1_700_000_000, &[7; 8192]).unwrap();
+        builder
+            .add("base/5/112", 1_700_000_000, &[7; 8192])
+            .unwrap();
         builder.add(&long, -1, b"").unwrap();
         let tar = builder.finish().unwrap();
         let mut members = Vec::new();

@@ -132,6 +132,9 @@ fn fill(source: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
 }
 
 fn undecodable(path: &Path, error: &io::Error) -> Error {
-    Error::damage(format!("{} cannot be decompressed: {error}", path.display()))
-        .hint("run pgkeep verify on this backup, and restore another one")
+    Error::damage(format!(
+        "{} cannot be decompressed: {error}",
+        path.display()
+    ))
+    .hint("run pgkeep verify on this backup, and restore another one")
 }

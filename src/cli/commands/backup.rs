@@ -12,7 +12,7 @@ use crate::server::session::Checkpoint;
 /// Makes a full backup of a running server, primary or standby, over ordinary
 /// SQL connections. It becomes visible only once it is complete and synced.
 #[derive(Debug, Args)]
-pub struct Backup {
+pub(crate) struct Backup {
     /// The server's name in the configuration, or any name without one
     server: String,
     /// What to call this backup; shown by info and in backup_label
@@ -37,12 +37,12 @@ const LABEL_BYTES: usize = 1023;
 
 impl Backup {
     /// What was asked.
-    pub fn request(&self) -> Fields {
+    pub(crate) fn request(&self) -> Fields {
         vec![field("Server", self.server.as_str())]
     }
 
     /// Makes the backup.
-    pub fn run(&self, app: &App) -> Result<Answer> {
+    pub(crate) fn run(&self, app: &App) -> Result<Answer> {
         if self.label.len() > LABEL_BYTES || self.label.contains(['\n', '\r', '\0']) {
             return Err(Error::usage(format!(
                 "the label must be one line of up to {LABEL_BYTES} bytes"
@@ -63,7 +63,12 @@ impl Backup {
             max_rate: configuration.max_rate.map(u64::from),
             extra: &configuration.extra,
         };
-        let info = backup::run(&request, &server.connector()?, &*app.progress, &app.interrupt)?;
+        let info = backup::run(
+            &request,
+            &server.connector()?,
+            &*app.progress,
+            &app.interrupt,
+        )?;
         let error = (info.corrupt_pages > 0).then(|| describe::corruption(&info));
         Ok(Answer {
             response: describe::summary(&info),

@@ -1,11 +1,66 @@
 use clap::Args;
+
+use crate::check::{self, Check as Line};
 use crate::cli::app::App;
-use crate::cli::report::{Answer, Fields};
-use crate::error::Result;
-/// x
+use crate::cli::report::{Answer, Fields, Value, field};
+use crate::error::{Error, Result};
+
+/// Check all that a backup of a server needs
+///
+/// One line each: connection, version, permissions, settings, room on disk. Exit status 0 where a backup can be made, else 5.
 #[derive(Debug, Args)]
-pub struct Check {}
+pub(crate) struct Check {
+    /// The server's name
+    server: String,
+}
+
 impl Check {
-    pub fn request(&self) -> Fields { Vec::new() }
-    pub fn run(&self, _app: &App) -> Result<Answer> { Ok(Answer::default()) }
+    /// What was asked.
+    pub(crate) fn request(&self) -> Fields {
+        vec![field("Server", self.server.as_str())]
+    }
+
+    /// Checks it.
+    pub(crate) fn run(&self, app: &App) -> Result<Answer> {
+        let server = app.server(&self.server)?;
+        let lines = check::run(
+            &server.folder,
+            &server.connector()?,
+            server.workers,
+            &app.interrupt,
+        )?;
+        let failed: Vec<&Line> = lines.iter().filter(|line| line.outcome.is_err()).collect();
+        let error = failed.first().map(|first| {
+            let (message, hint) = match &first.outcome {
+                Err(error) => (error.message(), error.advice()),
+                Ok(_) => ("", None),
+            };
+            let error = Error::server(format!("{}: {message}", first.name));
+            match hint {
+                Some(hint) => error.hint(hint),
+                None => error,
+            }
+        });
+        let checks: Vec<Value> = lines.iter().map(shown).collect();
+        Ok(Answer {
+            response: vec![field("Server", server.name()), field("Checks", checks)],
+            error,
+            plain: None,
+        })
+    }
+}
+
+fn shown(line: &Line) -> Value {
+    let mut fields = vec![
+        field("Check", line.name),
+        field("Status", line.outcome.is_ok()),
+    ];
+    match &line.outcome {
+        Ok(detail) => fields.push(field("Detail", detail.as_str())),
+        Err(error) => {
+            fields.push(field("Detail", error.message()));
+            fields.extend(error.advice().map(|advice| field("Hint", advice)));
+        }
+    }
+    Value::Map(fields)
 }

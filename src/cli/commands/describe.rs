@@ -6,7 +6,7 @@ use crate::pg::lsn::Lsn;
 use crate::repository::backup_info::BackupInfo;
 
 /// What `backup` and `list-backup` say of a backup.
-pub fn summary(info: &BackupInfo) -> Fields {
+pub(crate) fn summary(info: &BackupInfo) -> Fields {
     vec![
         field("Backup", info.backup),
         field("BackupSize", Value::Size(info.backup_size)),
@@ -27,7 +27,7 @@ pub fn summary(info: &BackupInfo) -> Fields {
 }
 
 /// What `info` says of a backup: everything.
-pub fn details(info: &BackupInfo) -> Fields {
+pub(crate) fn details(info: &BackupInfo) -> Fields {
     let mut fields = vec![
         field("Backup", info.backup),
         field("BackupSize", Value::Size(info.backup_size)),
@@ -73,17 +73,30 @@ pub fn details(info: &BackupInfo) -> Fields {
         fields.push(field("CompressionLevel", u64::from(level.unsigned_abs())));
     }
     if !info.corrupt.is_empty() {
-        let pages: Vec<Value> = info.corrupt.iter().map(|page| page.to_string().into()).collect();
+        let pages: Vec<Value> = info
+            .corrupt
+            .iter()
+            .map(|page| page.to_string().into())
+            .collect();
         fields.push(field("Corrupt", pages));
     }
     fields
 }
 
 /// The error that corrupt pages of the server are.
-pub fn corruption(info: &BackupInfo) -> Error {
-    let named: Vec<String> = info.corrupt.iter().take(5).map(ToString::to_string).collect();
+pub(crate) fn corruption(info: &BackupInfo) -> Error {
+    let named: Vec<String> = info
+        .corrupt
+        .iter()
+        .take(5)
+        .map(ToString::to_string)
+        .collect();
     let more = info.corrupt_pages.saturating_sub(named.len() as u64);
-    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    let more = if more > 0 {
+        format!(" and {more} more")
+    } else {
+        String::new()
+    };
     Error::damage(format!(
         "backup {} is complete, but {} page(s) were damaged on the server already: {}{more}",
         info.backup,

@@ -9,7 +9,7 @@ use crate::repository::identifier::Selector;
 
 /// Show everything known about one backup
 #[derive(Debug, Args)]
-pub struct Info {
+pub(crate) struct Info {
     /// The server's name
     server: String,
     /// Identifier or its first digits, newest, latest or oldest
@@ -18,7 +18,7 @@ pub struct Info {
 
 impl Info {
     /// What was asked.
-    pub fn request(&self) -> Fields {
+    pub(crate) fn request(&self) -> Fields {
         vec![
             field("Backup", self.backup.to_string()),
             field("Server", self.server.as_str()),
@@ -26,7 +26,7 @@ impl Info {
     }
 
     /// Shows it.
-    pub fn run(&self, app: &App) -> Result<Answer> {
+    pub(crate) fn run(&self, app: &App) -> Result<Answer> {
         let server = app.server(&self.server)?;
         let catalogue = server.catalogue()?;
         let backup = catalogue.select(&self.backup)?;

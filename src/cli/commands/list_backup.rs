@@ -10,7 +10,7 @@ use crate::repository::catalogue::Backup;
 ///
 /// Lists every finished backup, those that cannot be used marked with Valid: no.
 #[derive(Debug, Args)]
-pub struct ListBackup {
+pub(crate) struct ListBackup {
     /// The server's name
     server: String,
     /// Oldest or newest first
@@ -29,19 +29,27 @@ enum Sort {
 
 impl ListBackup {
     /// What was asked.
-    pub fn request(&self) -> Fields {
+    pub(crate) fn request(&self) -> Fields {
         vec![field("Server", self.server.as_str())]
     }
 
     /// Lists the backups.
-    pub fn run(&self, app: &App) -> Result<Answer> {
+    pub(crate) fn run(&self, app: &App) -> Result<Answer> {
         let server = app.server(&self.server)?;
         let catalogue = server.catalogue()?;
-        let mut backups: Vec<Value> = catalogue.backups().iter().map(|backup| line(backup).into()).collect();
+        let mut backups: Vec<Value> = catalogue
+            .backups()
+            .iter()
+            .map(|backup| line(backup).into())
+            .collect();
         if self.sort == Sort::Desc {
             backups.reverse();
         }
-        let newest = catalogue.backups().iter().rev().find_map(|backup| backup.info.as_ref().ok());
+        let newest = catalogue
+            .backups()
+            .iter()
+            .rev()
+            .find_map(|backup| backup.info.as_ref().ok());
         let mut response = vec![field("Backups", backups)];
         if let Some(info) = newest {
             response.push(field("MajorVersion", info.major_version));

@@ -1,11 +1,11 @@
 //! One file a command: its arguments, what was asked, what came of it.
 
-pub mod backup;
-pub mod check;
-pub mod conf;
-pub mod describe;
-pub mod info;
-pub mod list_backup;
-pub mod permissions;
-pub mod restore;
-pub mod verify;
+pub(super) mod backup;
+pub(super) mod check;
+pub(super) mod conf;
+pub(super) mod describe;
+pub(super) mod info;
+pub(super) mod list_backup;
+pub(super) mod permissions;
+pub(super) mod restore;
+pub(super) mod verify;

@@ -1,0 +1,296 @@
+//! The data directory while it is being restored.
+
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::os::unix::fs::{
+    DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown, lchown, symlink,
+};
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+use crate::pg::control::CONTROL_FILE;
+use crate::pg::version::Major;
+use crate::repository::contents::Contents;
+use crate::repository::durable;
+use crate::restore::tablespaces::Placed;
+
+/// Where `global/pg_control` waits until everything else is on disk.
+const WAITING_CONTROL_FILE: &str = "global/pg_control.restoring";
+
+/// A data directory that this restore owns. Dropped before it is complete, it is emptied again.
+pub(super) struct DataDirectory {
+    root: PathBuf,
+    tablespaces: Vec<Placed>,
+    version_directory: String,
+    group_access: bool,
+    owner: Option<(u32, u32)>,
+    root_is_new: bool,
+    complete: bool,
+}
+
+impl DataDirectory {
+    /// Makes sure that nothing is lost and nobody is running there; with `force` what is there goes.
+    pub(super) fn claim(
+        root: &Path,
+        contents: &Contents,
+        tablespaces: &[Placed],
+        force: bool,
+    ) -> Result<DataDirectory> {
+        let info = &contents.info;
+        let major = Major::from_number(info.major_version)
+            .ok_or_else(|| Error::damage("backup.info has an unknown major version"))?;
+        let version_directory = major.tablespace_directory();
+        refuse_running_server(root)?;
+        if tablespaces.iter().any(|tablespace| tablespace.is_original)
+            && let Some(data_directory) = &info.data_directory
+        {
+            let running = refuse_running_server(Path::new(data_directory));
+            running.map_err(|error| {
+                error.hint("its tablespaces are in use: give the restored cluster others with --tablespace OLD=NEW")
+            })?;
+        }
+        let folders = tablespaces
+            .iter()
+            .map(|tablespace| tablespace.folder.as_path());
+        for folder in [root].into_iter().chain(folders) {
+            if !force && !is_empty(folder)? {
+                return Err(Error::failed(format!("{} is not empty", folder.display())).hint(
+                    if folder == root {
+                        "restore into another directory, or replace what is there with --force"
+                    } else {
+                        "give the tablespace another folder with --tablespace OLD=NEW, or replace what is there with --force"
+                    },
+                ));
+            }
+        }
+        let parent = root.parent().unwrap_or(Path::new("/"));
+        durable::create_folder(parent)?;
+        let directory = DataDirectory {
+            root: root.to_owned(),
+            tablespaces: tablespaces.to_vec(),
+            version_directory,
+            group_access: info.group_access,
+            owner: owner_for(parent)?,
+            root_is_new: !root.exists(),
+            complete: false,
+        };
+        directory.empty()?;
+        Ok(directory)
+    }
+
+    /// Where a path of PGDATA is written: below the root, or in a tablespace's folder.
+    pub(super) fn path(&self, relative: &str) -> PathBuf {
+        if relative == CONTROL_FILE {
+            return self.root.join(WAITING_CONTROL_FILE);
+        }
+        match self.in_tablespace(relative) {
+            Some((tablespace, "")) => tablespace.folder.clone(),
+            Some((tablespace, inside)) => tablespace.folder.join(inside),
+            None => self.root.join(relative),
+        }
+    }
+
+    /// The tablespace with a folder of its own that a path is in, and the rest of the path.
+    fn in_tablespace<'a>(&self, relative: &'a str) -> Option<(&Placed, &'a str)> {
+        let path = relative.strip_prefix("pg_tblspc/")?;
+        let (oid, inside) = path.split_once('/').unwrap_or((path, ""));
+        let tablespace = self
+            .tablespaces
+            .iter()
+            .find(|one| one.oid.to_string() == oid)?;
+        Some((tablespace, inside))
+    }
+
+    /// Where further files of the server go: beside the data directory.
+    pub(super) fn extra_path(&self, absolute: &str) -> PathBuf {
+        let mut folder = self.root.clone().into_os_string();
+        folder.push("-extra");
+        PathBuf::from(folder).join(absolute.trim_start_matches('/'))
+    }
+
+    /// All folders that are written to, each once a file system at least.
+    pub(super) fn folders(&self) -> impl Iterator<Item = &Path> {
+        let tablespaces = self
+            .tablespaces
+            .iter()
+            .map(|tablespace| tablespace.folder.as_path());
+        [self.root.as_path()].into_iter().chain(tablespaces)
+    }
+
+    /// Creates the directories of PGDATA, and the links of tablespaces.
+    pub(super) fn create_folders(&self, directories: &[String]) -> Result<()> {
+        self.create_folder(&self.root)?;
+        for directory in directories {
+            self.create_folder(&self.path(directory))?;
+        }
+        for tablespace in &self.tablespaces {
+            self.create_folder(&tablespace.folder)?;
+            let link = self.root.join(format!("pg_tblspc/{}", tablespace.oid));
+            symlink(&tablespace.folder, &link)
+                .map_err(|error| Error::io("create the link", &link, &error))?;
+            if let Some((user, group)) = self.owner {
+                lchown(&link, Some(user), Some(group))
+                    .map_err(|error| Error::io("give away", &link, &error))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Creates a folder with the mode PostgreSQL demands.
+    fn create_folder(&self, path: &Path) -> Result<()> {
+        let mode = if self.group_access { 0o750 } else { 0o700 };
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(mode)
+            .create(path)
+            .and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(mode)))
+            .and_then(|()| self.give_away(path))
+            .map_err(|error| Error::io("create the folder", path, &error))
+    }
+
+    /// Creates a file with the mode PostgreSQL demands.
+    pub(super) fn create_file(&self, path: &Path) -> Result<fs::File> {
+        let mode = if self.group_access { 0o640 } else { 0o600 };
+        let created = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(mode)
+            .open(path);
+        created
+            .and_then(|file| {
+                if let Some((user, group)) = self.owner {
+                    std::os::unix::fs::fchown(&file, Some(user), Some(group))?;
+                }
+                Ok(file)
+            })
+            .map_err(|error| Error::io("create", path, &error))
+    }
+
+    fn give_away(&self, path: &Path) -> io::Result<()> {
+        match self.owner {
+            Some((user, group)) => chown(path, Some(user), Some(group)),
+            None => Ok(()),
+        }
+    }
+
+    /// Syncs everything, and only then lets the cluster be started.
+    pub(super) fn complete(mut self) -> Result<()> {
+        self.sync()?;
+        let waiting = self.root.join(WAITING_CONTROL_FILE);
+        fs::rename(&waiting, self.root.join(CONTROL_FILE))
+            .map_err(|error| Error::io("rename", &waiting, &error))?;
+        self.complete = true;
+        durable::sync_folder(&self.root.join("global"))?;
+        durable::sync_folder(&self.root)?;
+        durable::sync_folder(self.root.parent().unwrap_or(Path::new("/")))
+    }
+
+    fn sync(&self) -> Result<()> {
+        let mut synced = Vec::new();
+        for folder in self.folders() {
+            let device = fs::metadata(folder)
+                .map_err(|error| Error::io("look at", folder, &error))?
+                .dev();
+            if !synced.contains(&device) {
+                durable::sync_file_system(folder)?;
+                synced.push(device);
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes what is in the data directory, pg_control first, and this version's part of the tablespaces.
+    fn empty(&self) -> Result<()> {
+        remove_file(&self.root.join(CONTROL_FILE))?;
+        for tablespace in &self.tablespaces {
+            durable::remove_folder(&tablespace.folder.join(&self.version_directory))?;
+        }
+        let entries = match fs::read_dir(&self.root) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            entries => entries.map_err(|error| Error::io("read the folder", &self.root, &error))?,
+        };
+        for entry in entries {
+            let entry = entry.map_err(|error| Error::io("read the folder", &self.root, &error))?;
+            let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+            if is_folder {
+                durable::remove_folder(&entry.path())?;
+            } else {
+                remove_file(&entry.path())?;
+            }
+        }
+        durable::remove_folder(&self.extra_path("/"))
+    }
+}
+
+impl Drop for DataDirectory {
+    fn drop(&mut self) {
+        if self.complete {
+            return;
+        }
+        // A restore that failed has told why. What remains cannot be started, without pg_control.
+        let _ = self.empty();
+        if self.root_is_new {
+            let _ = fs::remove_dir(&self.root);
+        }
+    }
+}
+
+fn remove_file(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(Error::io("remove", path, &error))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn is_empty(folder: &Path) -> Result<bool> {
+    match fs::read_dir(folder) {
+        Ok(mut entries) => Ok(entries.next().is_none()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+        Err(error) => Err(Error::io("read the folder", folder, &error)),
+    }
+}
+
+/// `postmaster.pid` names the process in its first line (utils/pidfile.h).
+fn refuse_running_server(data_directory: &Path) -> Result<()> {
+    let Ok(content) = fs::read_to_string(data_directory.join("postmaster.pid")) else {
+        return Ok(());
+    };
+    let pid = content
+        .lines()
+        .next()
+        .and_then(|line| line.trim().parse().ok())
+        .and_then(rustix::process::Pid::from_raw);
+    match pid {
+        Some(pid) if is_alive(pid) => Err(Error::failed(format!(
+            "a server is running in {}, process {}",
+            data_directory.display(),
+            pid.as_raw_nonzero()
+        ))
+        .hint("stop it first, or restore into another directory")),
+        _ => Ok(()),
+    }
+}
+
+fn is_alive(pid: rustix::process::Pid) -> bool {
+    match rustix::process::test_kill_process(pid) {
+        Ok(()) => true,
+        // It exists, and is another user's.
+        Err(error) => error == rustix::io::Errno::PERM,
+    }
+}
+
+/// PostgreSQL does not run as root: what root restores goes to the owner of the folder above.
+fn owner_for(parent: &Path) -> Result<Option<(u32, u32)>> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(None);
+    }
+    let parent = fs::metadata(parent).map_err(|error| Error::io("look at", parent, &error))?;
+    if parent.uid() == 0 {
+        log::warn!(
+            "the restored files will belong to root; give them to the server's user before you start it"
+        );
+    }
+    Ok(Some((parent.uid(), parent.gid())))
+}

@@ -1,0 +1,81 @@
+//! From a backup to a data directory that starts.
+//!
+//! Each file is written once, straight from what is stored. `global/pg_control` gets its name only
+//! when everything else is on disk, so a restore that was cut short cannot be started.
+
+mod directory;
+pub mod position;
+mod recovery;
+mod space;
+pub mod tablespaces;
+mod write;
+
+use std::path::PathBuf;
+
+use crate::error::{Error, Result};
+use crate::interrupt::Interrupt;
+use crate::progress::Progress;
+use crate::repository::contents::Contents;
+
+use directory::DataDirectory;
+use position::Position;
+use tablespaces::TablespaceMapping;
+
+/// Which backup to restore, whereto and how.
+pub struct Request<'a> {
+    /// The backup.
+    pub contents: &'a Contents,
+    /// The folder above the data directory.
+    pub directory: PathBuf,
+    /// What the restored cluster becomes, and how far it replays.
+    pub position: Position,
+    /// Other places for tablespaces.
+    pub mappings: &'a [TablespaceMapping],
+    /// Whether what is there is replaced.
+    pub force: bool,
+    /// How a replica finds its primary: a conninfo without a password.
+    pub primary_conninfo: String,
+    /// Threads that write.
+    pub workers: usize,
+}
+
+/// Restores a backup; returns the data directory.
+pub fn run(
+    request: &Request<'_>,
+    progress: &dyn Progress,
+    interrupt: &Interrupt,
+) -> Result<PathBuf> {
+    let contents = request.contents;
+    let missing = contents.missing_wal()?;
+    if !missing.is_empty() {
+        return Err(Error::damage(format!(
+            "backup {} lacks the WAL it needs to become consistent: {}",
+            contents.info.backup,
+            missing.join(", ")
+        ))
+        .hint("restore another backup"));
+    }
+    let tablespaces = tablespaces::place(&contents.info, request.mappings)?;
+    let root = request
+        .directory
+        .join(format!("{}-{}", contents.info.server, contents.info.backup));
+    let directory = DataDirectory::claim(&root, contents, &tablespaces, request.force)?;
+    space::check(contents, &directory)?;
+    directory.create_folders(&contents.list.directories)?;
+
+    progress.step("restore", Some(contents.info.restore_size));
+    let control_crc32c =
+        write::write_files(contents, &directory, request.workers, progress, interrupt)?;
+    recovery::write_settings(
+        &directory,
+        &contents.info,
+        &request.position,
+        &request.primary_conninfo,
+    )?;
+    write::write_manifest(contents, &directory, control_crc32c)?;
+
+    progress.step("sync", None);
+    interrupt.check()?;
+    directory.complete()?;
+    Ok(root)
+}

@@ -1,0 +1,176 @@
+//! The cluster rebuilt from a backup, read back from disk, and removed.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use walkdir::WalkDir;
+
+use crate::error::{Error, Result};
+use crate::interrupt::Interrupt;
+use crate::parallel;
+use crate::pg::manifest::{BACKUP_MANIFEST_FILE, Checksum, Manifest, ManifestFile};
+use crate::progress::Progress;
+use crate::repository::contents::Contents;
+use crate::repository::durable;
+use crate::repository::layout::BackupFolder;
+use crate::restore::{self, position::Position, tablespaces::TablespaceMapping};
+use crate::verify::Finding;
+
+const PART_BYTES: usize = 1 << 20;
+
+/// What pg_verifybackup passes over too: a restore writes these by itself.
+const NOT_IN_MANIFEST: [&str; 4] = [
+    BACKUP_MANIFEST_FILE,
+    "postgresql.auto.conf",
+    "recovery.signal",
+    "standby.signal",
+];
+
+/// Rebuilds the cluster below `directory`, checks every file against its manifest, and removes it.
+pub(super) fn verify(
+    folder: &BackupFolder,
+    directory: &Path,
+    workers: usize,
+    progress: &dyn Progress,
+    interrupt: &Interrupt,
+) -> Result<Vec<Finding>> {
+    let contents = Contents::read(folder)?;
+    let name = format!("{}-{}.verify", contents.info.server, contents.info.backup);
+    let scratch = Scratch::create(directory.join(name))?;
+    let linked = contents
+        .info
+        .tablespaces
+        .iter()
+        .filter(|tablespace| tablespace.path.is_some());
+    let mappings: Vec<TablespaceMapping> = linked
+        .map(|tablespace| {
+            let folder = scratch.path.join(format!("tablespace-{}", tablespace.oid));
+            TablespaceMapping::new(tablespace.oid, folder)
+        })
+        .collect();
+    let request = restore::Request {
+        contents: &contents,
+        directory: scratch.path.clone(),
+        position: Position::default(),
+        mappings: &mappings,
+        force: false,
+        primary_conninfo: String::new(),
+        workers,
+    };
+    let root = restore::run(&request, progress, interrupt)?;
+    progress.step("read back", Some(contents.info.restore_size));
+    check(&root, workers, progress, interrupt)
+}
+
+/// The folder the cluster is rebuilt in; it goes whatever happens.
+struct Scratch {
+    path: PathBuf,
+}
+
+impl Scratch {
+    fn create(path: PathBuf) -> Result<Scratch> {
+        if path.exists() {
+            return Err(
+                Error::failed(format!("{} is there already", path.display()))
+                    .hint("remove it if no other verify is working there"),
+            );
+        }
+        durable::create_folder(&path)?;
+        Ok(Scratch { path })
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if let Err(error) = durable::remove_folder(&self.path) {
+            log::warn!("{error}");
+        }
+    }
+}
+
+fn check(
+    root: &Path,
+    workers: usize,
+    progress: &dyn Progress,
+    interrupt: &Interrupt,
+) -> Result<Vec<Finding>> {
+    let path = root.join(BACKUP_MANIFEST_FILE);
+    let file = File::open(&path).map_err(|error| Error::io("open", &path, &error))?;
+    let manifest = Manifest::parse(file).map_err(|error| error.context(path.display()))?;
+    let mut findings = unlisted(root, &manifest)?;
+    let mut workers: Vec<Vec<Finding>> = (0..workers).map(|_| Vec::new()).collect();
+    parallel::run(
+        &mut workers,
+        &manifest.files,
+        interrupt,
+        |findings, file, stop| {
+            stop.check()?;
+            let problem = problem(&root.join(&file.path), file, progress);
+            findings.extend(problem.map(|problem| Finding::bad(file.path.as_str(), problem)));
+            Ok(())
+        },
+        || Ok(()),
+    )?;
+    findings.extend(workers.into_iter().flatten());
+    Ok(findings)
+}
+
+/// Files that the manifest does not know.
+fn unlisted(root: &Path, manifest: &Manifest) -> Result<Vec<Finding>> {
+    let listed: BTreeSet<&str> = manifest
+        .files
+        .iter()
+        .map(|file| file.path.as_str())
+        .collect();
+    let mut findings = Vec::new();
+    for entry in WalkDir::new(root).follow_links(true) {
+        let entry = entry
+            .map_err(|error| Error::failed(format!("cannot read {}: {error}", root.display())))?;
+        let path = entry
+            .path()
+            .strip_prefix(root)
+            .unwrap_or(entry.path())
+            .to_string_lossy();
+        let known = listed.contains(path.as_ref())
+            || NOT_IN_MANIFEST.contains(&path.as_ref())
+            || path.starts_with("pg_wal/");
+        if entry.file_type().is_file() && !known {
+            findings.push(Finding::bad(path, "is not in the manifest"));
+        }
+    }
+    Ok(findings)
+}
+
+fn problem(path: &Path, expected: &ManifestFile, progress: &dyn Progress) -> Option<String> {
+    // Recovery settings were added to it.
+    if NOT_IN_MANIFEST.contains(&expected.path.as_str()) {
+        return None;
+    }
+    match read(path, progress) {
+        Err(error) => Some(Error::io("read", path, &error).message().to_owned()),
+        Ok((size, _)) if size != expected.size => {
+            Some(format!("has {size} bytes, not {}", expected.size))
+        }
+        Ok((_, crc32c)) if expected.checksum != Checksum::Crc32c(crc32c) => {
+            Some("does not fit its CRC-32C".to_owned())
+        }
+        Ok(_) => None,
+    }
+}
+
+fn read(path: &Path, progress: &dyn Progress) -> std::io::Result<(u64, u32)> {
+    let mut file = fs::File::open(path)?;
+    let mut part = vec![0; PART_BYTES.min(file.metadata()?.len() as usize + 1)];
+    let (mut size, mut crc32c) = (0, 0);
+    loop {
+        let read = file.read(&mut part)?;
+        if read == 0 {
+            return Ok((size, crc32c));
+        }
+        size += read as u64;
+        crc32c = crc32c::crc32c_append(crc32c, &part[..read]);
+        progress.advance(read as u64);
+    }
+}
