@@ -1,0 +1,30 @@
+//! Whole backups of real servers, through the command line of the built binary.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    unreachable_pub,
+    missing_docs,
+    reason = "a test that cannot go on should say where, and nothing here is a public interface"
+)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod compression;
+mod configuration;
+mod corrupt_pages;
+mod ground;
+mod interruption;
+mod kinds_of_cluster;
+mod large_relation;
+mod naming;
+mod permissions;
+mod refusals;
+mod reports;
+mod restored_files;
+mod standby;
+mod tablespaces;
+mod under_load;
+mod verify;

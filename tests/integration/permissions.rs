@@ -1,0 +1,133 @@
+//! A role that is no superuser, with exactly what pgkeep says it needs.
+
+use crate::support::checks::{self, Before};
+use crate::support::cluster::Options;
+use crate::support::pgkeep::SERVER;
+use crate::support::{Cluster, Pgkeep, VERSIONS};
+
+#[test]
+fn the_printed_grants_are_all_a_role_needs_on_every_version() {
+    for major in VERSIONS {
+        let cluster = Cluster::new(major);
+        let before = Before::of(&cluster);
+        cluster.sql("create role keeper login");
+        let pgkeep = Pgkeep::of(&cluster).with_server("user", "keeper");
+
+        let error = pgkeep.run(&["backup", SERVER]).failed(5);
+        assert!(
+            error.contains("keeper") || error.contains("grant") || error.contains("GRANT"),
+            "{error}"
+        );
+        pgkeep.run(&["check", SERVER]).failed(5);
+        assert!(!pgkeep.backups().exists() || checks::tree(&pgkeep.backups()).is_empty());
+
+        cluster.sql(&printed_grants(&pgkeep));
+        pgkeep.ok(&["check", SERVER]);
+        pgkeep.backup();
+        cluster.assert_nothing_is_left();
+        let data = pgkeep.restore("newest");
+        checks::is_whole(major, &data, &before, 0);
+    }
+}
+
+#[test]
+fn each_grant_that_is_missing_is_named() {
+    let cluster = Cluster::new(17);
+    cluster.sql("create role keeper login");
+    let pgkeep = Pgkeep::of(&cluster).with_server("user", "keeper");
+    let grants = printed_grants(&pgkeep);
+    let statements: Vec<&str> = grants
+        .split(';')
+        .map(str::trim)
+        .filter(|one| one.len() > 1)
+        .collect();
+    assert!(statements.len() > 1, "{grants}");
+    for left_out in &statements {
+        cluster.sql("drop owned by keeper; drop role keeper; create role keeper login");
+        for statement in statements.iter().filter(|one| *one != left_out) {
+            cluster.sql(statement);
+        }
+        let run = pgkeep.run(&["backup", SERVER]);
+        run.failed(5);
+        let said = format!("{}{}", run.stdout, run.stderr);
+        let subject = subject_of(left_out);
+        assert!(
+            said.contains(subject),
+            "{subject} of {left_out:?} is not named: {said}"
+        );
+    }
+}
+
+/// The word that a refusal must mention: the function, the role or the attribute.
+fn subject_of(statement: &str) -> &str {
+    let words: Vec<&str> = statement.split([' ', '(', '\n']).collect();
+    words
+        .iter()
+        .find(|word| word.contains("pg_") || word.eq_ignore_ascii_case("replication"))
+        .copied()
+        .unwrap_or_else(|| panic!("{statement}"))
+}
+
+/// The SQL that `pgkeep permissions` prints, comments taken away.
+fn printed_grants(pgkeep: &Pgkeep) -> String {
+    let report = pgkeep.ok(&["--format", "json", "permissions", SERVER]);
+    let response = report.find("Response").unwrap();
+    let mut sql = Vec::new();
+    collect_sql(response, &mut sql);
+    assert!(!sql.is_empty(), "{response}");
+    sql.join("\n")
+}
+
+fn collect_sql(value: &serde_json::Value, sql: &mut Vec<String>) {
+    match value {
+        serde_json::Value::String(text) => sql.extend(
+            text.lines()
+                .filter(|line| line.trim_end().ends_with(';'))
+                .map(str::to_owned),
+        ),
+        serde_json::Value::Array(items) => items.iter().for_each(|item| collect_sql(item, sql)),
+        serde_json::Value::Object(items) => items.values().for_each(|item| collect_sql(item, sql)),
+        _ => {}
+    }
+}
+
+#[test]
+fn check_says_what_a_server_lacks() {
+    let mut cluster = Cluster::stopped(16, &Options::default());
+    cluster.set("wal_level = minimal\nmax_wal_senders = 0");
+    cluster.start();
+    let pgkeep = Pgkeep::of(&cluster);
+    let run = pgkeep.run(&["check", SERVER]);
+    run.failed(5);
+    assert!(run.stdout.contains("wal_level"), "{run:?}");
+    let error = pgkeep.run(&["backup", SERVER]).failed(5);
+    assert!(error.contains("wal_level"), "{error}");
+}
+
+#[test]
+fn a_server_without_a_free_slot_or_sender_is_refused_before_anything_starts() {
+    let mut cluster = Cluster::stopped(17, &Options::default());
+    cluster.set("max_replication_slots = 0");
+    cluster.start();
+    let pgkeep = Pgkeep::of(&cluster);
+    let error = pgkeep.run(&["backup", SERVER]).failed(5);
+    assert!(
+        error.contains("max_replication_slots") || error.contains("slot"),
+        "{error}"
+    );
+    assert!(pgkeep.ok(&["list-backup", SERVER]).backups().is_empty());
+}
+
+#[test]
+fn a_server_that_is_not_there_is_said_to_be_not_there() {
+    let mut cluster = Cluster::new(17);
+    cluster.stop(crate::support::cluster::Postmaster::Fast);
+    let pgkeep = Pgkeep::of(&cluster);
+    for command in ["backup", "check", "permissions"] {
+        let error = pgkeep.run(&[command, SERVER]).failed(5);
+        assert!(
+            error.contains(cluster.socket().to_str().unwrap()),
+            "{command}: {error}"
+        );
+    }
+}

@@ -1,0 +1,75 @@
+//! A backup taken while everything moves restores to one consistent moment.
+
+use crate::support::checks::{self, Before};
+use crate::support::pgkeep::SERVER;
+use crate::support::{Cluster, Load, Pgkeep};
+
+/// Slow enough that many relations and some databases come and go meanwhile.
+const MAX_RATE: &str = "16MB";
+
+fn a_backup_under_load_restores(major: u32) {
+    let cluster = Cluster::new(major);
+    let before = Before::of(&cluster);
+    let pgkeep = Pgkeep::of(&cluster).with("max_rate", MAX_RATE);
+    let load = Load::on(&cluster);
+
+    let rounds = load.rounds();
+    let backup = pgkeep.backup();
+    let rounds = load.rounds() - rounds;
+    let history = cluster.number("select count(*) from pgbench_history");
+    load.stop();
+
+    assert!(rounds > 2, "the relations changed {rounds} times only");
+    cluster.assert_nothing_is_left();
+    checks::sha512sum(&backup.folder);
+    pgkeep.ok(&["verify", SERVER, &backup.identifier]);
+    let data = pgkeep.restore(&backup.identifier);
+    checks::is_whole(major, &data, &before, history);
+}
+
+#[test]
+fn a_backup_of_14_under_load_restores() {
+    a_backup_under_load_restores(14);
+}
+
+#[test]
+fn a_backup_of_15_under_load_restores() {
+    a_backup_under_load_restores(15);
+}
+
+#[test]
+fn a_backup_of_16_under_load_restores() {
+    a_backup_under_load_restores(16);
+}
+
+#[test]
+fn a_backup_of_17_under_load_restores() {
+    a_backup_under_load_restores(17);
+}
+
+#[test]
+fn a_backup_of_18_under_load_restores() {
+    a_backup_under_load_restores(18);
+}
+
+#[test]
+fn backups_at_full_speed_under_load_all_restore() {
+    let cluster = Cluster::new(17);
+    let before = Before::of(&cluster);
+    let pgkeep = Pgkeep::of(&cluster);
+    let load = Load::on(&cluster);
+    let backups: Vec<_> = (0..5)
+        .map(|_| {
+            let backup = pgkeep.backup();
+            (
+                backup,
+                cluster.number("select count(*) from pgbench_history"),
+            )
+        })
+        .collect();
+    load.stop();
+    for (backup, history) in backups {
+        let data = pgkeep.restore(&backup.identifier);
+        checks::is_whole(17, &data, &before, history);
+    }
+}

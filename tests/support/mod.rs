@@ -1,0 +1,36 @@
+//! The test ground: real PostgreSQL servers, and the pgkeep that was just built.
+//!
+//! Nothing here listens on a network: every server has its own socket folder.
+//! When the tests run as root, servers, their tools and pgkeep run as an
+//! unprivileged account, since initdb and postgres refuse root.
+
+pub mod account;
+pub mod checks;
+pub mod cluster;
+pub mod ground;
+pub mod load;
+pub mod pgkeep;
+pub mod report;
+pub mod template;
+
+pub use cluster::{Cluster, Options};
+pub use ground::Ground;
+pub use load::Load;
+pub use pgkeep::Pgkeep;
+
+use std::time::{Duration, Instant};
+
+/// Every major version that pgkeep supports.
+pub const VERSIONS: [u32; 5] = [14, 15, 16, 17, 18];
+
+/// Polls `condition` until it holds; panics, saying `what`, when it never does.
+pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    let give_up = Instant::now() + Duration::from_secs(60);
+    while !condition() {
+        assert!(
+            Instant::now() < give_up,
+            "waited a minute in vain until {what}"
+        );
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}

@@ -1,0 +1,345 @@
+//! The pgkeep that was just built, with a configuration and a repository of its own.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Signal, kill_process};
+
+use super::cluster::{Cluster, pid};
+use super::report::Report;
+use super::{account, ground::Ground, wait_until};
+
+/// The name that the tests' one server has in the configuration.
+pub const SERVER: &str = "primary";
+
+/// One installation: binary, configuration file, repository.
+pub struct Pgkeep {
+    ground: Ground,
+    base: PathBuf,
+    global: Vec<(String, String)>,
+    server: Vec<(String, String)>,
+    runs: AtomicU32,
+}
+
+impl Pgkeep {
+    /// One that knows a cluster as the server `primary`, as a superuser.
+    pub fn of(cluster: &Cluster) -> Pgkeep {
+        let ground = Ground::new();
+        let base = ground.folder("keep");
+        let host = cluster.socket().display().to_string();
+        let pgkeep = Pgkeep {
+            ground,
+            base,
+            global: Vec::new(),
+            server: vec![("host".into(), host), ("user".into(), "postgres".into())],
+            runs: AtomicU32::new(0),
+        };
+        pgkeep.write_configuration();
+        pgkeep
+    }
+
+    /// Sets a key of the section `[pgkeep]`.
+    pub fn with(mut self, key: &str, value: &str) -> Pgkeep {
+        set(&mut self.global, key, value);
+        self.write_configuration();
+        self
+    }
+
+    /// Sets a key of the server's section.
+    pub fn with_server(mut self, key: &str, value: &str) -> Pgkeep {
+        set(&mut self.server, key, value);
+        self.write_configuration();
+        self
+    }
+
+    /// Keeps the backups in another folder.
+    pub fn with_base(mut self, base: &Path) -> Pgkeep {
+        base.clone_into(&mut self.base);
+        self.write_configuration();
+        self
+    }
+
+    fn write_configuration(&self) {
+        let mut text = format!("[pgkeep]\nbase_dir = {}\n", self.base.display());
+        for (key, value) in &self.global {
+            text.push_str(&format!("{key} = {value}\n"));
+        }
+        text.push_str(&format!("\n[{SERVER}]\n"));
+        for (key, value) in &self.server {
+            text.push_str(&format!("{key} = {value}\n"));
+        }
+        self.configure(&text);
+    }
+
+    /// Replaces the configuration file by any text.
+    pub fn configure(&self, text: &str) {
+        self.ground.file("pgkeep.conf", text);
+    }
+
+    /// The configuration file.
+    pub fn configuration(&self) -> PathBuf {
+        self.ground.path().join("pgkeep.conf")
+    }
+
+    /// Its own ground, for restored clusters and the like.
+    pub fn ground(&self) -> &Ground {
+        &self.ground
+    }
+
+    /// The folder `base_dir`.
+    pub fn base(&self) -> &Path {
+        &self.base
+    }
+
+    /// The folder that holds the finished backups.
+    pub fn backups(&self) -> PathBuf {
+        self.base.join(SERVER).join("backup")
+    }
+
+    /// Runs a command line to its end.
+    pub fn run(&self, arguments: &[&str]) -> Run {
+        self.spawn(arguments).wait()
+    }
+
+    /// Runs a command line that must succeed; gives its report.
+    pub fn ok(&self, arguments: &[&str]) -> Report {
+        self.run(arguments).succeeded()
+    }
+
+    /// Takes a full backup, which must succeed.
+    pub fn backup(&self) -> Backup {
+        let report = self.ok(&["backup", SERVER]);
+        let identifier = report.at("Response.Backup");
+        Backup {
+            folder: self.backups().join(&identifier),
+            identifier,
+        }
+    }
+
+    /// Restores a backup into a new folder; gives the data directory.
+    pub fn restore(&self, backup: &str) -> PathBuf {
+        self.restore_with(backup, &[])
+    }
+
+    /// The same with further arguments.
+    pub fn restore_with(&self, backup: &str, arguments: &[&str]) -> PathBuf {
+        let number = self.runs.load(Ordering::Relaxed);
+        let folder = self.ground.folder(&format!("restored-{number}"));
+        let mut all = vec!["restore", SERVER, backup, folder.to_str().unwrap()];
+        all.extend(arguments);
+        let report = self.ok(&all);
+        folder.join(format!("{SERVER}-{}", report.at("Response.Backup")))
+    }
+
+    /// Starts a command line.
+    pub fn spawn(&self, arguments: &[&str]) -> Running {
+        let mut command = self.command(binary());
+        command.arg("-c").arg(self.configuration());
+        self.spawn_command(command.args(arguments))
+    }
+
+    /// Starts a shell script that sees pgkeep's command line as `"$@"`.
+    pub fn spawn_in_shell(&self, script: &str, arguments: &[&str]) -> Running {
+        let mut command = self.command("bash");
+        command.args(["-c", script, "bash"]).arg(binary());
+        command.arg("-c").arg(self.configuration());
+        self.spawn_command(command.args(arguments))
+    }
+
+    /// Starts the binary without `-c`: only what the test gives it.
+    pub fn spawn_bare(&self, environment: &[(&str, &str)], arguments: &[&str]) -> Running {
+        let mut command = self.command(binary());
+        command.envs(environment.iter().copied());
+        self.spawn_command(command.args(arguments))
+    }
+
+    fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = account::command(program);
+        command.env("HOME", self.ground.path());
+        command
+    }
+
+    fn spawn_command(&self, command: &mut Command) -> Running {
+        let number = self.runs.fetch_add(1, Ordering::Relaxed);
+        let stdout = self.ground.path().join(format!("stdout-{number}"));
+        let stderr = self.ground.path().join(format!("stderr-{number}"));
+        command
+            .stdin(Stdio::null())
+            .stdout(File::create(&stdout).unwrap())
+            .stderr(File::create(&stderr).unwrap());
+        Running {
+            line: format!("{command:?}"),
+            child: command.spawn().unwrap(),
+            stdout,
+            stderr,
+        }
+    }
+}
+
+/// A finished backup.
+pub struct Backup {
+    pub identifier: String,
+    pub folder: PathBuf,
+}
+
+/// A pgkeep at work.
+pub struct Running {
+    line: String,
+    child: Child,
+    stdout: PathBuf,
+    stderr: PathBuf,
+}
+
+impl Running {
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        let _ = kill_process(pid(self.child.id()), signal);
+    }
+
+    /// Its process number.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// True while it has not ended.
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    /// Waits for its end.
+    pub fn wait(mut self) -> Run {
+        let give_up = Instant::now() + Duration::from_secs(180);
+        let status = loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                break status;
+            }
+            if Instant::now() > give_up {
+                let _ = self.child.kill();
+                let _ = self.child.wait();
+                panic!(
+                    "{} hangs:\n{}",
+                    self.line,
+                    fs::read_to_string(&self.stderr).unwrap()
+                );
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        Run {
+            status,
+            stdout: fs::read_to_string(&self.stdout).unwrap(),
+            stderr: fs::read_to_string(&self.stderr).unwrap(),
+            line: std::mem::take(&mut self.line),
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// What a command line came to.
+pub struct Run {
+    pub status: ExitStatus,
+    pub stdout: String,
+    pub stderr: String,
+    line: String,
+}
+
+impl Run {
+    /// The report.
+    pub fn report(&self) -> Report {
+        assert!(!self.stdout.is_empty(), "no report from {self:?}");
+        Report::parse(&self.stdout)
+    }
+
+    /// Checks that it succeeded; gives its report.
+    pub fn succeeded(&self) -> Report {
+        assert_eq!(self.status.code(), Some(0), "{self:?}");
+        let report = self.report();
+        assert_eq!(report.at("Outcome.Status"), "true", "{self:?}");
+        report
+    }
+
+    /// Checks that it failed with this exit status and one sentence; gives that.
+    pub fn failed(&self, status: i32) -> String {
+        assert_eq!(self.status.code(), Some(status), "{self:?}");
+        let report = self.report();
+        assert_eq!(report.at("Outcome.Status"), "false", "{self:?}");
+        let error = report.at("Outcome.Error");
+        assert!(!error.is_empty() && !error.contains("panicked"), "{self:?}");
+        assert!(!self.stderr.contains("panicked"), "{self:?}");
+        assert!(!self.stderr.is_empty(), "nothing on stderr: {self:?}");
+        error
+    }
+}
+
+impl std::fmt::Debug for Run {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "{}: {}\n--- stdout\n{}\n--- stderr\n{}",
+            self.line, self.status, self.stdout, self.stderr
+        )
+    }
+}
+
+fn set(section: &mut Vec<(String, String)>, key: &str, value: &str) {
+    section.retain(|(found, _)| found != key);
+    section.push((key.into(), value.into()));
+}
+
+/// The one thing in a folder.
+pub fn only_entry(folder: &Path) -> PathBuf {
+    let entries: Vec<PathBuf> = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    match &entries[..] {
+        [entry] => entry.clone(),
+        _ => panic!("not one entry in {}: {entries:?}", folder.display()),
+    }
+}
+
+/// The binary under test, just built or named by `PGKEEP_TEST_BINARY`, where the
+/// unprivileged account can run it: the folder of the build may be in a home that
+/// only root may enter.
+pub fn binary() -> &'static Path {
+    static BINARY: OnceLock<(PathBuf, Option<Ground>)> = OnceLock::new();
+    let (path, _) = BINARY.get_or_init(|| {
+        let built = std::env::var_os("PGKEEP_TEST_BINARY")
+            .map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_pgkeep")), PathBuf::from);
+        let runs = account::command(&built).arg("--version").output();
+        if runs.is_ok_and(|output| output.status.success()) {
+            return (built, None);
+        }
+        let ground = Ground::new();
+        let copy = ground.path().join("pgkeep");
+        fs::copy(&built, &copy).unwrap();
+        fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).unwrap();
+        (copy, Some(ground))
+    });
+    path
+}
+
+/// Waits until a running backup is in the midst of copying: some of it is on
+/// disk, in a folder that is no backup yet.
+pub fn wait_until_copying(running: &mut Running, pgkeep: &Pgkeep) {
+    let finished = pgkeep.ok(&["list-backup", SERVER]).backups();
+    wait_until("the backup is copying", || {
+        assert!(running.is_running(), "the backup ended before it was seen at work");
+        fs::read_dir(pgkeep.backups()).into_iter().flatten().flatten().any(|entry| {
+            let name = entry.file_name().into_string().unwrap();
+            let files = walkdir::WalkDir::new(entry.path()).into_iter().flatten();
+            !finished.contains(&name) && files.filter(|file| file.file_type().is_file()).count() > 2
+        })
+    });
+}

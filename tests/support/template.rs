@@ -1,0 +1,121 @@
+//! A filled cluster of each version and kind, made once and then copied.
+
+use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use super::account::{self, run};
+use super::cluster::{Cluster, Options, Postmaster};
+use super::ground;
+
+/// Settings of every test cluster. Without fsync, because a test may kill
+/// processes but never the machine.
+const SETTINGS: &str = "
+listen_addresses = ''
+fsync = off
+wal_level = replica
+max_wal_senders = 10
+shared_buffers = 32MB
+max_wal_size = 512MB
+autovacuum_naptime = 5s
+allow_in_place_tablespaces = on
+log_checkpoints = off
+log_min_messages = warning
+restart_after_crash = on
+";
+
+/// What every test cluster holds besides pgbench's tables: `quiet`, that no
+/// load ever touches, and `scratch`, whose rows a crash is meant to lose.
+const CONTENT: &str = "
+create table quiet (id int primary key, body text, wide text, number float8);
+alter table quiet alter wide set storage external;
+insert into quiet
+    select i, md5(i::text), case when i % 50 = 0 then repeat(md5(i::text), 200) end, sqrt(i)
+    from generate_series(1, 5000) i;
+create index on quiet (body);
+create unlogged table scratch as select i, md5(i::text) from generate_series(1, 2000) i;
+create index on scratch (i);
+";
+
+/// The folder bin of an installed version.
+pub fn binaries(major: u32) -> PathBuf {
+    let root = std::env::var_os("PGKEEP_TEST_POSTGRES")
+        .map_or_else(|| PathBuf::from("/opt/postgresql-test"), PathBuf::from);
+    let binaries = root.join(major.to_string()).join("bin");
+    assert!(
+        binaries.join("initdb").exists(),
+        "PostgreSQL {major} is not in {}: run tests/install-postgres",
+        binaries.display()
+    );
+    binaries
+}
+
+/// Copies the template of that kind of cluster to `data`.
+pub fn copy(major: u32, options: &Options, data: &Path) {
+    let mut copy = account::command("cp");
+    copy.args(["-a", "--reflink=auto"]);
+    run(copy.arg(template(major, options)).arg(data));
+}
+
+/// The template's data directory, made by whoever comes first.
+fn template(major: u32, options: &Options) -> PathBuf {
+    let initdb = fs::metadata(binaries(major).join("initdb")).unwrap();
+    let name = format!("template-{major}-{}-{}", options.kind(), initdb.mtime());
+    let folder = ground::root().join(name);
+    let lock = File::create(folder.with_extension("lock")).unwrap();
+    lock.lock().unwrap();
+    let data = folder.join("data");
+    let finished = folder.join("finished");
+    if !finished.exists() {
+        let _ = fs::remove_dir_all(&folder);
+        fs::create_dir(&folder).unwrap();
+        account::give(&folder);
+        make(major, options, &data);
+        fs::write(finished, "").unwrap();
+    }
+    data
+}
+
+fn make(major: u32, options: &Options, data: &Path) {
+    let mut initdb = account::command(binaries(major).join("initdb"));
+    initdb.arg("-D").arg(data);
+    initdb.args([
+        "-N",
+        "-U",
+        "postgres",
+        "-A",
+        "trust",
+        "--no-locale",
+        "-E",
+        "UTF8",
+    ]);
+    initdb.arg(format!("--wal-segsize={}", options.wal_segment_mb));
+    if options.checksums {
+        initdb.arg("-k");
+    } else if major >= 18 {
+        initdb.arg("--no-data-checksums");
+    }
+    if options.group_access {
+        initdb.arg("-g");
+    }
+    run(&mut initdb);
+    let configuration = data.join("postgresql.conf");
+    let mut settings = fs::read_to_string(&configuration).unwrap();
+    settings.push_str(SETTINGS);
+    fs::write(configuration, settings).unwrap();
+
+    let mut cluster = Cluster::adopt(major, data);
+    cluster.start();
+    cluster.sql_in("template1", "create extension amcheck");
+    cluster.sql("create extension amcheck");
+    run(cluster
+        .tool("pgbench")
+        .args(["-i", "-q", "-s", "2", "postgres"]));
+    cluster.sql(CONTENT);
+    cluster.sql("create database app");
+    cluster.sql_in(
+        "app",
+        "create table t as select i, md5(i::text) from generate_series(1, 1000) i",
+    );
+    cluster.stop(Postmaster::Fast);
+}
