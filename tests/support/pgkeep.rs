@@ -315,8 +315,10 @@ pub fn only_entry(folder: &Path) -> PathBuf {
 pub fn binary() -> &'static Path {
     static BINARY: OnceLock<(PathBuf, Option<Ground>)> = OnceLock::new();
     let (path, _) = BINARY.get_or_init(|| {
-        let built = std::env::var_os("PGKEEP_TEST_BINARY")
-            .map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_pgkeep")), PathBuf::from);
+        let built = std::env::var_os("PGKEEP_TEST_BINARY").map_or_else(
+            || PathBuf::from(env!("CARGO_BIN_EXE_pgkeep")),
+            PathBuf::from,
+        );
         let runs = account::command(&built).arg("--version").output();
         if runs.is_ok_and(|output| output.status.success()) {
             return (built, None);
@@ -335,11 +337,19 @@ pub fn binary() -> &'static Path {
 pub fn wait_until_copying(running: &mut Running, pgkeep: &Pgkeep) {
     let finished = pgkeep.ok(&["list-backup", SERVER]).backups();
     wait_until("the backup is copying", || {
-        assert!(running.is_running(), "the backup ended before it was seen at work");
-        fs::read_dir(pgkeep.backups()).into_iter().flatten().flatten().any(|entry| {
-            let name = entry.file_name().into_string().unwrap();
-            let files = walkdir::WalkDir::new(entry.path()).into_iter().flatten();
-            !finished.contains(&name) && files.filter(|file| file.file_type().is_file()).count() > 2
-        })
+        assert!(
+            running.is_running(),
+            "the backup ended before it was seen at work"
+        );
+        fs::read_dir(pgkeep.backups())
+            .into_iter()
+            .flatten()
+            .flatten()
+            .any(|entry| {
+                let name = entry.file_name().into_string().unwrap();
+                let files = walkdir::WalkDir::new(entry.path()).into_iter().flatten();
+                !finished.contains(&name)
+                    && files.filter(|file| file.file_type().is_file()).count() > 2
+            })
     });
 }
