@@ -131,6 +131,7 @@ pub fn run(
         &mut readers,
         staging.folder(),
         request,
+        &job.rate,
         interrupt,
     )?;
     drop(session);

@@ -2,13 +2,14 @@
 
 use crate::backup::Request;
 use crate::backup::plan::SLICE_BYTES;
+use crate::backup::rate::RateLimit;
 use crate::backup::store::{Store, Stored};
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
 use crate::parallel::{self, Stop};
 use crate::pg::history::{self, TimelineHistory, WalRange};
 use crate::pg::lsn::{Lsn, Timeline};
-use crate::pg::segment::{SegmentName, SegmentSize};
+use crate::pg::segment::{SegmentName, SegmentNumber, SegmentSize};
 use crate::pg::version::Major;
 use crate::pg::wal_page::SegmentCheck;
 use crate::repository::file_list::{Crc32c, FileEntry};
@@ -27,13 +28,19 @@ pub(super) struct NeededWal {
     pub(super) ranges: Vec<WalRange>,
     /// The timeline on which the backup ended.
     pub(super) end_timeline: Timeline,
-    segments: Vec<SegmentName>,
+    segments: Vec<Segment>,
     history: Option<HistoryFile>,
-    stop: Lsn,
-    /// A standby does not switch segments: what lies behind the stop LSN in the last one is
+    /// A standby does not switch segments: what lies behind the end of the last one is
     /// unfinished, and not a part of this backup.
-    cut_at_stop: bool,
+    cut_at_end: bool,
     modified: i64,
+}
+
+/// A segment, and where its WAL ends as far as this backup goes.
+#[derive(Debug, Clone, Copy)]
+struct Segment {
+    name: SegmentName,
+    end: Lsn,
 }
 
 struct HistoryFile {
@@ -54,28 +61,54 @@ pub(super) fn needed(
     let start = stopped.label.start_lsn;
     let end_timeline = end_timeline(facts, stopped, reader)?;
     let (history, history_file) = read_history(end_timeline, reader)?;
+    let ranges = history.ranges(start, stopped.lsn, end_timeline)?;
+    let mut segments = left_behind(&ranges, size, reader)?;
     let first = start.segment(size).0;
     let last = stopped.lsn.previous_segment(size).0.max(first);
-    let segments = (first..=last).map(|number| {
-        let number = crate::pg::segment::SegmentNumber(number);
+    segments.extend((first..=last).map(SegmentNumber).map(|number| {
         let end = number.next().start(size).min(stopped.lsn);
-        SegmentName {
-            timeline: history.timeline_of(Lsn(end.0.saturating_sub(1))),
-            number,
+        let timeline = history.timeline_of(Lsn(end.0.saturating_sub(1)));
+        Segment {
+            name: SegmentName { timeline, number },
+            end: stopped.lsn,
         }
-    });
+    }));
     Ok(NeededWal {
         major: facts.version.major,
         system_identifier: facts.control.system_identifier,
         size,
-        ranges: history.ranges(start, stopped.lsn, end_timeline)?,
+        ranges,
         end_timeline,
-        segments: segments.collect(),
+        segments,
         history: history_file,
-        stop: stopped.lsn,
-        cut_at_stop: stopped.label.from_standby,
+        cut_at_end: stopped.label.from_standby,
         modified: jiff::Timestamp::now().as_second(),
     })
+}
+
+/// Where a standby followed its primary to another timeline, recovery reads that one's segment, which begins with
+/// a copy of the old one's. pg_verifybackup wants the old one's too, so it is taken where it is still there.
+fn left_behind(
+    ranges: &[WalRange],
+    size: SegmentSize,
+    reader: &mut FileReader,
+) -> Result<Vec<Segment>> {
+    let mut segments = Vec::new();
+    for range in ranges.iter().skip(1) {
+        let name = SegmentName {
+            timeline: range.timeline,
+            number: range.end.previous_segment(size),
+        };
+        let path = format!("pg_wal/{}", name.file_name(size));
+        let is_switched_inside = range.end.offset_in_segment(size) > 0;
+        if is_switched_inside && reader.read_small_file(&path, 1)?.is_some() {
+            segments.push(Segment {
+                name,
+                end: range.end,
+            });
+        }
+    }
+    Ok(segments)
 }
 
 /// A primary stays on its timeline; a standby follows another one that its primary switched to.
@@ -111,6 +144,7 @@ pub(super) fn copy(
     readers: &mut [FileReader],
     folder: &BackupFolder,
     request: &Request<'_>,
+    rate: &RateLimit,
     interrupt: &Interrupt,
 ) -> Result<()> {
     let mut workers = readers
@@ -120,6 +154,7 @@ pub(super) fn copy(
                 needed,
                 reader,
                 folder,
+                rate,
                 store: Store::new(folder, request.compression)?,
             })
         })
@@ -147,23 +182,24 @@ struct Worker<'a> {
     needed: &'a NeededWal,
     reader: &'a mut FileReader,
     folder: &'a BackupFolder,
+    rate: &'a RateLimit,
     store: Store<'a>,
 }
 
 impl Worker<'_> {
-    fn copy_segment(&mut self, segment: SegmentName, stop: &Stop<'_>) -> Result<()> {
+    fn copy_segment(&mut self, segment: Segment, stop: &Stop<'_>) -> Result<()> {
         let needed = self.needed;
-        let path = format!("pg_wal/{}", segment.file_name(needed.size));
+        let path = format!("pg_wal/{}", segment.name.file_name(needed.size));
         let stored = self.store.path_of(&path);
         let mut writer = StoredWriter::create(&self.folder.stored(&stored))?;
         let mut check = SegmentCheck::new(
             needed.major,
             needed.system_identifier,
-            segment,
+            segment.name,
             needed.size,
-            needed.stop,
+            segment.end,
         );
-        let start = segment.number.start(needed.size);
+        let start = segment.name.number.start(needed.size);
         let bytes = needed.size.bytes();
         let (mut crc32c, mut plain, mut frame) = (0, Vec::new(), Vec::new());
         for offset in (0..bytes).step_by(SLICE_BYTES as usize) {
@@ -174,8 +210,8 @@ impl Worker<'_> {
                 &mut plain,
                 stop,
             )?;
-            if needed.cut_at_stop {
-                zero_from(&mut plain, needed.stop.0.saturating_sub(start.0 + offset));
+            if needed.cut_at_end {
+                zero_from(&mut plain, segment.end.0.saturating_sub(start.0 + offset));
             }
             check.push(&plain);
             crc32c = crc32c::crc32c_append(crc32c, &plain);
@@ -211,6 +247,7 @@ impl Worker<'_> {
             stop.check()?;
             let bytes = bytes.ok_or_else(|| removed(path))?;
             plain.extend_from_slice(bytes);
+            self.rate.take(bytes.len() as u64, || stop.is_set());
             Ok(())
         })
     }

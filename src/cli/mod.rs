@@ -28,7 +28,11 @@ pub fn main() -> ExitCode {
     let format = arguments.global.format;
     let request = arguments.command.request();
     let name = arguments.command.name();
-    let answer = App::new(&arguments.global).and_then(|app| arguments.command.run(&app));
+    let answer = App::new(&arguments.global).and_then(|app| {
+        let answer = arguments.command.run(&app);
+        // Whatever failed then failed because of it.
+        answer.map_err(|error| app.interrupt.check().err().unwrap_or(error))
+    });
     let answer = answer.unwrap_or_else(Answer::failure);
     let status = answer.exit_status();
     if let Some(error) = &answer.error {

@@ -129,13 +129,17 @@ impl<'a> FileContent<'a> {
         let relation = major
             .filter(|_| info.data_checksums)
             .and_then(|major| RelationFile::parse(&file.path, &major.tablespace_directory()));
+        // A segment that its timeline left unfinished is cut off where it was left.
+        let whole = |segment: &SegmentName| segment.timeline == info.end_timeline;
         let wal = SegmentSize::new(info.wal_segment_size)
             .zip(major)
             .and_then(|(size, major)| {
-                let segment = SegmentName::parse(file.path.strip_prefix("pg_wal/")?, size)?;
+                let name = file.path.strip_prefix("pg_wal/")?;
+                let segment = SegmentName::parse(name, size).filter(whole)?;
+                let identifier = info.system_identifier;
                 Some(SegmentCheck::new(
                     major,
-                    info.system_identifier,
+                    identifier,
                     segment,
                     size,
                     info.end_lsn,

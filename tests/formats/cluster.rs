@@ -129,7 +129,7 @@ impl Cluster {
     }
 
     fn tool(&self, tool: &str, arguments: &[&str]) -> Command {
-        let prefix = std::env::var("PGKEEP_TEST_POSTGRESQL");
+        let prefix = std::env::var("PGKEEP_TEST_POSTGRES");
         let prefix = prefix.unwrap_or_else(|_| "/opt/postgresql-test".to_owned());
         let mut command = self.as_owner(&format!("{prefix}/{}/bin/{tool}", self.major));
         command.args(arguments);

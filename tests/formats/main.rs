@@ -1,5 +1,5 @@
 //! PostgreSQL's formats against PostgreSQL itself: real servers of every major
-//! release and their tools. PGKEEP_TEST_POSTGRESQL names the directory that
+//! release and their tools. PGKEEP_TEST_POSTGRES names the directory that
 //! holds 14/bin to 18/bin.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
