@@ -11,8 +11,8 @@ use crate::cli::arguments::ProgressMode;
 use crate::progress::{Progress, Silent};
 use crate::size::readable;
 
-const BAR: &str = "{msg:12} [{bar:28}] {percent:>3}%  {binary_bytes} of {binary_total_bytes}  {binary_bytes_per_sec}  {eta} left";
-const SPINNER: &str = "{msg:12} {spinner} {elapsed}";
+const BAR: &str = "{msg:10} [{wide_bar}] {percent:>3}%  {binary_bytes} of {binary_total_bytes}  {binary_bytes_per_sec}  {eta} left";
+const SPINNER: &str = "{msg:10} {spinner} {elapsed}";
 
 /// How often plain lines come.
 const PACE: Duration = Duration::from_secs(10);
@@ -42,17 +42,17 @@ impl Bar {
 
 impl Progress for Bar {
     fn step(&self, name: &str, bytes: Option<u64>) {
-        let template = if bytes.is_some() { BAR } else { SPINNER };
-        // The templates are constants; a wrong one would only cost the looks.
-        if let Ok(style) = ProgressStyle::with_template(template) {
-            self.bar.set_style(style.progress_chars("=> "));
-        }
         self.bar.reset();
         match bytes {
             Some(bytes) => self.bar.set_length(bytes),
             None => self.bar.unset_length(),
         }
         self.bar.set_message(name.to_owned());
+        let template = if bytes.is_some() { BAR } else { SPINNER };
+        // The templates are constants; a wrong one would only cost the looks.
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            self.bar.set_style(style.progress_chars("=> "));
+        }
     }
 
     fn advance(&self, bytes: u64) {

@@ -97,12 +97,15 @@ impl FileReader {
         let parameters: [&(dyn ToSql + Sync); 3] = [&paths, &starts, &lengths];
         let first = rest.first().map_or("", |range| range.path);
         let failed = |error: postgres::Error| {
-            let conflict = error.code() == Some(&SqlState::T_R_SERIALIZATION_FAILURE);
-            let error = server_error(&format!("read {first} and files after it"), &error);
-            if conflict {
-                Ok(Ended::Conflict(error))
-            } else {
-                Err(error)
+            let failure = server_error(&format!("read {first} and files after it"), &error);
+            match error.code() {
+                Some(code) if *code == SqlState::T_R_SERIALIZATION_FAILURE => {
+                    Ok(Ended::Conflict(failure))
+                }
+                // The role's permissions were checked before; this is the operating system's.
+                Some(code) if *code == SqlState::INSUFFICIENT_PRIVILEGE => Err(failure
+                    .hint("the server itself may not read that file: correct its owner and mode")),
+                _ => Err(failure),
             }
         };
         let mut rows = match self.client.query_raw(&self.read, parameters) {
