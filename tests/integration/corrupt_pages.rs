@@ -54,8 +54,7 @@ fn a_page_with_a_wrong_checksum_is_named_and_counted() {
         assert_reported(&pgkeep, &[(file, 7)]);
         // What there is can still be had.
         let data = pgkeep.restore("newest");
-        let mut restored = Cluster::adopt(major, &data);
-        restored.start();
+        let restored = Cluster::restored(major, &data);
         assert_eq!(restored.number("select count(*) from quiet"), 5000);
     }
 }

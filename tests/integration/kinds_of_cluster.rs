@@ -70,8 +70,7 @@ fn a_restored_cluster_has_the_modes_of_its_source() {
         checks::assert_modes(&backup.folder, 0o700, 0o600);
         let data = pgkeep.restore(&backup.identifier);
         checks::assert_modes(&data, folders, files);
-        let mut restored = Cluster::adopt(17, &data);
-        restored.start();
+        Cluster::restored(17, &data);
     }
 }
 

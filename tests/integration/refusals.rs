@@ -43,8 +43,7 @@ fn force_replaces_a_cluster_but_never_a_running_one() {
     pgkeep.ok(&arguments);
     let data = only_entry(&target);
 
-    let mut restored = Cluster::adopt(17, &data);
-    restored.start();
+    let mut restored = Cluster::restored(17, &data);
     restored.sql("drop table quiet");
     pgkeep.run(&arguments).failed(1);
     let error = pgkeep.run(&forced).failed(1);

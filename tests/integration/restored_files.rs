@@ -180,7 +180,7 @@ fn further_files_of_the_server_are_stored_with_the_backup() {
     checks::pg_verifybackup(17, &data);
 
     let missing = pgkeep.with_server("extra", "/does/not/exist");
-    let error = missing.run(&["backup", SERVER]).failed(1);
+    let error = missing.run(&["backup", SERVER]).failed(5);
     assert!(error.contains("/does/not/exist"), "{error}");
 }
 
@@ -233,8 +233,7 @@ fn a_restored_cluster_can_be_backed_up_and_restored_again() {
     let pgkeep = Pgkeep::of(&cluster);
     pgkeep.backup();
     let data = pgkeep.restore("newest");
-    let mut restored = Cluster::adopt(18, &data);
-    restored.start();
+    let restored = Cluster::restored(18, &data);
     let again = Pgkeep::of(&restored);
     again.backup();
     let data = again.restore("newest");

@@ -3,8 +3,9 @@
 use std::fs;
 
 use crate::support::checks::{self, Before};
+use crate::support::cluster::Postmaster;
 use crate::support::pgkeep::{SERVER, wait_until_copying};
-use crate::support::{Cluster, Load, Pgkeep};
+use crate::support::{Cluster, Load, Pgkeep, wait_until};
 
 fn a_backup_of_a_standby_under_load_restores(major: u32) {
     let primary = Cluster::new(major);
@@ -96,4 +97,20 @@ fn a_standby_promoted_meanwhile_fails_the_backup_and_the_next_one_succeeds() {
         let data = pgkeep.restore(&backup.identifier);
         checks::is_whole(major, &data, &before, 0);
     }
+}
+
+#[test]
+fn a_standby_whose_primary_was_shut_down_is_backed_up() {
+    // Its last record is the shutdown checkpoint: there is nothing to replay.
+    let mut primary = Cluster::new(17);
+    let standby = primary.standby();
+    let before = Before::of(&primary);
+    primary.stop(Postmaster::Fast);
+    wait_until("the standby has the last checkpoint", || {
+        standby.value("select count(*) from pg_stat_wal_receiver") == "0"
+    });
+    let pgkeep = Pgkeep::of(&standby);
+    pgkeep.backup();
+    let data = pgkeep.restore("newest");
+    checks::is_whole(17, &data, &before, 0);
 }

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::support::checks::{self, Before};
+use crate::support::cluster::Postmaster;
 use crate::support::pgkeep::SERVER;
 use crate::support::{Cluster, Load, Pgkeep};
 
@@ -90,15 +91,22 @@ fn tablespaces_are_restored_where_the_command_says() {
 
 #[test]
 fn a_tablespace_that_still_holds_files_is_not_written_over() {
-    let cluster = cluster_with_tablespaces(18);
+    let mut cluster = cluster_with_tablespaces(18);
     let pgkeep = Pgkeep::of(&cluster);
     pgkeep.backup();
     let outside = cluster.ground().path().join("outside");
-    let state = checks::state(&outside);
     let target = pgkeep.ground().folder("target");
-    let error = pgkeep
-        .run(&["restore", SERVER, "newest", target.to_str().unwrap()])
-        .failed(1);
+    let arguments = ["restore", SERVER, "newest", target.to_str().unwrap()];
+    // While its server runs, not even by force.
+    for force in [&[][..], &["--force"]] {
+        let state = checks::state(&outside);
+        let error = pgkeep.run(&[&arguments[..], force].concat()).failed(1);
+        assert!(error.contains("running"), "{error}");
+        assert_eq!(checks::state(&outside), state);
+    }
+    cluster.stop(Postmaster::Fast);
+    let state = checks::state(&outside);
+    let error = pgkeep.run(&arguments).failed(1);
     assert!(error.contains(outside.to_str().unwrap()), "{error}");
     assert_eq!(checks::state(&outside), state);
     assert!(
@@ -115,7 +123,7 @@ fn tablespaces_go_back_to_where_they_were() {
     pgkeep.backup();
     let outside = cluster.ground().path().join("outside");
     let oid_outside = oid(&cluster, "outside");
-    cluster.stop(crate::support::cluster::Postmaster::Fast);
+    cluster.stop(Postmaster::Fast);
     for folder in ["outside", "second"] {
         for entry in fs::read_dir(cluster.ground().path().join(folder)).unwrap() {
             fs::remove_dir_all(entry.unwrap().path()).unwrap();
@@ -156,8 +164,7 @@ fn a_tablespace_inside_the_data_directory_is_stored_once() {
             &format!("{}={}", inside.display(), moved.display()),
         ],
     );
-    let mut restored = Cluster::adopt(15, &data);
-    restored.start();
+    let restored = Cluster::restored(15, &data);
     assert_eq!(restored.number("select count(*) from t"), 100);
 }
 
@@ -193,7 +200,7 @@ fn a_tablespace_that_the_backup_does_not_have_is_refused() {
             "--tablespace",
             mapping,
         ]);
-        run.failed(2);
+        assert_eq!(run.status.code(), Some(2), "{run:?}");
     }
     assert!(fs::read_dir(&target).unwrap().next().is_none());
 }

@@ -32,9 +32,7 @@ impl Before {
 pub fn is_whole(major: u32, data: &Path, before: &Before, at_most: i64) -> Cluster {
     pg_verifybackup(major, data);
     assert_no_temporary_relations(data);
-    let mut cluster = Cluster::adopt(major, data);
-    cluster.start();
-    cluster.wait_until_writable();
+    let mut cluster = Cluster::restored(major, data);
     assert_invariant(&cluster);
     let history = cluster.number("select count(*) from pgbench_history");
     assert!(

@@ -97,6 +97,14 @@ impl Cluster {
         }
     }
 
+    /// A running cluster that was restored, out of recovery.
+    pub fn restored(major: u32, data: &Path) -> Cluster {
+        let mut cluster = Cluster::adopt(major, data);
+        cluster.start();
+        cluster.wait_until_writable();
+        cluster
+    }
+
     /// A running standby that streams from this cluster.
     pub fn standby(&self) -> Cluster {
         let ground = Ground::new();

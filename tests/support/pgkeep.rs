@@ -349,7 +349,7 @@ pub fn wait_until_copying(running: &mut Running, pgkeep: &Pgkeep) {
                 let name = entry.file_name().into_string().unwrap();
                 let files = walkdir::WalkDir::new(entry.path()).into_iter().flatten();
                 !finished.contains(&name)
-                    && files.filter(|file| file.file_type().is_file()).count() > 2
+                    && files.filter(|file| file.file_type().is_file()).count() > 0
             })
     });
 }
