@@ -54,6 +54,11 @@ const FILES_EXCLUDED: &[&str] = &[
     ".DS_Store",
 ];
 
+/// Files at the top left out as well. PostgreSQL itself copies them; but they say
+/// what the source becomes, and what a restored cluster becomes is said when it
+/// is restored.
+const SIGNAL_FILES: &[&str] = &["standby.signal", "recovery.signal"];
+
 /// Temporary files and the directories they are in (PG_TEMP_FILE_PREFIX).
 const TEMPORARY_PREFIX: &str = "pgsql_tmp";
 
@@ -109,6 +114,7 @@ impl Exclusion {
             && !name.starts_with(TEMPORARY_PREFIX)
             && !name.starts_with(RELATION_CACHE_PREFIX)
             && !FILES_EXCLUDED.contains(&name)
+            && !SIGNAL_FILES.contains(&path)
             && !is_temporary_relation(path, &self.tablespace_directory)
             && !is_beside_version_directory(path)
     }
@@ -199,7 +205,7 @@ mod tests {
             "postgresql.conf",
             "postgresql.auto.conf",
             "current_logfiles",
-            "standby.signal",
+            "script/standby.signal",
             "global/pg_control",
             "global/pg_filenode.map",
             "base/5/16384",
@@ -226,6 +232,8 @@ mod tests {
         for path in [
             "postmaster.pid",
             "postmaster.opts",
+            "standby.signal",
+            "recovery.signal",
             "backup_label",
             "backup_label.old",
             "tablespace_map",
