@@ -82,6 +82,10 @@ pub fn run(
     let mut readers = (0..request.workers)
         .map(|_| FileReader::connect(connector, interrupt))
         .collect::<Result<Vec<FileReader>>>()?;
+    let instance = crate::server::instance(&mut client)?;
+    for reader in &mut readers {
+        reader.check_instance(&instance)?;
+    }
     let facts = Facts::read(&mut client, &mut readers[0])?;
     check_facts(&facts)?;
 

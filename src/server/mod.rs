@@ -14,7 +14,7 @@ use postgres::Client;
 
 use crate::error::Result;
 use crate::interrupt::Interrupt;
-use crate::server::connect::Connector;
+use crate::server::connect::{Connector, server_error};
 
 /// Connects; an interrupt cancels whatever the connection is waiting for.
 pub fn connect(connector: &Connector, interrupt: &Interrupt) -> Result<Client> {
@@ -27,4 +27,18 @@ pub fn connect(connector: &Connector, interrupt: &Interrupt) -> Result<Client> {
         let _ = connector.cancel(&token);
     });
     Ok(client)
+}
+
+/// One run of one server: two sessions that have the same are with the same server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Instance(String);
+
+/// Which run of which server a session is with. Behind a load balancer, sessions of one backup could be
+/// with a primary and its standby.
+pub fn instance(client: &mut Client) -> Result<Instance> {
+    client
+        .query_one("SELECT pg_postmaster_start_time()::text", &[])
+        .and_then(|row| row.try_get(0))
+        .map(Instance)
+        .map_err(|error| server_error("ask when the server was started", &error))
 }

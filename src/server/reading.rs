@@ -8,6 +8,7 @@ use postgres::{Client, Statement};
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
 use crate::pg::control::{CONTROL_FILE, CONTROL_FILE_SIZE, ControlFault, ControlFile};
+use crate::server::Instance;
 use crate::server::connect::{Connector, server_error};
 
 /// Bytes of a row: large enough that the cost of a row is nothing, small enough for
@@ -54,6 +55,17 @@ impl FileReader {
             .prepare(READ)
             .map_err(|error| server_error("prepare the reading of files", &error))?;
         Ok(FileReader { client, read })
+    }
+
+    /// An error where this session is not with the same server as the others.
+    pub fn check_instance(&mut self, expected: &Instance) -> Result<()> {
+        if super::instance(&mut self.client)? == *expected {
+            return Ok(());
+        }
+        Err(
+            Error::server("the sessions of this backup are with different servers")
+                .hint("connect to the server itself, not through a load balancer"),
+        )
     }
 
     /// Reads ranges in their order. `consume` gets each one's place in `ranges` and its bytes,
