@@ -27,7 +27,7 @@ pub struct Request<'a> {
     pub contents: &'a Contents,
     /// The folder above the data directory.
     pub directory: PathBuf,
-    /// What the restored cluster becomes, and how far it replays.
+    /// What the restored cluster becomes.
     pub position: Position,
     /// Other places for tablespaces.
     pub mappings: &'a [TablespaceMapping],
@@ -69,7 +69,7 @@ pub fn run(
     recovery::write_settings(
         &directory,
         &contents.info,
-        &request.position,
+        request.position,
         &request.primary_conninfo,
     )?;
     write::write_manifest(contents, &directory, control_crc32c)?;

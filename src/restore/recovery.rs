@@ -5,7 +5,7 @@ use std::io::Write;
 use crate::error::{Error, Result};
 use crate::repository::backup_info::BackupInfo;
 use crate::restore::directory::DataDirectory;
-use crate::restore::position::{Action, End, Position, Role};
+use crate::restore::position::Position;
 
 const SETTINGS_FILE: &str = "postgresql.auto.conf";
 const COMMENT: &str = "# Added by pgkeep restore:";
@@ -27,11 +27,13 @@ const RECOVERY_SETTINGS: [&str; 10] = [
 /// Appends the settings to `postgresql.auto.conf`, and creates the signal file.
 ///
 /// A primary recovers by `recovery.signal`, which puts it on a timeline of its own: on the source's
-/// timeline it would archive other WAL under the same names.
+/// timeline it would archive other WAL under the same names. It has no recovery target: the WAL it has
+/// ends where it is consistent, and with `recovery_target = 'immediate'` the server wants one
+/// more record after that, which a standby's backup does not have.
 pub(super) fn write_settings(
     directory: &DataDirectory,
     info: &BackupInfo,
-    position: &Position,
+    position: Position,
     primary_conninfo: &str,
 ) -> Result<()> {
     let path = directory.path(SETTINGS_FILE);
@@ -55,9 +57,9 @@ pub(super) fn write_settings(
         text.push_str(&format!("{name} = '{}'\n", value.replace('\'', "''")));
     }
     std::fs::write(&path, text).map_err(|error| failed(&error))?;
-    let signal = directory.path(match position.role {
-        Role::Primary => "recovery.signal",
-        Role::Replica => "standby.signal",
+    let signal = directory.path(match position {
+        Position::Primary => "recovery.signal",
+        Position::Replica => "standby.signal",
     });
     directory
         .create_file(&signal)?
@@ -76,37 +78,29 @@ fn is_recovery_setting(line: &str) -> bool {
 
 fn settings(
     info: &BackupInfo,
-    position: &Position,
+    position: Position,
     primary_conninfo: &str,
 ) -> Vec<(&'static str, String)> {
-    let mut settings = Vec::new();
-    match position.role {
-        // The WAL that the backup holds is in pg_wal; there is no other to be had.
-        Role::Primary => settings.push(("restore_command", "false".to_owned())),
-        Role::Replica => {
-            settings.push(("primary_conninfo", primary_conninfo.to_owned()));
-            settings.push(("recovery_target_timeline", "latest".to_owned()));
-            return settings;
+    match position {
+        Position::Primary => {
+            // Recovery is on the timeline the backup began on, unless a standby followed its
+            // primary to another one while it was being backed up.
+            let timeline = if info.end_timeline == info.start_timeline {
+                "current".to_owned()
+            } else {
+                info.end_timeline.to_string()
+            };
+            vec![
+                // The WAL that the backup holds is in pg_wal; there is no other to be had.
+                ("restore_command", "false".to_owned()),
+                ("recovery_target_timeline", timeline),
+            ]
         }
+        Position::Replica => vec![
+            ("primary_conninfo", primary_conninfo.to_owned()),
+            ("recovery_target_timeline", "latest".to_owned()),
+        ],
     }
-    if position.end == End::Consistency {
-        settings.push(("recovery_target", "immediate".to_owned()));
-    }
-    // Recovery is on the timeline the backup began on, unless a standby followed its primary to
-    // another one while it was being backed up.
-    let timeline = if info.end_timeline == info.start_timeline {
-        "current".to_owned()
-    } else {
-        info.end_timeline.to_string()
-    };
-    settings.push(("recovery_target_timeline", timeline));
-    let action = match position.action {
-        Action::Promote => "promote",
-        Action::Pause => "pause",
-        Action::Shutdown => "shutdown",
-    };
-    settings.push(("recovery_target_action", action.to_owned()));
-    settings
 }
 
 #[cfg(test)]

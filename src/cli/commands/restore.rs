@@ -20,7 +20,7 @@ pub(crate) struct Restore {
     server: String,
     /// Identifier or its first digits, newest, latest or oldest
     backup: Selector,
-    /// POSITION (current, immediate, primary, replica, action=…), then DIRECTORY
+    /// POSITION (primary or replica), then DIRECTORY
     #[arg(value_name = "[POSITION] DIRECTORY", num_args = 1..=2, required = true)]
     rest: Vec<String>,
     /// Put a tablespace, named by path, OID or name, into another folder
