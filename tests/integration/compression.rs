@@ -4,39 +4,50 @@ use crate::support::checks::{self, Before};
 use crate::support::pgkeep::SERVER;
 use crate::support::{Cluster, Pgkeep};
 
-#[test]
-fn standard_tools_undo_every_compression() {
+fn standard_tools_undo(compression: &str, level: Option<&str>) {
     let cluster = Cluster::new(16);
     let before = Before::of(&cluster);
-    let mut sizes = Vec::new();
-    for (compression, level) in [
-        ("zstd", Some("9")),
-        ("gzip", Some("1")),
-        ("lz4", None),
-        ("bzip2", Some("1")),
-        ("none", None),
-    ] {
-        let mut pgkeep = Pgkeep::of(&cluster).with("compression", compression);
-        if let Some(level) = level {
-            pgkeep = pgkeep.with("compression_level", level);
-        }
-        let backup = pgkeep.backup();
-        let info = pgkeep.ok(&["--format", "json", "info", SERVER, "newest"]);
-        assert_eq!(info.at("Response.Compression"), compression);
-        sizes.push((info.number("Response.BackupSize"), compression));
-        checks::sha512sum(&backup.folder);
-        pgkeep.ok(&["verify", SERVER, "newest"]);
-
-        let plain = checks::undo_with_standard_tools(&backup.folder, pgkeep.ground());
-        checks::pg_verifybackup(16, &plain);
-        let data = pgkeep.restore("newest");
-        checks::is_whole(16, &data, &before, 0);
+    let mut pgkeep = Pgkeep::of(&cluster).with("compression", compression);
+    if let Some(level) = level {
+        pgkeep = pgkeep.with("compression_level", level);
     }
-    let least = sizes.iter().max().unwrap();
-    assert_eq!(
-        least.1, "none",
-        "a compressed backup is larger than a plain one: {sizes:?}"
-    );
+    let backup = pgkeep.backup();
+    let info = pgkeep.ok(&["--format", "json", "info", SERVER, "newest"]);
+    assert_eq!(info.at("Response.Compression"), compression);
+    let smaller = info.number("Response.BackupSize") < info.number("Response.RestoreSize") / 2;
+    assert_eq!(smaller, compression != "none", "{}", info.0);
+    checks::sha512sum(&backup.folder);
+    pgkeep.ok(&["verify", SERVER, "newest"]);
+
+    let plain = checks::undo_with_standard_tools(&backup.folder, pgkeep.ground());
+    checks::pg_verifybackup(16, &plain);
+    let data = pgkeep.restore("newest");
+    checks::is_whole(16, &data, &before, 0);
+}
+
+#[test]
+fn zstd_undoes_a_backup_in_zstd() {
+    standard_tools_undo("zstd", Some("9"));
+}
+
+#[test]
+fn gzip_undoes_a_backup_in_gzip() {
+    standard_tools_undo("gzip", Some("1"));
+}
+
+#[test]
+fn lz4_undoes_a_backup_in_lz4() {
+    standard_tools_undo("lz4", None);
+}
+
+#[test]
+fn bzip2_undoes_a_backup_in_bzip2() {
+    standard_tools_undo("bzip2", Some("1"));
+}
+
+#[test]
+fn nothing_undoes_a_backup_that_is_not_compressed() {
+    standard_tools_undo("none", None);
 }
 
 #[test]
