@@ -117,8 +117,9 @@ impl State {
         if self.ended {
             return Ok(());
         }
-        self.ended = part.is_last;
-        if part.frame.is_empty() && part.length == 0 {
+        // Until it is written: after a failure, nothing more is.
+        self.ended = true;
+        if part.length == 0 {
             return Ok(());
         }
         let mut writer = match self.writer.take() {
@@ -129,6 +130,7 @@ impl State {
         self.writer = Some(writer);
         self.crc32c = crc32c::crc32c_combine(self.crc32c, part.crc32c, part.length as usize);
         self.size += part.length;
+        self.ended = part.is_last;
         Ok(())
     }
 }

@@ -47,8 +47,8 @@ impl PageCheck {
         let base = relation.segment.wrapping_mul(self.segment_blocks);
         let (pages, _) = content.as_chunks::<PAGE_SIZE>();
         (first_block..).zip(pages).filter_map(move |(block, page)| {
-            // No page counts as newer here: which is too new is known only at the end.
-            match verify(page, base.wrapping_add(block), Lsn(u64::MAX), None) {
+            // No LSN excuses a page here: which are too new is known only at the end.
+            match verify(page, base.wrapping_add(block), Lsn(u64::MAX), Some(Lsn(0))) {
                 PageVerdict::Bad {
                     expected,
                     found,
@@ -131,17 +131,18 @@ mod tests {
             page(50, 131_073, false),
             page(150, 131_074, false),
             page(500, 131_075, false),
+            vec![0xFF; PAGE_SIZE],
         ]
         .concat();
         let suspects: Vec<Suspect> = check.suspects(3, &relation, 0, &content).collect();
-        assert_eq!(suspects.len(), 3);
+        assert_eq!(suspects.len(), 4);
         assert!(check.is_worth_another_look(&suspects[0]));
         assert!(!check.is_worth_another_look(&suspects[1]));
         let corrupt = corrupt_pages(&suspects, Lsn(100), Lsn(200), |_| {
             "base/5/16384.1".to_owned()
         });
         let blocks: Vec<u32> = corrupt.iter().map(|page| page.block).collect();
-        assert_eq!(blocks, [1, 3]);
+        assert_eq!(blocks, [1, 3, 4]);
         assert!(corrupt[1].fault.contains("beyond the end"));
     }
 }

@@ -6,8 +6,8 @@ use log::LevelFilter;
 
 use crate::cli::arguments::Global;
 use crate::cli::{logging, progress, signals};
-use crate::config::{Configuration, Encryption, Environment, ServerConfiguration};
-use crate::error::{Error, Result};
+use crate::config::{Configuration, Environment, ServerConfiguration};
+use crate::error::Result;
 use crate::interrupt::Interrupt;
 use crate::progress::Progress;
 use crate::repository::catalogue::Catalogue;
@@ -69,13 +69,6 @@ impl App {
     /// A server by its name.
     pub(super) fn server(&self, name: &str) -> Result<Server> {
         let configuration = self.configuration.server(name)?;
-        if configuration.encryption != Encryption::None {
-            return Err(Error::usage(format!(
-                "encryption = {} is configured for server {name}, and this pgkeep cannot encrypt",
-                configuration.encryption
-            ))
-            .hint("set encryption = none"));
-        }
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let workers = self
             .workers

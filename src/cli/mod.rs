@@ -17,14 +17,18 @@ use std::time::Instant;
 
 use clap::Parser;
 
+use crate::error::Error;
 use app::App;
-use arguments::Arguments;
+use arguments::{Arguments, Format};
 use report::{Answer, Report};
 
 /// Runs the command line and returns the exit status.
 pub fn main() -> ExitCode {
     let began = Instant::now();
-    let arguments = Arguments::parse();
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return misunderstood(&error, began),
+    };
     let format = arguments.global.format;
     let request = arguments.command.request();
     let name = arguments.command.name();
@@ -42,6 +46,40 @@ pub fn main() -> ExitCode {
         Some(text) => text.to_owned(),
         None => Report::new(name, format, began.elapsed(), request, answer).render(),
     };
+    print(&text, status)
+}
+
+/// The command line was not understood, or only help was asked for.
+fn misunderstood(error: &clap::Error, began: Instant) -> ExitCode {
+    // Where even this cannot be printed, nothing can.
+    let _ = error.print();
+    if !error.use_stderr() {
+        return ExitCode::SUCCESS;
+    }
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let is_json = |word: &String| word.ends_with("json");
+    let format = if words.iter().any(is_json) {
+        Format::Json
+    } else {
+        Format::Text
+    };
+    let command = words
+        .iter()
+        .find(|word| !word.starts_with('-'))
+        .map_or("", String::as_str);
+    let message = error.to_string();
+    let message = message
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .trim_start_matches("error: ");
+    let answer = Answer::failure(Error::usage(message));
+    let status = answer.exit_status();
+    let report = Report::new(command, format, began.elapsed(), Vec::new(), answer);
+    print(&report.render(), status)
+}
+
+fn print(text: &str, status: u8) -> ExitCode {
     match std::io::stdout().lock().write_all(text.as_bytes()) {
         Ok(()) => ExitCode::from(status),
         // A reader that has seen enough, such as head, is no failure.

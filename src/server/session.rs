@@ -131,14 +131,24 @@ fn reserve_wal(client: &mut Client) -> Result<()> {
         )
         .map(|_| ())
         .map_err(|error| {
-            let failure = server_error("reserve the WAL with a temporary replication slot", &error);
-            if error.code() == Some(&SqlState::CONFIGURATION_LIMIT_EXCEEDED) {
-                failure.hint("raise max_replication_slots on the server and restart it, or drop a slot nobody uses (pg_replication_slots)")
-            } else {
-                failure
+            let failure = server_error(
+                "reserve the WAL with a temporary replication slot",
+                &error,
+            );
+            match error.code() {
+                Some(code) if NO_SLOT.contains(code) => Error::server(failure.message()).hint(
+                    "raise max_replication_slots on the server and restart it, or drop a slot nobody uses (pg_replication_slots)",
+                ),
+                _ => failure,
             }
         })
 }
+
+/// All slots are in use, or there are none at all.
+const NO_SLOT: [SqlState; 2] = [
+    SqlState::CONFIGURATION_LIMIT_EXCEEDED,
+    SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
+];
 
 fn promoted() -> Error {
     Error::server("the standby was promoted while it was being backed up, so this backup is void")

@@ -114,3 +114,35 @@ fn a_standby_whose_primary_was_shut_down_is_backed_up() {
     let data = pgkeep.restore("newest");
     checks::is_whole(17, &data, &before, 0);
 }
+
+#[test]
+fn a_standby_that_follows_its_primary_to_another_timeline_is_backed_up() {
+    for major in [14, 17] {
+        let mut primary = Cluster::new(major);
+        let successor = primary.standby();
+        let cascading = successor.standby();
+        cascading.catch_up_with(&primary);
+        let before = Before::of(&primary);
+        let pgkeep = Pgkeep::of(&cascading).with("max_rate", "8MB");
+        let mut running = pgkeep.spawn(&["backup", SERVER]);
+        wait_until_copying(&mut running, &pgkeep);
+
+        primary.stop(Postmaster::Fast);
+        successor.sql("select pg_promote()");
+        successor.wait_until_writable();
+        successor.sql(
+            "insert into pgbench_history select 1, 1, 1, 0, now() from generate_series(1, 99)",
+        );
+        cascading.catch_up_with(&successor);
+        cascading.sql("checkpoint");
+        running.wait().succeeded();
+
+        let info = pgkeep.ok(&["info", SERVER, "newest"]);
+        assert_eq!(info.at("Response.StartTimeline"), "1");
+        assert_eq!(info.at("Response.EndTimeline"), "2");
+        pgkeep.ok(&["verify", SERVER, "newest"]);
+        let data = pgkeep.restore("newest");
+        let restored = checks::is_whole(major, &data, &before, i64::MAX);
+        assert_eq!(restored.number("select count(*) from pgbench_history"), 99);
+    }
+}

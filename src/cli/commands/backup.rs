@@ -4,6 +4,7 @@ use crate::backup;
 use crate::cli::app::App;
 use crate::cli::commands::describe;
 use crate::cli::report::{Answer, Fields, field};
+use crate::config::Encryption;
 use crate::error::{Error, Result};
 use crate::server::session::Checkpoint;
 
@@ -50,6 +51,14 @@ impl Backup {
         }
         let server = app.server(&self.server)?;
         let configuration = &server.configuration;
+        if configuration.encryption != Encryption::None {
+            return Err(Error::usage(format!(
+                "encryption = {} is configured for server {}, and this pgkeep cannot encrypt",
+                configuration.encryption,
+                server.name()
+            ))
+            .hint("set encryption = none"));
+        }
         let request = backup::Request {
             server: server.name(),
             folder: &server.folder,
