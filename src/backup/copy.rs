@@ -1,5 +1,7 @@
 //! The workers: read, check, compress, store.
 
+use std::collections::HashMap;
+
 use crate::backup::Request;
 use crate::backup::assembly::{Assembly, Part};
 use crate::backup::corruption::{PageCheck, Suspect};
@@ -68,16 +70,17 @@ impl Job<'_> {
         Ok(copied)
     }
 
-    /// One for each large file, in its place.
-    fn assemblies(&self) -> Vec<Option<Assembly>> {
+    /// One for each large file, by its place in the plan.
+    fn assemblies(&self) -> HashMap<usize, Assembly> {
         let assembly = |file: &PlannedFile| {
             let stored = layout::stored_file(&file.path, self.request.compression.algorithm);
             let path = self.folder.stored(&stored);
             Assembly::new(path, file.slices(), self.request.workers as u64)
         };
-        let files = self.plan.files.iter();
+        let files = self.plan.files.iter().enumerate();
         files
-            .map(|file| file.is_large().then(|| assembly(file)))
+            .filter(|(_, file)| file.is_large())
+            .map(|(place, file)| (place, assembly(file)))
             .collect()
     }
 
@@ -121,7 +124,7 @@ impl Job<'_> {
 
 struct Worker<'a> {
     job: &'a Job<'a>,
-    assemblies: &'a [Option<Assembly>],
+    assemblies: &'a HashMap<usize, Assembly>,
     reader: &'a mut FileReader,
     store: Store<'a>,
     plain: Vec<u8>,
@@ -132,7 +135,7 @@ struct Worker<'a> {
 impl<'a> Worker<'a> {
     fn new(
         job: &'a Job<'a>,
-        assemblies: &'a [Option<Assembly>],
+        assemblies: &'a HashMap<usize, Assembly>,
         reader: &'a mut FileReader,
     ) -> Result<Worker<'a>> {
         Ok(Worker {
@@ -163,7 +166,7 @@ impl<'a> Worker<'a> {
     fn copy_slice(&mut self, file: usize, number: u64, stop: &Stop<'_>) -> Result<()> {
         let job = self.job;
         let planned = &job.plan.files[file];
-        let Some(assembly) = &self.assemblies[file] else {
+        let Some(assembly) = self.assemblies.get(&file) else {
             return Ok(());
         };
         let offset = number * SLICE_BYTES;

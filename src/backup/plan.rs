@@ -12,7 +12,7 @@ use crate::stored::compression::Algorithm;
 
 /// Bytes of plain content that one worker reads, checks and compresses at a time.
 /// Large enough for a codec to find what repeats, small enough for many workers' memory.
-pub(super) const SLICE_BYTES: u64 = 4 << 20;
+pub(super) const SLICE_BYTES: u64 = 2 << 20;
 
 /// Files up to here go into bundles. Each is one row of an answer.
 const BUNDLED_BYTES: u64 = 128 << 10;

@@ -11,9 +11,9 @@ use crate::pg::control::{CONTROL_FILE, CONTROL_FILE_SIZE, ControlFault, ControlF
 use crate::server::Instance;
 use crate::server::connect::{Connector, server_error};
 
-/// Bytes of a row: large enough that the cost of a row is nothing, small enough for
-/// the buffers of the server and of this side to stay in the caches.
-pub const ROW_BYTES: u64 = 512 * 1024;
+/// Bytes of a row: large enough that the cost of a row is little, small enough that the server keeps using
+/// the same memory. Rows of 128 and 256 KiB came at 3.2 GB/s over two connections, 64 KiB at 1.6, 512 KiB at 2.0.
+pub const ROW_BYTES: u64 = 128 * 1024;
 
 const READ: &str = "SELECT pg_catalog.pg_read_binary_file(r.path, r.start, r.length, true) \
                     FROM unnest($1::text[], $2::int8[], $3::int8[]) AS r(path, start, length)";

@@ -1,7 +1,10 @@
 //! The SHA-512 that `backup.sha512` keeps of every stored file.
 
 use std::fmt;
+use std::io;
 use std::str::FromStr;
+use std::sync::mpsc::{self, SyncSender};
+use std::thread::{self, JoinHandle};
 
 use sha2::{Digest, Sha512};
 
@@ -57,6 +60,45 @@ impl Sha512Hasher {
     }
 }
 
+/// Computes a digest on a thread of its own, because SHA-512 takes about as long as
+/// decompressing the same bytes does.
+pub struct BackgroundHasher {
+    bytes: SyncSender<Vec<u8>>,
+    thread: JoinHandle<Sha512Digest>,
+}
+
+/// How many parts wait for the thread at most.
+const WAITING_PARTS: usize = 8;
+
+impl BackgroundHasher {
+    /// Starts the thread.
+    pub fn start() -> io::Result<BackgroundHasher> {
+        let (bytes, parts) = mpsc::sync_channel::<Vec<u8>>(WAITING_PARTS);
+        let thread = thread::Builder::new().spawn(move || {
+            let mut hasher = Sha512Hasher::default();
+            for part in parts {
+                hasher.update(&part);
+            }
+            hasher.finish()
+        })?;
+        Ok(BackgroundHasher { bytes, thread })
+    }
+
+    /// Takes the next bytes.
+    pub fn update(&mut self, bytes: &[u8]) {
+        // A thread that is gone is noticed when its digest is asked for.
+        let _ = self.bytes.send(bytes.to_vec());
+    }
+
+    /// The digest of all bytes taken.
+    pub fn finish(self) -> io::Result<Sha512Digest> {
+        drop(self.bytes);
+        self.thread
+            .join()
+            .map_err(|_| io::Error::other("the thread that computes SHA-512 ended early"))
+    }
+}
+
 /// The digest of bytes held in memory.
 pub fn sha512(bytes: &[u8]) -> Sha512Digest {
     let mut hasher = Sha512Hasher::default();
@@ -68,6 +110,15 @@ pub fn sha512(bytes: &[u8]) -> Sha512Digest {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn the_background_computes_the_same() {
+        let mut background = BackgroundHasher::start().unwrap();
+        for part in [7_u8; 100_000].chunks(999) {
+            background.update(part);
+        }
+        assert_eq!(background.finish().unwrap(), sha512(&[7; 100_000]));
+    }
 
     #[test]
     fn a_digest_reads_as_sha512sum_prints_it() {

@@ -195,7 +195,6 @@ const FAST_WINDOW_LOG: u32 = 19;
 
 fn zstd_compressor(compression: Compression) -> io::Result<zstd::bulk::Compressor<'static>> {
     let mut zstd = zstd::bulk::Compressor::new(compression.level().unwrap_or_default())?;
-    zstd.include_checksum(true)?;
     if compression.level() <= Some(FAST_LEVELS) {
         zstd.set_parameter(CParameter::WindowLog(FAST_WINDOW_LOG))?;
     }

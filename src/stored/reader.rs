@@ -5,11 +5,14 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
-use crate::stored::checksum::{Sha512Digest, Sha512Hasher};
+use crate::stored::checksum::{BackgroundHasher, Sha512Digest, Sha512Hasher};
 use crate::stored::compression::{Algorithm, decompress};
 
 /// Bytes read from disk at a time.
 const READ_BYTES: usize = 256 * 1024;
+
+/// From here on a thread of its own hashes a file.
+const LARGE_FILE_BYTES: u64 = 4 << 20;
 
 /// The plain content of a stored file.
 pub struct StoredReader {
@@ -60,20 +63,29 @@ pub fn read_hashed(
     part: &mut [u8],
     mut consume: impl FnMut(&[u8]),
 ) -> Result<(Sha512Digest, std::result::Result<(), String>)> {
+    let unreadable = |error: io::Error| Error::io("read", path, &error);
     let file = File::open(path).map_err(|error| Error::io("open", path, &error))?;
+    let is_large = file.metadata().map_err(unreadable)?.len() > LARGE_FILE_BYTES;
     let mut hashed = HashedRead {
         file,
-        hasher: Sha512Hasher::default(),
+        hasher: if is_large {
+            Hasher::Background(BackgroundHasher::start().map_err(unreadable)?)
+        } else {
+            Hasher::Here(Sha512Hasher::default())
+        },
         failure: None,
     };
     let decoded = decode(&mut hashed, algorithm, part, &mut consume);
     let drained = io::copy(&mut hashed, &mut io::sink());
     if let Some(failure) = hashed.failure {
-        return Err(Error::io("read", path, &failure));
+        return Err(unreadable(failure));
     }
-    drained.map_err(|error| Error::io("read", path, &error))?;
-    let decoded = decoded.map_err(|error| error.to_string());
-    Ok((hashed.hasher.finish(), decoded))
+    drained.map_err(unreadable)?;
+    let digest = match hashed.hasher {
+        Hasher::Here(hasher) => hasher.finish(),
+        Hasher::Background(hasher) => hasher.finish().map_err(unreadable)?,
+    };
+    Ok((digest, decoded.map_err(|error| error.to_string())))
 }
 
 fn decode(
@@ -93,11 +105,16 @@ fn decode(
     }
 }
 
+enum Hasher {
+    Here(Sha512Hasher),
+    Background(BackgroundHasher),
+}
+
 /// A file whose bytes are hashed as they are read. A failing disk is kept
 /// apart from bytes that do not decompress.
 struct HashedRead {
     file: File,
-    hasher: Sha512Hasher,
+    hasher: Hasher,
     failure: Option<io::Error>,
 }
 
@@ -105,7 +122,10 @@ impl Read for HashedRead {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self.file.read(buffer) {
             Ok(read) => {
-                self.hasher.update(&buffer[..read]);
+                match &mut self.hasher {
+                    Hasher::Here(hasher) => hasher.update(&buffer[..read]),
+                    Hasher::Background(hasher) => hasher.update(&buffer[..read]),
+                }
                 Ok(read)
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Err(error),
