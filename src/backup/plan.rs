@@ -238,8 +238,24 @@ mod tests {
     }
 
     #[test]
-    fn many_small_files_fill_several_bundles() {
+    fn many_small_files_fill_several_bundles_of_bounded_size() {
         let tasks = tasks(&files(&[BUNDLED_BYTES; 100]), Algorithm::Zstd);
-        assert_eq!(tasks.len(), 4);
+        let bundles: Vec<&Vec<usize>> = tasks
+            .iter()
+            .filter_map(|task| match task {
+                Task::Small {
+                    files,
+                    bundle: Some(_),
+                } => Some(files),
+                _ => None,
+            })
+            .collect();
+        assert!(bundles.len() > 1);
+        assert!(
+            bundles
+                .iter()
+                .all(|files| files.len() as u64 * BUNDLED_BYTES <= SLICE_BYTES + BUNDLED_BYTES)
+        );
+        assert_eq!(bundles.iter().map(|files| files.len()).sum::<usize>(), 100);
     }
 }
