@@ -108,7 +108,8 @@ impl Contents {
     }
 }
 
-fn read_checksums(folder: &BackupFolder, info: &BackupInfo) -> Result<Checksums> {
+/// Reads `backup.sha512`, which must be the one that `backup.info` knows.
+pub fn read_checksums(folder: &BackupFolder, info: &BackupInfo) -> Result<Checksums> {
     let path = folder.checksums();
     let text = fs::read(&path)
         .map_err(|error| Error::damage(Error::io("read", &path, &error).message()))?;

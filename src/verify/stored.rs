@@ -1,7 +1,6 @@
 //! The stored files of a backup, each read once.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::path::Path;
 
 use walkdir::WalkDir;
@@ -12,9 +11,9 @@ use crate::parallel::{self, Stop};
 use crate::progress::Progress;
 use crate::repository::backup_info::BackupInfo;
 use crate::repository::checksums::Checksums;
-use crate::repository::contents::{Contents, Portion};
+use crate::repository::contents::{self, Contents, Portion};
 use crate::repository::layout::{self, BackupFolder, CHECKSUMS, INFO};
-use crate::stored::checksum::{Sha512Digest, sha512};
+use crate::stored::checksum::Sha512Digest;
 use crate::stored::reader::read_hashed;
 use crate::verify::Finding;
 use crate::verify::content::Content;
@@ -37,9 +36,9 @@ pub(super) fn verify(
     progress: &dyn Progress,
     interrupt: &Interrupt,
 ) -> Result<Vec<Finding>> {
-    let checksums = match read_checksums(folder, info) {
+    let checksums = match contents::read_checksums(folder, info) {
         Ok(checksums) => checksums,
-        Err(finding) => return Ok(vec![finding]),
+        Err(error) => return Ok(vec![Finding::bad(CHECKSUMS, error.message())]),
     };
     let mut findings = vec![Finding::sound(CHECKSUMS)];
     findings.extend(files_on_disk(folder, &checksums)?);
@@ -78,21 +77,6 @@ pub(super) fn verify(
         folder, info, &checksums, &portions, workers, progress, interrupt,
     )?);
     Ok(findings)
-}
-
-fn read_checksums(
-    folder: &BackupFolder,
-    info: &BackupInfo,
-) -> std::result::Result<Checksums, Finding> {
-    let bad = |problem: String| Finding::bad(CHECKSUMS, problem);
-    let path = folder.checksums();
-    let text = fs::read(&path)
-        .map_err(|error| bad(Error::io("read", &path, &error).message().to_owned()))?;
-    if Some(sha512(&text)) != info.checksums_digest() {
-        return Err(bad("was changed since the backup was made".to_owned()));
-    }
-    Checksums::parse(&String::from_utf8_lossy(&text))
-        .map_err(|error| bad(error.message().to_owned()))
 }
 
 /// Files that are missing, and files that nobody put there.

@@ -31,3 +31,17 @@ fn a_standby_follows_and_is_promoted() {
     standby.sql("select pg_promote()");
     standby.wait_until_writable();
 }
+
+#[test]
+fn the_binary_is_one_static_file() {
+    let ldd = std::process::Command::new("ldd")
+        .arg(crate::support::pgkeep::binary())
+        .output()
+        .unwrap();
+    let said = [ldd.stdout, ldd.stderr].concat();
+    let said = String::from_utf8_lossy(&said);
+    assert!(
+        said.contains("statically linked") || said.contains("not a dynamic executable"),
+        "{said}"
+    );
+}
