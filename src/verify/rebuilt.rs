@@ -38,6 +38,9 @@ pub(super) fn verify(
 ) -> Result<Vec<Finding>> {
     let contents = Contents::read(folder)?;
     let name = format!("{}-{}.verify", contents.info.server, contents.info.backup);
+    // Links of tablespaces must be absolute.
+    let directory = std::path::absolute(directory)
+        .map_err(|error| Error::io("find the folder", directory, &error))?;
     let scratch = Scratch::create(directory.join(name))?;
     let linked = contents
         .info

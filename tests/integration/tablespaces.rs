@@ -204,3 +204,33 @@ fn a_tablespace_that_the_backup_does_not_have_is_refused() {
     }
     assert!(fs::read_dir(&target).unwrap().next().is_none());
 }
+
+#[test]
+fn verify_rebuilds_tablespaces_too_checks_them_and_removes_everything() {
+    let cluster = cluster_with_tablespaces(16);
+    let pgkeep = Pgkeep::of(&cluster);
+    let backup = pgkeep.backup();
+    let folder = pgkeep.ground().folder("rebuilt");
+    let path = folder.to_str().unwrap();
+    let report = pgkeep.ok(&["verify", SERVER, "newest", path, "all"]);
+    assert_eq!(report.at("Request.Directory"), path);
+    assert_eq!(report.at("Response.Valid"), "yes");
+    assert_eq!(
+        fs::read_dir(&folder).unwrap().count(),
+        0,
+        "something stayed"
+    );
+
+    // What is damaged in the repository is found before anything is rebuilt.
+    let manifest = backup.folder.join("data/backup_manifest.zstd");
+    let mut content = fs::read(&manifest).unwrap();
+    content[20] ^= 1;
+    fs::write(&manifest, content).unwrap();
+    let error = pgkeep.run(&["verify", SERVER, "newest", path]).failed(3);
+    assert!(error.contains("backup_manifest"), "{error}");
+    assert_eq!(
+        fs::read_dir(&folder).unwrap().count(),
+        0,
+        "something stayed"
+    );
+}
