@@ -22,8 +22,9 @@ use crate::restore::directory::DataDirectory;
 use crate::stored::bundle::visit_members;
 use crate::stored::reader::{StoredReader, read_whole};
 
-/// Bytes that are read, checked and written at a time.
-const PART_BYTES: usize = 1 << 20;
+/// Bytes that are read, checked and written at a time. With 1 MiB, which no longer stays in a core's
+/// cache, the same restore took half as long again.
+const PART_BYTES: usize = 256 << 10;
 
 /// Not written as stored: the manifest is made anew, and the links of tablespaces are there already.
 const LEFT_OUT: [&str; 2] = [BACKUP_MANIFEST_FILE, TABLESPACE_MAP_FILE];

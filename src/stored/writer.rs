@@ -8,6 +8,9 @@ use std::path::{Path, PathBuf};
 use crate::error::{Error, Result};
 use crate::stored::checksum::{Sha512Digest, Sha512Hasher};
 
+/// Bytes that are written and hashed at a time: what stays in a core's cache.
+const WRITE_BYTES: usize = 256 * 1024;
+
 /// What came of writing a stored file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Written {
@@ -44,10 +47,12 @@ impl StoredWriter {
 
     /// Appends bytes as they shall lie on disk.
     pub fn append(&mut self, bytes: &[u8]) -> Result<()> {
-        self.file
-            .write_all(bytes)
-            .map_err(|error| Error::io("write", &self.path, &error))?;
-        self.hasher.update(bytes);
+        for part in bytes.chunks(WRITE_BYTES) {
+            self.file
+                .write_all(part)
+                .map_err(|error| Error::io("write", &self.path, &error))?;
+            self.hasher.update(part);
+        }
         self.size += bytes.len() as u64;
         Ok(())
     }

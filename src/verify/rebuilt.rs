@@ -18,7 +18,7 @@ use crate::repository::layout::BackupFolder;
 use crate::restore::{self, position::Position, tablespaces::TablespaceMapping};
 use crate::verify::Finding;
 
-const PART_BYTES: usize = 1 << 20;
+const PART_BYTES: usize = 256 << 10;
 
 /// What pg_verifybackup passes over too: a restore writes these by itself.
 const NOT_IN_MANIFEST: [&str; 4] = [

@@ -19,7 +19,7 @@ use crate::verify::Finding;
 use crate::verify::content::Content;
 
 /// Bytes of plain content that are looked at a time; whole pages.
-const PART_BYTES: usize = 1 << 20;
+const PART_BYTES: usize = 256 << 10;
 
 /// A stored file, and what is expected of it.
 struct Task<'a> {
