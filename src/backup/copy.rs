@@ -87,34 +87,22 @@ impl Job<'_> {
     /// The folders that will hold something; all of PGDATA's where it is stored as a plain tree.
     fn create_folders(&self) -> Result<()> {
         let algorithm = self.request.compression.algorithm;
-        durable::create_folder(
-            &self
-                .folder
-                .stored(&layout::stored_file("pg_wal", Algorithm::None)),
-        )?;
-        durable::create_folder(
-            &self
-                .folder
-                .stored(&layout::stored_file("global", Algorithm::None)),
-        )?;
+        let create = |folder: &str| durable::create_folder(&self.folder.stored(folder));
+        let create_stored = |path: &str| create(&layout::stored_file(path, Algorithm::None));
+        create_stored("pg_wal")?;
+        create_stored("global")?;
         if algorithm == Algorithm::None {
-            for directory in &self.plan.directories {
-                durable::create_folder(
-                    &self
-                        .folder
-                        .stored(&layout::stored_file(directory, algorithm)),
-                )?;
-            }
+            let mut directories = self.plan.directories.iter();
+            directories.try_for_each(|directory| create_stored(directory))?;
         } else {
-            durable::create_folder(&self.folder.stored(BUNDLES))?;
+            create(BUNDLES)?;
         }
         let mut last = None;
         for file in &self.plan.files {
             let bundled = algorithm != Algorithm::None && !file.is_large() && !file.is_extra();
             let parent = file.path.rsplit_once('/').map(|(parent, _)| parent);
             if !bundled && parent != last {
-                let folder = layout::stored_file(parent.unwrap_or_default(), Algorithm::None);
-                durable::create_folder(&self.folder.stored(&folder))?;
+                create_stored(parent.unwrap_or_default())?;
                 last = parent;
             }
         }

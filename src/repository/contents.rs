@@ -1,11 +1,10 @@
 //! A finished backup opened for reading: what it holds, and where.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fs;
 
 use crate::error::{Error, Result};
-use crate::pg::lsn::Lsn;
-use crate::pg::segment::{SegmentName, SegmentSize};
+use crate::pg::segment::{SegmentName, SegmentNumber, SegmentSize};
 use crate::repository::backup_info::BackupInfo;
 use crate::repository::checksums::Checksums;
 use crate::repository::file_list::{FileEntry, FileList};
@@ -83,27 +82,23 @@ impl Contents {
         let info = &self.info;
         let size = SegmentSize::new(info.wal_segment_size)
             .ok_or_else(|| Error::damage("backup.info has an impossible WAL segment size"))?;
-        let held: Vec<SegmentName> = self
+        let held: HashSet<SegmentNumber> = self
             .list
             .files
             .iter()
             .filter_map(|file| SegmentName::parse(file.path.strip_prefix("pg_wal/")?, size))
+            .map(|segment| segment.number)
             .collect();
         let first = info.start_lsn.segment(size).0;
         let last = info.end_lsn.previous_segment(size).0.max(first);
-        let missing =
-            (first..=last).filter(|number| !held.iter().any(|segment| segment.number.0 == *number));
-        Ok(missing
-            .map(|number| {
-                let at = Lsn(number * size.bytes());
-                let timeline = if at >= info.start_lsn {
-                    info.end_timeline
-                } else {
-                    info.start_timeline
-                };
-                let number = crate::pg::segment::SegmentNumber(number);
-                SegmentName { timeline, number }.file_name(size)
-            })
+        let name = |number| SegmentName {
+            timeline: info.end_timeline,
+            number,
+        };
+        Ok((first..=last)
+            .map(SegmentNumber)
+            .filter(|number| !held.contains(number))
+            .map(|number| name(number).file_name(size))
             .collect())
     }
 }

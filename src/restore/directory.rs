@@ -52,10 +52,11 @@ impl DataDirectory {
         let folders = tablespaces
             .iter()
             .map(|tablespace| tablespace.folder.as_path());
-        for folder in [root].into_iter().chain(folders) {
+        let extra = extra_folder(root);
+        for folder in [root, extra.as_path()].into_iter().chain(folders) {
             if !force && !is_empty(folder)? {
                 return Err(Error::failed(format!("{} is not empty", folder.display())).hint(
-                    if folder == root {
+                    if folder == root || folder == extra {
                         "restore into another directory, or replace what is there with --force"
                     } else {
                         "give the tablespace another folder with --tablespace OLD=NEW, or replace what is there with --force"
@@ -103,9 +104,23 @@ impl DataDirectory {
 
     /// Where further files of the server go: beside the data directory.
     pub(super) fn extra_path(&self, absolute: &str) -> PathBuf {
-        let mut folder = self.root.clone().into_os_string();
-        folder.push("-extra");
-        PathBuf::from(folder).join(absolute.trim_start_matches('/'))
+        extra_folder(&self.root).join(absolute.trim_start_matches('/'))
+    }
+
+    /// Creates the folders above a further file, all of them the owner's.
+    pub(super) fn create_extra_folders(&self, absolute: &str) -> Result<()> {
+        let top = extra_folder(&self.root);
+        let path = self.extra_path(absolute);
+        let mut missing: Vec<&Path> = path
+            .ancestors()
+            .skip(1)
+            .take_while(|folder| folder.starts_with(&top))
+            .filter(|folder| !folder.exists())
+            .collect();
+        missing.reverse();
+        missing
+            .into_iter()
+            .try_for_each(|folder| self.create_folder(folder))
     }
 
     /// All folders that are written to, each once a file system at least.
@@ -202,6 +217,7 @@ impl DataDirectory {
     /// Removes what is in the data directory, pg_control first, and this version's part of the tablespaces.
     fn empty(&self) -> Result<()> {
         remove_file(&self.root.join(CONTROL_FILE))?;
+        durable::remove_folder(&extra_folder(&self.root))?;
         for tablespace in &self.tablespaces {
             durable::remove_folder(&tablespace.folder.join(&self.version_directory))?;
         }
@@ -218,7 +234,7 @@ impl DataDirectory {
                 remove_file(&entry.path())?;
             }
         }
-        durable::remove_folder(&self.extra_path("/"))
+        Ok(())
     }
 }
 
@@ -233,6 +249,13 @@ impl Drop for DataDirectory {
             let _ = fs::remove_dir(&self.root);
         }
     }
+}
+
+/// Further files go beside the data directory, where pg_verifybackup does not look.
+fn extra_folder(root: &Path) -> PathBuf {
+    let mut folder = root.to_owned().into_os_string();
+    folder.push("-extra");
+    folder.into()
 }
 
 fn remove_file(path: &Path) -> Result<()> {

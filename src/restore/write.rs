@@ -1,9 +1,7 @@
 //! The workers of a restore: read what is stored, check it, write it.
 
-use std::collections::BTreeSet;
-use std::fs::{DirBuilder, File};
+use std::fs::File;
 use std::io::{BufWriter, Write};
-use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
 use crate::error::{Error, Result};
@@ -38,7 +36,10 @@ pub(super) fn write_files(
     progress: &dyn Progress,
     interrupt: &Interrupt,
 ) -> Result<Crc32c> {
-    create_extra_folders(contents, directory)?;
+    let extra = contents.list.files.iter().filter(|file| file.is_extra());
+    for file in extra {
+        directory.create_extra_folders(&file.path)?;
+    }
     let mut workers: Vec<Worker<'_>> = (0..workers)
         .map(|_| Worker {
             contents,
@@ -64,26 +65,6 @@ pub(super) fn write_files(
 
 fn is_special(file: &FileEntry) -> bool {
     file.path == CONTROL_FILE || LEFT_OUT.contains(&file.path.as_str())
-}
-
-fn create_extra_folders(contents: &Contents, directory: &DataDirectory) -> Result<()> {
-    let extra = contents.list.files.iter().filter(|file| file.is_extra());
-    let folders: BTreeSet<_> = extra
-        .filter_map(|file| {
-            directory
-                .extra_path(&file.path)
-                .parent()
-                .map(Path::to_owned)
-        })
-        .collect();
-    for folder in folders {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&folder)
-            .map_err(|error| Error::io("create the folder", &folder, &error))?;
-    }
-    Ok(())
 }
 
 struct Worker<'a> {

@@ -179,6 +179,18 @@ fn further_files_of_the_server_are_stored_with_the_backup() {
     let data = pgkeep.restore("newest");
     checks::pg_verifybackup(17, &data);
 
+    // They lie beside the data directory, and another restore does not take them away.
+    let beside = std::path::PathBuf::from(format!("{}-extra", data.display()));
+    let restored = beside.join(single.strip_prefix("/").unwrap());
+    assert_eq!(fs::read_to_string(&restored).unwrap(), "single = 1\n");
+    fs::rename(&data, data.with_extension("moved")).unwrap();
+    let target = data.parent().unwrap().to_str().unwrap();
+    let error = pgkeep.run(&["restore", SERVER, "newest", target]).failed(1);
+    assert!(error.contains("-extra is not empty"), "{error}");
+    assert!(restored.exists(), "a refused restore removed further files");
+    pgkeep.ok(&["restore", SERVER, "newest", target, "--force"]);
+    assert!(restored.exists());
+
     let missing = pgkeep.with_server("extra", "/does/not/exist");
     let error = missing.run(&["backup", SERVER]).failed(5);
     assert!(error.contains("/does/not/exist"), "{error}");
