@@ -14,7 +14,7 @@ use crate::parallel::{self, Stop};
 use crate::pg::page::PAGE_SIZE;
 use crate::progress::Progress;
 use crate::repository::durable;
-use crate::repository::file_list::{Crc32c, FileEntry};
+use crate::repository::file_list::{Crc32c, FileEntry, FileKind};
 use crate::repository::layout::{self, BUNDLES, BackupFolder};
 use crate::server::reading::{FileReader, Range, ranges};
 use crate::server::session::BackupSession;
@@ -319,6 +319,7 @@ fn entry(planned: &PlannedFile, size: u64, crc32c: Crc32c, bundle: Option<u32>) 
         modified: planned.modified,
         crc32c,
         bundle,
+        kind: FileKind::Whole,
     }
 }
 

@@ -117,6 +117,7 @@ impl Finish<'_> {
             label: self.request.label.to_owned(),
             comments: BTreeMap::new(),
             keep: false,
+            incremental: None,
             compression: compression.algorithm,
             compression_level: compression.level(),
             backup_size: copied.stored.bytes + checksums.len() as u64,

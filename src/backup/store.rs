@@ -2,7 +2,7 @@
 
 use crate::error::Result;
 use crate::repository::checksums::Checksums;
-use crate::repository::file_list::{Crc32c, FileEntry};
+use crate::repository::file_list::{Crc32c, FileEntry, FileKind};
 use crate::repository::layout::{self, BackupFolder};
 use crate::stored::compression::{Algorithm, Compression, Compressor};
 use crate::stored::writer::{Written, write_whole};
@@ -67,6 +67,7 @@ impl<'a> Store<'a> {
             modified,
             crc32c: Crc32c(crc32c::crc32c(content)),
             bundle: None,
+            kind: FileKind::Whole,
         });
         Ok(())
     }

@@ -12,7 +12,7 @@ use crate::pg::lsn::{Lsn, Timeline};
 use crate::pg::segment::{SegmentName, SegmentNumber, SegmentSize};
 use crate::pg::version::Major;
 use crate::pg::wal_page::SegmentCheck;
-use crate::repository::file_list::{Crc32c, FileEntry};
+use crate::repository::file_list::{Crc32c, FileEntry, FileKind};
 use crate::repository::layout::BackupFolder;
 use crate::server::facts::Facts;
 use crate::server::reading::{FileReader, ranges};
@@ -229,6 +229,7 @@ impl Worker<'_> {
             modified: needed.modified,
             crc32c: Crc32c(crc32c),
             bundle: None,
+            kind: FileKind::Whole,
         });
         Ok(())
     }

@@ -10,6 +10,7 @@
 pub mod control;
 pub mod exclusion;
 pub mod history;
+pub mod incremental;
 pub mod label;
 mod little_endian;
 pub mod lsn;

@@ -35,6 +35,8 @@ pub struct BackupInfo {
     pub comments: BTreeMap<String, String>,
     /// Kept from retention.
     pub keep: bool,
+    /// What it is an increment of; `None` for a full backup.
+    pub incremental: Option<Increment>,
     /// How its files are compressed.
     pub compression: Algorithm,
     /// The level of compression, where the algorithm has levels.
@@ -97,6 +99,43 @@ pub struct BackupInfo {
     pub corrupt: Vec<CorruptPage>,
     /// SHA-512 of `backup.sha512`.
     pub checksums: String,
+}
+
+/// What makes a backup incremental.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Increment {
+    /// The backup it needs.
+    pub parent: Identifier,
+    /// Where that one's replay starts: changes are those from here on.
+    #[serde(rename = "FromLSN")]
+    pub from_lsn: Lsn,
+    /// The timeline of that position.
+    pub from_timeline: Timeline,
+    /// How the changed blocks were found.
+    pub source: ChangeSource,
+}
+
+/// Where it is known from which blocks changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ChangeSource {
+    /// The server's WAL summaries.
+    Summaries,
+    /// The repository's block maps.
+    BlockMaps,
+    /// WAL that was read for this backup.
+    Wal,
+}
+
+impl fmt::Display for ChangeSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            ChangeSource::Summaries => "WAL summaries of the server",
+            ChangeSource::BlockMaps => "block maps",
+            ChangeSource::Wal => "WAL",
+        })
+    }
 }
 
 /// A tablespace of the cluster.
@@ -205,6 +244,7 @@ pub(crate) mod tests {
             label: "pgkeep".to_owned(),
             comments: BTreeMap::from([("why".to_owned(), "before: the upgrade".to_owned())]),
             keep: false,
+            incremental: None,
             compression: Algorithm::Zstd,
             compression_level: Some(3),
             backup_size: 8_531_968,

@@ -6,13 +6,16 @@
 //! {"directory":"base/5"}
 //! {"file":"base/5/1259","size":114688,"modified":1732000000,"crc32c":"994e7be2","bundle":3}
 //! {"file":"base/5/16384","size":1073741824,"modified":1732000000,"crc32c":"0d1fae00"}
+//! {"file":"base/5/16390","size":24576,"modified":1732000000,"crc32c":"5f0a7b11","blocks":2,"length":1136}
 //! {"file":"/etc/postgresql/15/main/pg_hba.conf","size":5002,"modified":1732000000,"crc32c":"…"}
 //! ```
 //!
 //! Paths of files and directories are those in PGDATA, tablespaces being
 //! `pg_tblspc/OID/…`; an absolute path is that of a further file of the server. Sizes are bytes of plain content, times seconds since 1970, the checksum
 //! is CRC-32C of the plain content, most significant digit first. Without `bundle` the
-//! file is stored by itself.
+//! file is stored by itself. With `blocks` and `length` what is stored is an incremental file
+//! ([`incremental`](crate::pg::incremental)) of so many blocks, of a file that had `length` blocks; size and checksum are
+//! then those of the incremental file.
 
 use std::borrow::Cow;
 use std::io::{BufRead, Write};
@@ -20,6 +23,7 @@ use std::io::{BufRead, Write};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::error::{Error, Result};
+use crate::pg::incremental;
 
 /// CRC-32C of a file's plain content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,9 +57,33 @@ pub struct FileEntry {
     pub crc32c: Crc32c,
     /// The bundle that holds it; `None` for a stored file of its own.
     pub bundle: Option<u32>,
+    /// How much of the file is stored.
+    pub kind: FileKind,
+}
+
+/// How much of a file a backup stores.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FileKind {
+    /// All of it.
+    Whole,
+    /// The blocks that changed since the parent, as an incremental file.
+    Incremental {
+        /// How many blocks it holds.
+        blocks: u32,
+        /// How many blocks the file itself had.
+        length: u32,
+    },
 }
 
 impl FileEntry {
+    /// Its path in `data/`, in a bundle and in the manifest.
+    pub fn stored_path(&self) -> Cow<'_, str> {
+        match self.kind {
+            FileKind::Whole => Cow::Borrowed(&self.path),
+            FileKind::Incremental { .. } => Cow::Owned(incremental::file_path(&self.path)),
+        }
+    }
+
     /// Whether it is a further file of the server, not one of PGDATA.
     pub fn is_extra(&self) -> bool {
         self.path.starts_with('/')
@@ -87,6 +115,10 @@ struct Line<'a> {
     crc32c: Option<Crc32c>,
     #[serde(skip_serializing_if = "Option::is_none")]
     bundle: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    blocks: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    length: Option<u32>,
 }
 
 impl<'a> Line<'a> {
@@ -98,10 +130,16 @@ impl<'a> Line<'a> {
             modified: None,
             crc32c: None,
             bundle: None,
+            blocks: None,
+            length: None,
         }
     }
 
     fn file(entry: &'a FileEntry) -> Line<'a> {
+        let (blocks, length) = match entry.kind {
+            FileKind::Whole => (None, None),
+            FileKind::Incremental { blocks, length } => (Some(blocks), Some(length)),
+        };
         Line {
             directory: None,
             file: Some((&entry.path).into()),
@@ -109,6 +147,8 @@ impl<'a> Line<'a> {
             modified: Some(entry.modified),
             crc32c: Some(entry.crc32c),
             bundle: entry.bundle,
+            blocks,
+            length,
         }
     }
 }
@@ -157,7 +197,14 @@ impl FileList {
                 modified: Some(modified),
                 crc32c: Some(crc32c),
                 bundle,
+                blocks,
+                length,
             } => {
+                let kind = match (blocks, length) {
+                    (None, None) => FileKind::Whole,
+                    (Some(blocks), Some(length)) => FileKind::Incremental { blocks, length },
+                    _ => return Err("it says only half of an incremental file".to_owned()),
+                };
                 if !stays_inside(path.strip_prefix('/').unwrap_or(&path)) {
                     return outside(&path);
                 }
@@ -167,6 +214,7 @@ impl FileList {
                     modified,
                     crc32c,
                     bundle,
+                    kind,
                 });
             }
             _ => return Err("it is neither a directory nor a whole file".to_owned()),
@@ -195,14 +243,21 @@ mod tests {
             any::<i64>(),
             any::<u32>(),
             any::<Option<u32>>(),
+            any::<Option<(u32, u32)>>(),
         );
-        let entry = entry.prop_map(|(path, size, modified, crc32c, bundle)| FileEntry {
-            path,
-            size,
-            modified,
-            crc32c: Crc32c(crc32c),
-            bundle,
-        });
+        let entry =
+            entry.prop_map(
+                |(path, size, modified, crc32c, bundle, incremental)| FileEntry {
+                    path,
+                    size,
+                    modified,
+                    crc32c: Crc32c(crc32c),
+                    bundle,
+                    kind: incremental.map_or(FileKind::Whole, |(blocks, length)| {
+                        FileKind::Incremental { blocks, length }
+                    }),
+                },
+            );
         prop::collection::vec(entry, 0..5)
     }
 

@@ -84,6 +84,16 @@ impl ServerFolder {
         self.root.join("backup")
     }
 
+    /// The folder that holds the archived WAL.
+    pub fn wal(&self) -> PathBuf {
+        self.root.join("wal")
+    }
+
+    /// The folder that holds the block maps of the WAL.
+    pub fn summaries(&self) -> PathBuf {
+        self.root.join("summary")
+    }
+
     /// A finished backup.
     pub fn backup(&self, identifier: Identifier) -> BackupFolder {
         BackupFolder::new(self.backups().join(identifier.to_string()))
