@@ -30,7 +30,7 @@ use crate::server::listing::{self, Skipped};
 use crate::server::permissions;
 use crate::server::reading::FileReader;
 use crate::server::session::{BackupSession, Checkpoint};
-use crate::stored::compression::Compression;
+use crate::stored::coding::Coding;
 
 use corruption::PageCheck;
 use plan::Plan;
@@ -47,8 +47,8 @@ pub struct Request<'a> {
     pub label: &'a str,
     /// Whether the checkpoint it begins with is hurried.
     pub checkpoint: Checkpoint,
-    /// How its files are compressed.
-    pub compression: Compression,
+    /// How its files are compressed and encrypted.
+    pub coding: &'a Coding,
     /// Connections that read and threads that compress.
     pub workers: usize,
     /// Bytes a second read from the server at most, by all workers together.
@@ -104,7 +104,7 @@ pub fn run(
     let tablespaces = facts::tablespaces(session.client())?;
     let rules = Exclusion::new(version.major, emptied_directories(&facts, &tablespaces));
     let listed = list(&mut session, &facts, &rules, request.extra)?;
-    let plan = Plan::new(listed, &rules, &facts, request.compression.algorithm);
+    let plan = Plan::new(listed, &rules, &facts, request.coding.suffix());
 
     progress.step("copy files", Some(plan.bytes));
     let job = copy::Job {
@@ -121,7 +121,7 @@ pub fn run(
     orphans::drop_orphaned_segments(
         &mut copied.stored,
         &facts,
-        request.compression.algorithm,
+        request.coding.suffix(),
         staging.folder(),
     )?;
 

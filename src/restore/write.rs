@@ -80,7 +80,7 @@ impl Worker<'_> {
         match portion {
             Portion::Alone(file) => self.write_alone(file, &stored, stop),
             Portion::Bundle(_, members) => {
-                let tar = read_whole(&stored, self.contents.info.compression)?;
+                let tar = read_whole(&stored, &self.contents.coding)?;
                 let mut left = members.len();
                 visit_members(&stored, &tar, |path, content| {
                     stop.check()?;
@@ -115,7 +115,7 @@ impl Worker<'_> {
             self.directory.path(&file.path)
         };
         let mut target = self.directory.create_file(&path)?;
-        let mut reader = StoredReader::open(stored, self.contents.info.compression)?;
+        let mut reader = StoredReader::open(stored, &self.contents.coding)?;
         let (mut size, mut crc32c) = (0, 0);
         loop {
             stop.check()?;
@@ -162,11 +162,9 @@ fn check(file: &FileEntry, size: u64, crc32c: u32, stored: &Path) -> Result<()> 
 }
 
 fn write_control_file(contents: &Contents, directory: &DataDirectory) -> Result<Crc32c> {
-    let stored = contents.folder.stored(&layout::stored_file(
-        CONTROL_FILE,
-        contents.info.compression,
-    ));
-    let mut content = read_whole(&stored, contents.info.compression)?;
+    let stored = layout::stored_file(CONTROL_FILE, contents.info.suffix());
+    let stored = contents.folder.stored(&stored);
+    let mut content = read_whole(&stored, &contents.coding)?;
     let file = contents
         .list
         .files

@@ -9,12 +9,13 @@ mod stored;
 
 use std::path::Path;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
 use crate::progress::Progress;
 use crate::repository::backup_info::BackupInfo;
 use crate::repository::catalogue::Backup;
 use crate::repository::layout::INFO;
+use crate::stored::master_key::Keyring;
 
 /// What was found of one file.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -41,32 +42,52 @@ impl Finding {
     }
 }
 
+/// What came of a verification.
+pub struct Verified {
+    /// What was found, in the order of the files' names.
+    pub findings: Vec<Finding>,
+    /// Why only the stored files' SHA-512 was looked at, where the master key is not at hand.
+    pub unchecked: Option<Error>,
+}
+
 /// Verifies a backup; with `directory` the cluster is rebuilt in there, checked, and removed.
-/// The findings are in the order of the files' names.
+/// Without the master key that the backup is encrypted with, only what lies on disk is checked.
 pub fn run(
     backup: &Backup,
+    keys: &Keyring,
     directory: Option<&Path>,
     workers: usize,
     progress: &dyn Progress,
     interrupt: &Interrupt,
-) -> Result<Vec<Finding>> {
+) -> Result<Verified> {
     let info = match BackupInfo::read(&backup.folder) {
         Ok(info) => info,
-        Err(error) => return Ok(vec![Finding::bad(INFO, error.message())]),
+        Err(error) => {
+            return Ok(Verified {
+                findings: vec![Finding::bad(INFO, error.message())],
+                unchecked: None,
+            });
+        }
+    };
+    let (coding, unchecked) = match info.coding(keys) {
+        Ok(coding) => (Some(coding), None),
+        Err(error) => (None, Some(error)),
     };
     progress.step("verify", Some(info.restore_size));
     let mut findings = vec![Finding::sound(INFO)];
     findings.extend(stored::verify(
         &backup.folder,
         &info,
+        coding,
         workers,
         progress,
         interrupt,
     )?);
     let is_sound = findings.iter().all(|finding| finding.problem.is_none());
-    if let Some(directory) = directory.filter(|_| is_sound) {
+    if let Some(directory) = directory.filter(|_| is_sound && unchecked.is_none()) {
         findings.extend(rebuilt::verify(
             &backup.folder,
+            keys,
             directory,
             workers,
             progress,
@@ -74,5 +95,8 @@ pub fn run(
         )?);
     }
     findings.sort();
-    Ok(findings)
+    Ok(Verified {
+        findings,
+        unchecked,
+    })
 }

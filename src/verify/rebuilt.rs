@@ -16,6 +16,7 @@ use crate::repository::contents::Contents;
 use crate::repository::durable;
 use crate::repository::layout::BackupFolder;
 use crate::restore::{self, position::Position, tablespaces::TablespaceMapping};
+use crate::stored::master_key::Keyring;
 use crate::verify::Finding;
 
 const PART_BYTES: usize = 256 << 10;
@@ -31,12 +32,13 @@ const NOT_IN_MANIFEST: [&str; 4] = [
 /// Rebuilds the cluster below `directory`, checks every file against its manifest, and removes it.
 pub(super) fn verify(
     folder: &BackupFolder,
+    keys: &Keyring,
     directory: &Path,
     workers: usize,
     progress: &dyn Progress,
     interrupt: &Interrupt,
 ) -> Result<Vec<Finding>> {
-    let contents = Contents::read(folder)?;
+    let contents = Contents::read(folder, keys)?;
     let name = format!("{}-{}.verify", contents.info.server, contents.info.backup);
     // Links of tablespaces must be absolute.
     let directory = std::path::absolute(directory)

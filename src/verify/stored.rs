@@ -14,6 +14,7 @@ use crate::repository::checksums::Checksums;
 use crate::repository::contents::{self, Contents, Portion};
 use crate::repository::layout::{self, BackupFolder, CHECKSUMS, INFO};
 use crate::stored::checksum::Sha512Digest;
+use crate::stored::coding::Coding;
 use crate::stored::reader::read_hashed;
 use crate::verify::Finding;
 use crate::verify::content::Content;
@@ -28,10 +29,12 @@ struct Task<'a> {
     portion: Option<&'a Portion<'a>>,
 }
 
-/// Verifies all stored files against the backup's own lists, and the lists against each other.
+/// Verifies all stored files against the backup's own lists, and the lists against each other. Without a coding, which is to
+/// say without the master key, that is the SHA-512 of each file alone.
 pub(super) fn verify(
     folder: &BackupFolder,
     info: &BackupInfo,
+    coding: Option<Coding>,
     workers: usize,
     progress: &dyn Progress,
     interrupt: &Interrupt,
@@ -42,16 +45,15 @@ pub(super) fn verify(
     };
     let mut findings = vec![Finding::sound(CHECKSUMS)];
     findings.extend(files_on_disk(folder, &checksums)?);
-    let contents = match Contents::read(folder) {
-        Ok(contents) => Some(contents),
-        Err(error) => {
-            findings.push(Finding::bad(
-                layout::file_list(info.compression),
-                error.message(),
-            ));
-            None
-        }
-    };
+    let read = |coding| Contents::read_lists(folder, info.clone(), coding);
+    let contents = coding.clone().map(read).and_then(|contents| {
+        contents
+            .inspect_err(|error| {
+                let list = layout::file_list(info.suffix());
+                findings.push(Finding::bad(list, error.message()));
+            })
+            .ok()
+    });
     let portions: Vec<(String, Portion<'_>)> = contents
         .iter()
         .flat_map(|contents| {
@@ -63,7 +65,7 @@ pub(super) fn verify(
         .collect();
     if let Some(contents) = &contents {
         findings.extend(contents.missing_wal()?.into_iter().map(|segment| {
-            let stored = layout::stored_file(&format!("pg_wal/{segment}"), info.compression);
+            let stored = layout::stored_file(&format!("pg_wal/{segment}"), info.suffix());
             Finding::bad(stored, "is missing: the backup needs this WAL segment")
         }));
     }
@@ -73,8 +75,21 @@ pub(super) fn verify(
             .filter(|(path, _)| checksums.get(path).is_none())
             .map(|(path, _)| Finding::bad(path.as_str(), format!("is not in {CHECKSUMS}"))),
     );
+    let coding = coding.unwrap_or(Coding::PLAIN);
+    let workers = (0..workers).map(|_| Worker {
+        folder,
+        info,
+        coding: &coding,
+        progress,
+        part: vec![0; PART_BYTES],
+        findings: Vec::new(),
+    });
     findings.extend(read_all(
-        folder, info, &checksums, &portions, workers, progress, interrupt,
+        folder,
+        &checksums,
+        &portions,
+        workers.collect(),
+        interrupt,
     )?);
     Ok(findings)
 }
@@ -108,11 +123,9 @@ fn files_on_disk(folder: &BackupFolder, checksums: &Checksums) -> Result<Vec<Fin
 
 fn read_all(
     folder: &BackupFolder,
-    info: &BackupInfo,
     checksums: &Checksums,
     portions: &[(String, Portion<'_>)],
-    workers: usize,
-    progress: &dyn Progress,
+    mut workers: Vec<Worker<'_>>,
     interrupt: &Interrupt,
 ) -> Result<Vec<Finding>> {
     let by_path: BTreeMap<&str, &Portion<'_>> = portions
@@ -135,15 +148,6 @@ fn read_all(
             })
         })
         .collect();
-    let mut workers: Vec<Worker<'_>> = (0..workers)
-        .map(|_| Worker {
-            folder,
-            info,
-            progress,
-            part: vec![0; PART_BYTES],
-            findings: Vec::new(),
-        })
-        .collect();
     parallel::run(
         &mut workers,
         &tasks,
@@ -160,6 +164,7 @@ fn read_all(
 struct Worker<'a> {
     folder: &'a BackupFolder,
     info: &'a BackupInfo,
+    coding: &'a Coding,
     progress: &'a dyn Progress,
     part: Vec<u8>,
     findings: Vec<Finding>,
@@ -170,7 +175,7 @@ impl Worker<'_> {
         let path = self.folder.stored(task.path);
         let mut content = Content::new(self.info, task.portion);
         let progress = self.progress;
-        let read = read_hashed(&path, self.info.compression, &mut self.part, |part| {
+        let read = read_hashed(&path, self.coding, &mut self.part, |part| {
             if !stop.is_set() {
                 content.take(part);
                 progress.advance(part.len() as u64);
@@ -183,7 +188,7 @@ impl Worker<'_> {
                 task.path,
                 format!("its SHA-512 is not the one in {CHECKSUMS}"),
             ),
-            Ok((_, Err(why))) => Finding::bad(task.path, format!("cannot be decompressed: {why}")),
+            Ok((_, Err(why))) => Finding::bad(task.path, format!("cannot be decoded: {why}")),
             Ok((_, Ok(()))) => match content.problem(Path::new(task.path)) {
                 Some(problem) => Finding::bad(task.path, problem),
                 None => Finding::sound(task.path),

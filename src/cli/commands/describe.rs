@@ -12,7 +12,7 @@ pub(crate) fn summary(info: &BackupInfo) -> Fields {
         field("BackupSize", Value::Size(info.backup_size)),
         field("Comments", comments(info)),
         field("Compression", info.compression.to_string()),
-        field("Encryption", "none"),
+        field("Encryption", encryption(info)),
         field("Incremental", false),
         field("Keep", info.keep),
         field("MajorVersion", info.major_version),
@@ -37,7 +37,7 @@ pub(crate) fn details(info: &BackupInfo) -> Fields {
         field("Comments", comments(info)),
         field("Compression", info.compression.to_string()),
         field("Elapsed", info.elapsed.div_ceil(1000)),
-        field("Encryption", "none"),
+        field("Encryption", encryption(info)),
     ]);
     fields.extend(lsn("End", info.end_lsn));
     fields.extend([
@@ -69,6 +69,9 @@ pub(crate) fn details(info: &BackupInfo) -> Fields {
         field("NumberOfFiles", info.number_of_files),
         field("CorruptPages", info.corrupt_pages),
     ]);
+    if let Some(encrypted) = info.encryption {
+        fields.push(field("MasterKey", encrypted.key.to_string()));
+    }
     if let Some(level) = info.compression_level {
         fields.push(field("CompressionLevel", u64::from(level.unsigned_abs())));
     }
@@ -112,6 +115,11 @@ fn lsn(name: &str, lsn: Lsn) -> [(String, Value); 2] {
         (format!("{name}HiLSN"), Value::LsnHalf(lsn.high())),
         (format!("{name}LoLSN"), Value::LsnHalf(lsn.low())),
     ]
+}
+
+fn encryption(info: &BackupInfo) -> String {
+    info.encryption
+        .map_or("none".to_owned(), |encrypted| encrypted.cipher.to_string())
 }
 
 fn comments(info: &BackupInfo) -> String {

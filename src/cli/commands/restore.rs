@@ -65,7 +65,7 @@ impl Restore {
         let server = app.server(&self.server)?;
         let catalogue = server.catalogue()?;
         let backup = catalogue.select(&self.backup)?;
-        let contents = Contents::read(&backup.folder)?;
+        let contents = Contents::read(&backup.folder, &server.keys())?;
         let request = restore::Request {
             contents: &contents,
             directory,

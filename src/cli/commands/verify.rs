@@ -6,12 +6,12 @@ use crate::cli::app::App;
 use crate::cli::report::{Answer, Fields, Value, field};
 use crate::error::{Error, Result};
 use crate::repository::identifier::Selector;
-use crate::verify::{self, Finding};
+use crate::verify::{self, Finding, Verified};
 
 /// Read a backup back and check every byte of it
 ///
-/// Checks each stored file's SHA-512, decompresses it, and checks sizes, checksums, pages and the
-/// WAL the backup needs. Writes nothing. With DIRECTORY the cluster is also rebuilt
+/// Checks each stored file's SHA-512, decrypts and decompresses it, and checks sizes, checksums, pages and
+/// the WAL the backup needs. Writes nothing. With DIRECTORY the cluster is also rebuilt
 /// there, checked, and removed.
 #[derive(Debug, Args)]
 pub(crate) struct Verify {
@@ -79,8 +79,12 @@ impl Verify {
         let server = app.server(&self.server)?;
         let catalogue = server.catalogue()?;
         let backup = catalogue.select(&self.backup)?;
-        let findings = verify::run(
+        let Verified {
+            findings,
+            unchecked,
+        } = verify::run(
             backup,
+            &server.keys(),
             directory.as_deref(),
             server.workers,
             &*app.progress,
@@ -98,6 +102,7 @@ impl Verify {
             field("Backup", backup.identifier),
             field("Server", server.name()),
             field("Valid", if failed.is_empty() { "yes" } else { "no" }),
+            field("ContentsChecked", unchecked.is_none()),
             field("NumberOfFiles", findings.len() as u64),
             field("NumberOfFailed", failed.len() as u64),
             field("Files", files),
@@ -113,6 +118,8 @@ impl Verify {
             ))
             .hint("do not rely on this backup: make a new one, and check the disk it lies on")
         });
+        // The files lie there as they were written, and that is all that can be said.
+        let error = error.or(unchecked.map(|error| error.context("contents were not checked")));
         Ok(Answer {
             response,
             error,
