@@ -286,7 +286,7 @@ impl Keyring {
                 return Ok(Arc::new(key));
             }
         }
-        Err(Error::usage(format!(
+        Err(Error::failed(format!(
             "the master key {fingerprint} is needed, and neither {} nor {} is it",
             current.display(),
             beside.display()
