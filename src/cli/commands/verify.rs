@@ -79,35 +79,38 @@ impl Verify {
         let server = app.server(&self.server)?;
         let catalogue = server.catalogue()?;
         let backup = catalogue.select(&self.backup)?;
-        let findings = verify::run(
+        let request = verify::Request {
+            catalogue: &catalogue,
             backup,
-            directory.as_deref(),
-            server.workers,
-            &*app.progress,
-            &app.interrupt,
-        )?;
-        let failed: Vec<&Finding> = findings
-            .iter()
-            .filter(|finding| finding.problem.is_some())
-            .collect();
+            directory: directory.as_deref(),
+            all: listing == Listing::All,
+            workers: server.workers,
+        };
+        let findings = verify::run(&request, &*app.progress, &app.interrupt)?;
+        let failed: Vec<&Finding> = findings.bad().collect();
         let mut files = vec![field("Failed", lines(failed.iter().copied()))];
         if listing == Listing::All {
-            files.push(field("All", lines(findings.iter())));
+            files.push(field("All", lines(findings.files.iter())));
         }
         let response = vec![
             field("Backup", backup.identifier),
             field("Server", server.name()),
             field("Valid", if failed.is_empty() { "yes" } else { "no" }),
-            field("NumberOfFiles", findings.len() as u64),
+            field("NumberOfFiles", findings.checked),
             field("NumberOfFailed", failed.len() as u64),
             field("Files", files),
         ];
         let error = failed.first().map(|first| {
+            let of_ancestor = if first.backup == backup.identifier {
+                String::new()
+            } else {
+                format!(" of backup {}, which it needs", first.backup)
+            };
             Error::damage(format!(
-                "backup {} is damaged: {} of {} files failed, the first is {}: {}",
+                "backup {} is damaged: {} of {} files failed, the first is {}{of_ancestor}: {}",
                 backup.identifier,
                 failed.len(),
-                findings.len(),
+                findings.checked,
                 first.file,
                 first.problem.as_deref().unwrap_or_default()
             ))
@@ -126,6 +129,7 @@ fn lines<'a>(findings: impl Iterator<Item = &'a Finding>) -> Vec<Value> {
         .map(|finding| {
             let problem = finding.problem.as_deref().unwrap_or("ok");
             Value::Map(vec![
+                field("Backup", finding.backup),
                 field("FileName", finding.file.as_str()),
                 field("Result", problem),
             ])
