@@ -1,5 +1,6 @@
 //! A finished backup opened for reading: what it holds, and where.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
 
@@ -32,8 +33,8 @@ pub struct Contents {
 pub enum Portion<'a> {
     /// A file stored by itself.
     Alone(&'a FileEntry),
-    /// Small files in one bundle, by their paths.
-    Bundle(u32, BTreeMap<&'a str, &'a FileEntry>),
+    /// Small files in one bundle, by their paths in it.
+    Bundle(u32, BTreeMap<Cow<'a, str>, &'a FileEntry>),
 }
 
 impl Contents {
@@ -60,7 +61,7 @@ impl Contents {
     /// Where a portion is stored, as a path in the backup's folder.
     pub fn stored(&self, portion: &Portion<'_>) -> String {
         match portion {
-            Portion::Alone(file) => layout::stored_file(&file.path, self.info.suffix()),
+            Portion::Alone(file) => layout::stored_file(&file.stored_path(), self.info.suffix()),
             Portion::Bundle(number, _) => layout::bundle(*number, self.info.suffix()),
         }
     }
@@ -68,12 +69,13 @@ impl Contents {
     /// All content, the largest files first.
     pub fn portions(&self) -> Vec<Portion<'_>> {
         let mut alone = Vec::new();
-        let mut bundles: BTreeMap<u32, BTreeMap<&str, &FileEntry>> = BTreeMap::new();
+        let mut bundles: BTreeMap<u32, BTreeMap<Cow<'_, str>, &FileEntry>> = BTreeMap::new();
         for file in &self.list.files {
             match file.bundle {
                 None => alone.push(file),
                 Some(number) => {
-                    bundles.entry(number).or_default().insert(&file.path, file);
+                    let members = bundles.entry(number).or_default();
+                    members.insert(file.stored_path(), file);
                 }
             }
         }
