@@ -5,6 +5,9 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::io::Errno;
+
 use crate::error::{Error, Result};
 
 /// Writes `content` beside `path`, syncs it, renames it into place and syncs the folder.
@@ -26,6 +29,26 @@ pub fn replace(path: &Path, content: &[u8]) -> Result<()> {
     match path.parent() {
         Some(folder) => sync_folder(folder),
         None => Ok(()),
+    }
+}
+
+/// Renames a file to a name that must be free; false where it is taken. Not synced.
+pub fn rename_to_new(from: &Path, to: &Path) -> Result<bool> {
+    match rename_noreplace(from, to) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        Err(error) => Err(Error::io("write", to, &error)),
+    }
+}
+
+fn rename_noreplace(from: &Path, to: &Path) -> io::Result<()> {
+    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        // Some file systems, NFS among them, have no such rename. A link replaces nothing either.
+        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+            fs::hard_link(from, to)?;
+            fs::remove_file(from)
+        }
+        renamed => renamed.map_err(io::Error::from),
     }
 }
 

@@ -26,6 +26,15 @@ pub enum Algorithm {
 }
 
 impl Algorithm {
+    /// Every algorithm.
+    pub const ALL: [Algorithm; 5] = [
+        Algorithm::Zstd,
+        Algorithm::Gzip,
+        Algorithm::Lz4,
+        Algorithm::Bzip2,
+        Algorithm::None,
+    ];
+
     /// What `compression` may be, for messages.
     pub const ALLOWED: &'static str = "zstd, gzip, lz4, bzip2 or none";
 
@@ -97,6 +106,12 @@ pub struct Compression {
 }
 
 impl Compression {
+    /// Content is stored as it is.
+    pub const NONE: Compression = Compression {
+        algorithm: Algorithm::None,
+        level: None,
+    };
+
     /// Checks that the algorithm has the level; the error says which it has.
     /// Without compression any level is fine, and none is taken.
     pub fn new(
