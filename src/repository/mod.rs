@@ -23,6 +23,7 @@
 
 pub mod backup_info;
 pub mod catalogue;
+pub mod chain;
 pub mod checksums;
 pub mod contents;
 pub mod durable;
