@@ -35,7 +35,7 @@ pub(super) fn drop_orphaned_segments(
             forks
                 .entry((relation.directory, relation.relfilenumber, relation.fork))
                 .or_default()
-                .insert(relation.segment, (entry.size, place));
+                .insert(relation.segment, (entry.restored_size(), place));
         }
     }
     let mut orphans: Vec<usize> = forks
@@ -50,7 +50,7 @@ pub(super) fn drop_orphaned_segments(
             entry.path
         );
         if entry.bundle.is_none() {
-            let relative = layout::stored_file(&entry.path, algorithm);
+            let relative = layout::stored_file(&entry.stored_path(), algorithm);
             let path = folder.stored(&relative);
             let size = fs::metadata(&path).map(|metadata| metadata.len());
             let removed = size.and_then(|size| fs::remove_file(&path).map(|()| size));

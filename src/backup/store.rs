@@ -58,17 +58,25 @@ impl<'a> Store<'a> {
         layout::stored_file(path, self.algorithm)
     }
 
-    /// Stores a file of the cluster by itself.
+    /// Stores a file of the cluster by itself, whole.
     pub(super) fn file(&mut self, path: &str, modified: i64, content: &[u8]) -> Result<()> {
-        self.content(self.path_of(path), content)?;
-        self.stored.files.push(FileEntry {
-            path: path.to_owned(),
-            size: content.len() as u64,
-            modified,
-            crc32c: Crc32c(crc32c::crc32c(content)),
-            bundle: None,
-            kind: FileKind::Whole,
-        });
+        self.keep(
+            FileEntry {
+                path: path.to_owned(),
+                size: content.len() as u64,
+                modified,
+                crc32c: Crc32c(crc32c::crc32c(content)),
+                bundle: None,
+                kind: FileKind::Whole,
+            },
+            content,
+        )
+    }
+
+    /// Stores what an entry describes by itself.
+    pub(super) fn keep(&mut self, entry: FileEntry, content: &[u8]) -> Result<()> {
+        self.content(self.path_of(&entry.stored_path()), content)?;
+        self.stored.files.push(entry);
         Ok(())
     }
 

@@ -43,7 +43,7 @@ struct Segment {
     end: Lsn,
 }
 
-struct HistoryFile {
+pub(super) struct HistoryFile {
     name: String,
     content: Vec<u8>,
 }
@@ -123,7 +123,7 @@ fn end_timeline(facts: &Facts, stopped: &Stopped, reader: &mut FileReader) -> Re
 }
 
 /// The first timeline has no history file; neither has one that pg_resetwal or pg_upgrade began.
-fn read_history(
+pub(super) fn read_history(
     timeline: Timeline,
     reader: &mut FileReader,
 ) -> Result<(TimelineHistory, Option<HistoryFile>)> {

@@ -102,7 +102,7 @@ pub struct BackupInfo {
 }
 
 /// What makes a backup incremental.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Increment {
     /// The backup it needs.
@@ -112,12 +112,12 @@ pub struct Increment {
     pub from_lsn: Lsn,
     /// The timeline of that position.
     pub from_timeline: Timeline,
-    /// How the changed blocks were found.
-    pub source: ChangeSource,
+    /// How the changed blocks were found, one source where the one before it had no more.
+    pub sources: Vec<ChangeSource>,
 }
 
 /// Where it is known from which blocks changed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ChangeSource {
     /// The server's WAL summaries.

@@ -103,6 +103,21 @@ impl Contents {
     }
 }
 
+/// An error where a stored file of a backup is not there; none of them is opened.
+pub fn check_presence(folder: &BackupFolder, info: &BackupInfo) -> Result<()> {
+    let checksums = read_checksums(folder, info)?;
+    let mut stored = checksums.iter().map(|(path, _)| folder.stored(path));
+    match stored.find(|path| !path.exists()) {
+        None => Ok(()),
+        Some(path) => Err(Error::damage(format!(
+            "backup {} lacks its file {}",
+            info.backup,
+            path.display()
+        ))
+        .hint("choose another backup, or make a full one")),
+    }
+}
+
 /// Reads `backup.sha512`, which must be the one that `backup.info` knows.
 pub fn read_checksums(folder: &BackupFolder, info: &BackupInfo) -> Result<Checksums> {
     let path = folder.checksums();

@@ -3,7 +3,7 @@
 use crate::cli::report::{Fields, Value, field};
 use crate::error::Error;
 use crate::pg::lsn::Lsn;
-use crate::repository::backup_info::BackupInfo;
+use crate::repository::backup_info::{BackupInfo, Increment};
 
 /// What `backup` and `list-backup` say of a backup that can be restored.
 pub(crate) fn summary(info: &BackupInfo) -> Fields {
@@ -90,7 +90,7 @@ pub(crate) fn details(info: &BackupInfo, unusable: Option<&Error>) -> Fields {
     if let Some(increment) = &info.incremental {
         fields.push(field("FromLSN", increment.from_lsn));
         fields.push(field("FromTimeline", increment.from_timeline.0));
-        fields.push(field("Source", increment.source.to_string()));
+        fields.push(field("Source", sources(increment)));
     }
     if let Some(level) = info.compression_level {
         fields.push(field("CompressionLevel", u64::from(level.unsigned_abs())));
@@ -138,6 +138,12 @@ pub(crate) fn corruption(info: &BackupInfo) -> Error {
         named.join("; ")
     ))
     .hint("keep the last backup without corrupt pages; find the relations with pg_filenode_relation and check the disks")
+}
+
+/// How the changed blocks were found.
+fn sources(increment: &Increment) -> String {
+    let sources: Vec<String> = increment.sources.iter().map(ToString::to_string).collect();
+    sources.join(", ")
 }
 
 /// An LSN in two halves, as pgmoneta shows it.
