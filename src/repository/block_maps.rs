@@ -15,7 +15,8 @@ use crate::pg::lsn::Lsn;
 use crate::repository::durable;
 use crate::repository::incoming::{self, Incoming};
 use crate::repository::layout::ServerFolder;
-use crate::stored::compression::{Algorithm, Compression};
+use crate::stored::coding::{Coding, Suffix};
+use crate::stored::master_key::Keyring;
 use crate::stored::reader::read_whole;
 
 /// The block maps of one server.
@@ -31,8 +32,6 @@ pub struct StoredMap {
     pub name: SummaryName,
     /// Where it lies.
     pub path: PathBuf,
-    /// How it is compressed.
-    pub algorithm: Algorithm,
 }
 
 /// Block maps of a range of WAL.
@@ -64,11 +63,9 @@ impl BlockMaps {
             let entry = entry.map_err(unreadable)?;
             let file_name = entry.file_name();
             maps.extend(file_name.to_str().and_then(|file_name| {
-                let (name, algorithm) = split_suffix(file_name)?;
                 Some(StoredMap {
-                    name,
+                    name: SummaryName::parse(Suffix::split(file_name).0)?,
                     path: entry.path(),
-                    algorithm,
                 })
             }));
         }
@@ -86,11 +83,11 @@ impl BlockMaps {
         &self,
         name: SummaryName,
         changed: &ChangedBlocks,
-        compression: Compression,
+        coding: &Coding,
     ) -> Result<()> {
         durable::create_folder(&self.folder)?;
         incoming::remove_leftovers(&self.folder)?;
-        let mut file = Incoming::create(&self.folder, compression)?;
+        let mut file = Incoming::create(&self.folder, coding)?;
         file.append(&changed.to_bytes())?;
         // The same WAL always comes to the same map.
         file.finish()?.publish(&name.file_name())?;
@@ -100,17 +97,10 @@ impl BlockMaps {
 
 impl StoredMap {
     /// Reads it.
-    pub fn read(&self) -> Result<ChangedBlocks> {
-        let content = read_whole(&self.path, self.algorithm)?;
+    pub fn read(&self, keys: &Keyring) -> Result<ChangedBlocks> {
+        let content = read_whole(&self.path, &Coding::of_file(&self.path, keys)?)?;
         ChangedBlocks::parse(&content).map_err(|error| error.context(self.path.display()))
     }
-}
-
-fn split_suffix(file_name: &str) -> Option<(SummaryName, Algorithm)> {
-    Algorithm::ALL.into_iter().find_map(|algorithm| {
-        let name = SummaryName::parse(file_name.strip_suffix(algorithm.suffix())?)?;
-        Some((name, algorithm))
-    })
 }
 
 /// Takes at each position the map that goes furthest, from `maps` in the order of their names. That one
@@ -192,8 +182,9 @@ mod tests {
         assert_eq!(maps.list().unwrap(), []);
         assert_eq!(maps.cover(&range(1, 1, 2)).unwrap().missing, Some(Lsn(1)));
 
-        let none = Compression::NONE;
-        maps.store(name(1, 100, 200), &changed(1), Compression::default())
+        let none = &Coding::PLAIN;
+        let keys = Keyring::new(None);
+        maps.store(name(1, 100, 200), &changed(1), &Coding::default())
             .unwrap();
         maps.store(name(1, 200, 300), &changed(2), none).unwrap();
         maps.store(name(1, 150, 300), &changed(3), none).unwrap();
@@ -205,7 +196,7 @@ mod tests {
 
         let covered = |range| {
             let coverage = maps.cover(&range).unwrap();
-            let read = coverage.maps.iter().map(|map| map.read().unwrap());
+            let read = coverage.maps.iter().map(|map| map.read(&keys).unwrap());
             (read.collect::<Vec<_>>(), coverage.missing)
         };
         assert_eq!(covered(range(1, 120, 200)), (vec![changed(1)], None));

@@ -26,7 +26,10 @@ pub enum Algorithm {
 }
 
 impl Algorithm {
-    /// Every algorithm.
+    /// What `compression` may be, for messages.
+    pub const ALLOWED: &'static str = "zstd, gzip, lz4, bzip2 or none";
+
+    /// Every algorithm there is.
     pub const ALL: [Algorithm; 5] = [
         Algorithm::Zstd,
         Algorithm::Gzip,
@@ -34,9 +37,6 @@ impl Algorithm {
         Algorithm::Bzip2,
         Algorithm::None,
     ];
-
-    /// What `compression` may be, for messages.
-    pub const ALLOWED: &'static str = "zstd, gzip, lz4, bzip2 or none";
 
     /// Reads an algorithm's name. pgmoneta's `client-` and `server-` say
     /// where the work is done; here that is always the client.
@@ -65,6 +65,17 @@ impl Algorithm {
             Algorithm::Bzip2 => ".bz2",
             Algorithm::None => "",
         }
+    }
+
+    /// Splits a name into what is before the suffix, and the algorithm that this means.
+    pub(super) fn split_suffix(name: &str) -> (&str, Algorithm) {
+        let compressing = Algorithm::ALL
+            .into_iter()
+            .filter(|algorithm| *algorithm != Algorithm::None);
+        compressing
+            .into_iter()
+            .find_map(|algorithm| Some((name.strip_suffix(algorithm.suffix())?, algorithm)))
+            .unwrap_or((name, Algorithm::None))
     }
 
     /// The levels it has, and the one it takes by itself.
@@ -106,11 +117,16 @@ pub struct Compression {
 }
 
 impl Compression {
-    /// Content is stored as it is.
-    pub const NONE: Compression = Compression {
-        algorithm: Algorithm::None,
-        level: None,
-    };
+    /// No compression.
+    pub const NONE: Compression = Compression::of(Algorithm::None);
+
+    /// An algorithm with the level it takes by itself.
+    pub const fn of(algorithm: Algorithm) -> Compression {
+        Compression {
+            algorithm,
+            level: None,
+        }
+    }
 
     /// Checks that the algorithm has the level; the error says which it has.
     /// Without compression any level is fine, and none is taken.
