@@ -69,6 +69,11 @@ impl App {
         })
     }
 
+    /// The master keys of files that belong to no server.
+    pub(super) fn keys(&self) -> Keyring {
+        Keyring::new(self.configuration.master_key())
+    }
+
     /// A server by its name.
     pub(super) fn server(&self, name: &str) -> Result<Server> {
         let configuration = self.configuration.server(name)?;

@@ -1,9 +1,12 @@
 //! How stored files are coded: compressed, then encrypted.
 
 use std::fmt;
+use std::path::Path;
 
+use crate::error::Result;
 use crate::stored::compression::{Algorithm, Compression};
-use crate::stored::encryption::Encryption;
+use crate::stored::encryption::{Encryption, Header};
+use crate::stored::master_key::Keyring;
 
 /// What is done to content on its way to disk, and undone on the way back.
 #[derive(Debug, Clone, Default)]
@@ -20,6 +23,28 @@ impl Coding {
         compression: Compression::NONE,
         encryption: None,
     };
+
+    /// How a stored file is read, by what its name ends in, and by the header of an encrypted one.
+    pub fn of_file(path: &Path, keys: &Keyring) -> Result<Coding> {
+        let name = path.to_string_lossy();
+        let (_, suffix) = Suffix::split(&name);
+        let encryption = if suffix.is_encrypted {
+            let header = Header::of_file(path)?;
+            let key = keys
+                .find(header.fingerprint())
+                .map_err(|error| error.context(format!("{} is encrypted", path.display())))?;
+            Some(Encryption {
+                cipher: header.cipher(),
+                key,
+            })
+        } else {
+            None
+        };
+        Ok(Coding {
+            compression: Compression::of(suffix.algorithm),
+            encryption,
+        })
+    }
 
     /// What the names of such files end in.
     pub fn suffix(&self) -> Suffix {

@@ -26,10 +26,7 @@ pub enum Algorithm {
 }
 
 impl Algorithm {
-    /// What `compression` may be, for messages.
-    pub const ALLOWED: &'static str = "zstd, gzip, lz4, bzip2 or none";
-
-    /// Every algorithm there is.
+    /// Every algorithm.
     pub const ALL: [Algorithm; 5] = [
         Algorithm::Zstd,
         Algorithm::Gzip,
@@ -37,6 +34,9 @@ impl Algorithm {
         Algorithm::Bzip2,
         Algorithm::None,
     ];
+
+    /// What `compression` may be, for messages.
+    pub const ALLOWED: &'static str = "zstd, gzip, lz4, bzip2 or none";
 
     /// Reads an algorithm's name. pgmoneta's `client-` and `server-` say
     /// where the work is done; here that is always the client.
@@ -117,8 +117,11 @@ pub struct Compression {
 }
 
 impl Compression {
-    /// No compression.
-    pub const NONE: Compression = Compression::of(Algorithm::None);
+    /// Content is stored as it is.
+    pub const NONE: Compression = Compression {
+        algorithm: Algorithm::None,
+        level: None,
+    };
 
     /// An algorithm with the level it takes by itself.
     pub const fn of(algorithm: Algorithm) -> Compression {

@@ -1,13 +1,15 @@
 //! The header of an encrypted file, and the keys that follow from it.
 
+use std::fs::File;
 use std::io::{self, Read};
+use std::path::Path;
 
 use aes::cipher::Array;
 use aes::cipher::consts::{U16, U32, U64, U96, U112};
 use zeroize::Zeroizing;
 
 use super::aes::Aes;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::stored::cipher::{Cipher, KeySize};
 use crate::stored::master_key::{FINGERPRINT_BYTES, Fingerprint, MasterKey, fill_random};
 
@@ -79,6 +81,17 @@ impl Header {
             cipher,
             fingerprint: Fingerprint::from_bytes(fingerprint),
             salt,
+        })
+    }
+
+    /// Reads the header of a file by its path.
+    pub fn of_file(path: &Path) -> Result<Header> {
+        let mut file = File::open(path).map_err(|error| Error::io("open", path, &error))?;
+        Header::read(&mut file).map_err(|error| match error.kind() {
+            io::ErrorKind::InvalidData => {
+                Error::damage(format!("{} cannot be decrypted: {error}", path.display()))
+            }
+            _ => Error::io("read", path, &error),
         })
     }
 
