@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 
 use roaring::RoaringBitmap;
 
-use crate::pg::relation::Fork;
+use crate::pg::relation::{Fork, RelationFile};
 
 pub use name::SummaryName;
 
@@ -32,6 +32,33 @@ pub struct RelationFork {
     pub relfilenumber: u32,
     /// Which of its forks.
     pub fork: Fork,
+}
+
+/// The tablespace that `base` is of (catalog/pg_tablespace.dat).
+const DEFAULT_TABLESPACE: u32 = 1663;
+/// The tablespace that `global` is of.
+const GLOBAL_TABLESPACE: u32 = 1664;
+
+impl RelationFork {
+    /// The fork that a file is a segment of; nothing for a file that is in no directory of relations.
+    pub fn of(file: &RelationFile) -> Option<RelationFork> {
+        let mut directories = file.directory.split('/');
+        let (tablespace, database) = match directories.next()? {
+            "global" => (GLOBAL_TABLESPACE, 0),
+            "base" => (DEFAULT_TABLESPACE, directories.next()?.parse().ok()?),
+            "pg_tblspc" => (
+                directories.next()?.parse().ok()?,
+                directories.nth(1)?.parse().ok()?,
+            ),
+            _ => return None,
+        };
+        Some(RelationFork {
+            tablespace,
+            database,
+            relfilenumber: file.relfilenumber,
+            fork: file.fork,
+        })
+    }
 }
 
 /// What changed in a fork.

@@ -22,3 +22,4 @@ pub mod segment;
 pub mod tablespace_map;
 pub mod version;
 pub mod wal;
+pub mod wal_file;

@@ -284,7 +284,7 @@ mod tests {
                 parent: parent.parse().unwrap(),
                 from_lsn: info.start_lsn,
                 from_timeline: info.start_timeline,
-                source: ChangeSource::Wal,
+                sources: vec![ChangeSource::Wal],
             });
             change(&mut info);
             info.write(&backup).unwrap();

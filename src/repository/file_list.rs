@@ -76,13 +76,20 @@ pub enum FileKind {
     },
 }
 
+impl FileKind {
+    /// The path under which so much of a file is stored.
+    pub fn stored_path(self, path: &str) -> Cow<'_, str> {
+        match self {
+            FileKind::Whole => Cow::Borrowed(path),
+            FileKind::Incremental { .. } => Cow::Owned(incremental::file_path(path)),
+        }
+    }
+}
+
 impl FileEntry {
     /// Its path in `data/`, in a bundle and in the manifest.
     pub fn stored_path(&self) -> Cow<'_, str> {
-        match self.kind {
-            FileKind::Whole => Cow::Borrowed(&self.path),
-            FileKind::Incremental { .. } => Cow::Owned(incremental::file_path(&self.path)),
-        }
+        self.kind.stored_path(&self.path)
     }
 
     /// Bytes of the file once it is restored.
