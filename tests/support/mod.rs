@@ -10,6 +10,7 @@ pub mod cluster;
 pub mod ground;
 pub mod load;
 pub mod pgkeep;
+pub mod random_changes;
 pub mod report;
 pub mod template;
 
