@@ -12,7 +12,7 @@ mod summarizer;
 #[cfg(test)]
 mod testing;
 
-pub use page::{PageDefect, WAL_PAGE_SIZE};
+pub use page::{PageDefect, WAL_PAGE_SIZE, behind_page_header};
 pub use reader::RecordReader;
 pub use record::{BlockReference, Record, ResourceManager};
 pub use segment_check::{SegmentCheck, SegmentFault};
