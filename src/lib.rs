@@ -5,6 +5,7 @@ pub mod check;
 pub mod cli;
 pub mod config;
 pub mod error;
+pub mod files;
 pub mod interrupt;
 pub mod master_key;
 pub mod parallel;

@@ -96,6 +96,10 @@ pub(super) enum Command {
     Restore(commands::restore::Restore),
     Check(commands::check::Check),
     MasterKey(commands::master_key::CreateMasterKey),
+    Encrypt(commands::files::Encrypt),
+    Decrypt(commands::files::Decrypt),
+    Compress(commands::files::Compress),
+    Decompress(commands::files::Decompress),
     Permissions(commands::permissions::Permissions),
     Conf(commands::conf::Conf),
 }
@@ -111,6 +115,10 @@ macro_rules! each {
             Command::Restore($args) => $call,
             Command::Check($args) => $call,
             Command::MasterKey($args) => $call,
+            Command::Encrypt($args) => $call,
+            Command::Decrypt($args) => $call,
+            Command::Compress($args) => $call,
+            Command::Decompress($args) => $call,
             Command::Permissions($args) => $call,
             Command::Conf($args) => $call,
         }
@@ -128,6 +136,10 @@ impl Command {
             Command::Restore(_) => "restore",
             Command::Check(_) => "check",
             Command::MasterKey(_) => "master-key",
+            Command::Encrypt(_) => "encrypt",
+            Command::Decrypt(_) => "decrypt",
+            Command::Compress(_) => "compress",
+            Command::Decompress(_) => "decompress",
             Command::Permissions(_) => "permissions",
             Command::Conf(_) => "conf",
         }

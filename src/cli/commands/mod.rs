@@ -4,6 +4,7 @@ pub(super) mod backup;
 pub(super) mod check;
 pub(super) mod conf;
 pub(super) mod describe;
+pub(super) mod files;
 pub(super) mod info;
 pub(super) mod list_backup;
 pub(super) mod master_key;
