@@ -233,6 +233,7 @@ fn parse(text: &[u8]) -> std::result::Result<BackupInfo, String> {
 pub(crate) mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use proptest::prelude::*;
 
     /// Some backup, for tests.
     pub(crate) fn example(identifier: &str) -> BackupInfo {
@@ -288,6 +289,22 @@ pub(crate) mod tests {
         let info = example("20240928065644");
         info.write(&folder).unwrap();
         assert_eq!(BackupInfo::read(&folder).unwrap(), info);
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_of_a_user_is_read_back(
+            comments in prop::collection::btree_map("(?s).{0,12}", "(?s).{0,40}", 0..4),
+            label in "(?s).{0,20}",
+        ) {
+            let base = tempfile::tempdir().unwrap();
+            let folder = BackupFolder::new(base.path().to_owned());
+            let mut info = example("20240928065644");
+            info.comments = comments;
+            info.label = label;
+            info.write(&folder).unwrap();
+            prop_assert_eq!(BackupInfo::read(&folder).unwrap(), info);
+        }
     }
 
     #[test]

@@ -68,6 +68,7 @@ pub(crate) fn details(info: &BackupInfo) -> Fields {
         field("WalSegmentSize", Value::Size(info.wal_segment_size)),
         field("NumberOfFiles", info.number_of_files),
         field("CorruptPages", info.corrupt_pages),
+        field("Annotations", annotations(info)),
     ]);
     if let Some(level) = info.compression_level {
         fields.push(field("CompressionLevel", u64::from(level.unsigned_abs())));
@@ -114,13 +115,28 @@ fn lsn(name: &str, lsn: Lsn) -> [(String, Value); 2] {
     ]
 }
 
+/// Comments as pgmoneta shows them, `key|comment,key|comment`; a backslash goes before each
+/// backslash, bar and comma of the texts themselves, so that they can be told apart.
 fn comments(info: &BackupInfo) -> String {
     let comments: Vec<String> = info
         .comments
         .iter()
-        .map(|(key, comment)| format!("{key}|{comment}"))
+        .map(|(key, comment)| format!("{}|{}", escaped(key), escaped(comment)))
         .collect();
     comments.join(",")
+}
+
+fn escaped(text: &str) -> String {
+    text.replace('\\', "\\\\")
+        .replace('|', "\\|")
+        .replace(',', "\\,")
+}
+
+fn annotations(info: &BackupInfo) -> Fields {
+    info.comments
+        .iter()
+        .map(|(key, comment)| field(key, comment.as_str()))
+        .collect()
 }
 
 fn tablespaces(info: &BackupInfo) -> Fields {
@@ -134,4 +150,51 @@ fn tablespaces(info: &BackupInfo) -> Fields {
             (tablespace.name.clone(), Value::Map(fields))
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::repository::backup_info::tests::example;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+
+    #[test]
+    fn simple_comments_read_as_in_pgmoneta() {
+        let mut info = example("20240928065644");
+        info.comments = BTreeMap::from([
+            ("mykey".to_owned(), "mycomment".to_owned()),
+            ("Type".to_owned(), "Main fall backup".to_owned()),
+        ]);
+        assert_eq!(comments(&info), "Type|Main fall backup,mykey|mycomment");
+    }
+
+    /// Undoes [`comments`].
+    fn read_comments(text: &str) -> BTreeMap<String, String> {
+        let mut parts = vec![String::new()];
+        let mut letters = text.chars();
+        while let Some(letter) = letters.next() {
+            match letter {
+                '|' | ',' => parts.push(String::new()),
+                '\\' => parts.last_mut().unwrap().push(letters.next().unwrap()),
+                other => parts.last_mut().unwrap().push(other),
+            }
+        }
+        let pairs = parts.chunks_exact(2);
+        pairs
+            .map(|pair| (pair[0].clone(), pair[1].clone()))
+            .collect()
+    }
+
+    proptest! {
+        #[test]
+        fn any_comments_can_be_told_apart(
+            given in prop::collection::btree_map("[a|,\\\\\n]{1,4}", "[b|,\\\\\n\"']{0,4}", 0..4),
+        ) {
+            let mut info = example("20240928065644");
+            info.comments = given.clone();
+            prop_assert_eq!(read_comments(&comments(&info)), given);
+        }
+    }
 }
