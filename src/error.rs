@@ -37,7 +37,7 @@ impl Kind {
 }
 
 /// A failure in words for the operator.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Error {
     kind: Kind,
     message: String,

@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 
 use crate::error::{Error, Result};
-use crate::repository::backup_info::BackupInfo;
+use crate::repository::backup_info::{BackupInfo, Increment};
 use crate::repository::identifier::{Identifier, Selector};
 use crate::repository::layout::{BackupFolder, ServerFolder};
 
@@ -16,7 +16,17 @@ pub struct Backup {
     /// Where it lies.
     pub folder: BackupFolder,
     /// What is known about it; an error where that cannot be read, which makes the backup invalid.
+    /// Whether what it needs is there too, [`Catalogue::check`] tells.
     pub info: Result<BackupInfo>,
+}
+
+/// A backup that another one needs.
+#[derive(Debug, Clone, Copy)]
+pub struct Link<'a> {
+    /// Where it lies.
+    pub folder: &'a BackupFolder,
+    /// What is known about it.
+    pub info: &'a BackupInfo,
 }
 
 /// Every finished backup of a server, the oldest first.
@@ -54,10 +64,84 @@ impl Catalogue {
         &self.backups
     }
 
+    /// A backup by its full name.
+    pub fn get(&self, identifier: Identifier) -> Option<&Backup> {
+        let place = self
+            .backups
+            .binary_search_by_key(&identifier, |backup| backup.identifier);
+        place.ok().map(|place| &self.backups[place])
+    }
+
+    /// The backups that can be restored, the oldest first.
+    pub fn valid(&self) -> impl DoubleEndedIterator<Item = &Backup> {
+        self.backups
+            .iter()
+            .filter(|backup| self.check(backup).is_ok())
+    }
+
+    /// What is known of a backup that can be restored; else why it cannot: it is damaged itself,
+    /// or one that it needs is missing or damaged.
+    pub fn check<'a>(&'a self, backup: &'a Backup) -> Result<&'a BackupInfo> {
+        let info = backup.info.as_ref().map_err(Error::clone)?;
+        self.ancestors(info)?;
+        Ok(info)
+    }
+
+    /// The backups that this one needs, its parent first, down to a full one. An error where one of them
+    /// is missing, damaged, or not the one that its child was made on.
+    pub fn ancestors(&self, info: &BackupInfo) -> Result<Vec<Link<'_>>> {
+        let unusable = |why: String| {
+            Error::damage(format!("backup {} cannot be used: {why}", info.backup))
+                .hint("use another backup, and make a new full one")
+        };
+        let mut ancestors: Vec<Link<'_>> = Vec::new();
+        let mut child = info;
+        while let Some(increment) = &child.incremental {
+            if ancestors.len() == self.backups.len() {
+                return Err(unusable("it is among its own ancestors".to_owned()));
+            }
+            let link = self.parent(child, increment).map_err(unusable)?;
+            child = link.info;
+            ancestors.push(link);
+        }
+        Ok(ancestors)
+    }
+
+    fn parent(
+        &self,
+        child: &BackupInfo,
+        increment: &Increment,
+    ) -> std::result::Result<Link<'_>, String> {
+        let (parent, child_name) = (increment.parent, child.backup);
+        let backup = self
+            .get(parent)
+            .ok_or_else(|| format!("the parent {parent} of {child_name} is missing"))?;
+        let info = backup
+            .info
+            .as_ref()
+            .map_err(|error| format!("the parent {parent} of {child_name} is damaged: {error}"))?;
+        if info.system_identifier != child.system_identifier {
+            return Err(format!(
+                "{child_name} is of the cluster {}, and its parent {parent} of the cluster {}",
+                child.system_identifier, info.system_identifier
+            ));
+        }
+        if (info.start_lsn, info.start_timeline) != (increment.from_lsn, increment.from_timeline) {
+            return Err(format!(
+                "{child_name} holds what changed from {} on, on timeline {}, and its parent {parent} starts at {} on timeline {}",
+                increment.from_lsn, increment.from_timeline, info.start_lsn, info.start_timeline
+            ));
+        }
+        Ok(Link {
+            folder: &backup.folder,
+            info,
+        })
+    }
+
     /// The backup a user means. `newest` and `oldest` are valid ones; an
     /// identifier may name an invalid one.
     pub fn select(&self, selector: &Selector) -> Result<&Backup> {
-        let mut valid = self.backups.iter().filter(|backup| backup.info.is_ok());
+        let mut valid = self.valid();
         match selector {
             Selector::Newest => valid.next_back().ok_or_else(|| self.nothing_valid()),
             Selector::Oldest => valid.next().ok_or_else(|| self.nothing_valid()),
@@ -135,6 +219,7 @@ fn named(identifier: Identifier, info: BackupInfo) -> Result<BackupInfo> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::repository::backup_info::ChangeSource;
     use crate::repository::backup_info::tests::example;
 
     fn catalogue(names: &[&str], broken: &[&str]) -> (tempfile::TempDir, Catalogue) {
@@ -181,6 +266,131 @@ mod tests {
                 .message()
                 .contains("no backup 1999")
         );
+    }
+
+    /// A catalogue of backups with the parents given, changed by `change` before they are written.
+    fn family(
+        names: &[(&str, Option<&str>)],
+        change: impl Fn(&mut BackupInfo),
+    ) -> (tempfile::TempDir, Catalogue) {
+        let base = tempfile::tempdir().unwrap();
+        let folder = ServerFolder::new(base.path(), "primary");
+        folder.create().unwrap();
+        for (name, parent) in names {
+            let backup = folder.backup(name.parse().unwrap());
+            fs::create_dir(backup.path()).unwrap();
+            let mut info = example(name);
+            info.incremental = parent.map(|parent| Increment {
+                parent: parent.parse().unwrap(),
+                from_lsn: info.start_lsn,
+                from_timeline: info.start_timeline,
+                source: ChangeSource::Wal,
+            });
+            change(&mut info);
+            info.write(&backup).unwrap();
+        }
+        let catalogue = Catalogue::read("primary", &folder).unwrap();
+        (base, catalogue)
+    }
+
+    const FULL: &str = "20260101000000";
+    const CHILD: &str = "20260102000000";
+    const GRANDCHILD: &str = "20260103000000";
+    const CHAIN: [(&str, Option<&str>); 3] =
+        [(FULL, None), (CHILD, Some(FULL)), (GRANDCHILD, Some(CHILD))];
+
+    fn valid(catalogue: &Catalogue) -> Vec<String> {
+        let names = catalogue
+            .valid()
+            .map(|backup| backup.identifier.to_string());
+        names.collect()
+    }
+
+    fn why_unusable(catalogue: &Catalogue, name: &str) -> String {
+        let backup = catalogue.get(name.parse().unwrap()).unwrap();
+        catalogue.check(backup).unwrap_err().message().to_owned()
+    }
+
+    #[test]
+    fn a_chain_goes_down_to_a_full_backup() {
+        let (_base, catalogue) = family(&CHAIN, |_| {});
+        assert_eq!(valid(&catalogue), [FULL, CHILD, GRANDCHILD]);
+        let newest = catalogue.select(&Selector::Newest).unwrap();
+        let ancestors = catalogue.ancestors(newest.info.as_ref().unwrap()).unwrap();
+        let names: Vec<String> = ancestors
+            .iter()
+            .map(|link| link.info.backup.to_string())
+            .collect();
+        assert_eq!(names, [CHILD, FULL]);
+    }
+
+    #[test]
+    fn without_its_ancestors_a_backup_is_not_valid() {
+        let (_base, catalogue) = family(&CHAIN[1..], |_| {});
+        assert!(valid(&catalogue).is_empty());
+        assert_eq!(
+            why_unusable(&catalogue, GRANDCHILD),
+            format!("backup {GRANDCHILD} cannot be used: the parent {FULL} of {CHILD} is missing")
+        );
+        assert!(catalogue.select(&Selector::Newest).is_err());
+        assert!(
+            catalogue
+                .select(&Selector::Prefix(CHILD.to_owned()))
+                .is_ok()
+        );
+    }
+
+    #[test]
+    fn a_damaged_parent_makes_its_children_invalid() {
+        let (base, _) = family(&CHAIN, |_| {});
+        let folder = ServerFolder::new(base.path(), "primary");
+        fs::write(folder.backup(CHILD.parse().unwrap()).info(), "x").unwrap();
+        let catalogue = Catalogue::read("primary", &folder).unwrap();
+        assert_eq!(valid(&catalogue), [FULL]);
+        let why = why_unusable(&catalogue, GRANDCHILD);
+        assert!(
+            why.contains(&format!("the parent {CHILD} of {GRANDCHILD} is damaged")),
+            "{why}"
+        );
+    }
+
+    #[test]
+    fn a_parent_must_be_the_one_the_child_was_made_on() {
+        let (_base, catalogue) = family(&CHAIN, |info| {
+            if info.backup.to_string() == FULL {
+                info.system_identifier += 1;
+            }
+        });
+        assert_eq!(valid(&catalogue), [FULL]);
+        let why = why_unusable(&catalogue, CHILD);
+        assert!(
+            why.contains(&format!("its parent {FULL} of the cluster")),
+            "{why}"
+        );
+        for (lsn, timeline) in [(1, 0), (0, 1)] {
+            let (_base, catalogue) = family(&CHAIN, |info| {
+                if info.backup.to_string() == CHILD {
+                    info.start_lsn.0 += lsn;
+                    info.start_timeline.0 += timeline;
+                }
+            });
+            assert_eq!(valid(&catalogue), [FULL, CHILD]);
+            let why = why_unusable(&catalogue, GRANDCHILD);
+            assert!(
+                why.contains(&format!("its parent {CHILD} starts at")),
+                "{why}"
+            );
+        }
+    }
+
+    #[test]
+    fn backups_that_are_each_others_parents_are_not_valid() {
+        let (_base, catalogue) = family(
+            &[(CHILD, Some(GRANDCHILD)), (GRANDCHILD, Some(CHILD))],
+            |_| {},
+        );
+        assert!(valid(&catalogue).is_empty());
+        assert!(why_unusable(&catalogue, CHILD).contains("its own ancestors"));
     }
 
     #[test]

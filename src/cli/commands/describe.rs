@@ -5,29 +5,44 @@ use crate::error::Error;
 use crate::pg::lsn::Lsn;
 use crate::repository::backup_info::BackupInfo;
 
-/// What `backup` and `list-backup` say of a backup.
+/// What `backup` and `list-backup` say of a backup that can be restored.
 pub(crate) fn summary(info: &BackupInfo) -> Fields {
-    vec![
+    summary_of(info, true)
+}
+
+/// What `list-backup` says of a backup that cannot be restored, though it is sound itself.
+pub(crate) fn unusable(info: &BackupInfo, why: &Error) -> Fields {
+    let mut fields = summary_of(info, false);
+    fields.push(field("Error", why.message()));
+    fields
+}
+
+fn summary_of(info: &BackupInfo, is_valid: bool) -> Fields {
+    let mut fields = vec![
         field("Backup", info.backup),
         field("BackupSize", Value::Size(info.backup_size)),
         field("Comments", comments(info)),
         field("Compression", info.compression.to_string()),
         field("Encryption", "none"),
-        field("Incremental", false),
+        field("Incremental", info.incremental.is_some()),
         field("Keep", info.keep),
         field("MajorVersion", info.major_version),
         field("MinorVersion", info.minor_version),
+    ];
+    fields.extend(parent(info));
+    fields.extend([
         field("RestoreSize", Value::Size(info.restore_size)),
         field("Server", info.server.as_str()),
         field("ServerVersion", info.client_version.as_str()),
-        field("Valid", "yes"),
+        field("Valid", yes_or_no(is_valid)),
         field("WAL", info.wal.as_str()),
         field("CorruptPages", info.corrupt_pages),
-    ]
+    ]);
+    fields
 }
 
-/// What `info` says of a backup: everything.
-pub(crate) fn details(info: &BackupInfo) -> Fields {
+/// What `info` says of a backup: everything, and why it cannot be restored if that is so.
+pub(crate) fn details(info: &BackupInfo, unusable: Option<&Error>) -> Fields {
     let mut fields = vec![
         field("Backup", info.backup),
         field("BackupSize", Value::Size(info.backup_size)),
@@ -42,11 +57,14 @@ pub(crate) fn details(info: &BackupInfo) -> Fields {
     fields.extend(lsn("End", info.end_lsn));
     fields.extend([
         field("EndTimeline", info.end_timeline.0),
-        field("Incremental", false),
+        field("Incremental", info.incremental.is_some()),
         field("Keep", info.keep),
         field("MajorVersion", info.major_version),
         field("MinorVersion", info.minor_version),
         field("NumberOfTablespaces", info.tablespaces.len() as u64),
+    ]);
+    fields.extend(parent(info));
+    fields.extend([
         field("RestoreSize", Value::Size(info.restore_size)),
         field("Server", info.server.as_str()),
         field("ServerVersion", info.client_version.as_str()),
@@ -55,7 +73,7 @@ pub(crate) fn details(info: &BackupInfo) -> Fields {
     fields.extend([
         field("StartTimeline", info.start_timeline.0),
         field("Tablespaces", tablespaces(info)),
-        field("Valid", "yes"),
+        field("Valid", yes_or_no(unusable.is_none())),
         field("WAL", info.wal.as_str()),
         field("CheckpointLSN", info.checkpoint_lsn),
         field("StartLSN", info.start_lsn),
@@ -70,6 +88,11 @@ pub(crate) fn details(info: &BackupInfo) -> Fields {
         field("CorruptPages", info.corrupt_pages),
         field("Annotations", annotations(info)),
     ]);
+    if let Some(increment) = &info.incremental {
+        fields.push(field("FromLSN", increment.from_lsn));
+        fields.push(field("FromTimeline", increment.from_timeline.0));
+        fields.push(field("Source", increment.source.to_string()));
+    }
     if let Some(level) = info.compression_level {
         fields.push(field("CompressionLevel", u64::from(level.unsigned_abs())));
     }
@@ -81,7 +104,18 @@ pub(crate) fn details(info: &BackupInfo) -> Fields {
             .collect();
         fields.push(field("Corrupt", pages));
     }
+    fields.extend(unusable.map(|why| field("Error", why.message())));
     fields
+}
+
+/// The backup that an incremental one needs.
+fn parent(info: &BackupInfo) -> Option<(String, Value)> {
+    let increment = info.incremental.as_ref()?;
+    Some(field("Parent", increment.parent))
+}
+
+fn yes_or_no(answer: bool) -> &'static str {
+    if answer { "yes" } else { "no" }
 }
 
 /// The error that corrupt pages of the server are.

@@ -3,8 +3,7 @@ use clap::Args;
 use crate::cli::app::App;
 use crate::cli::commands::describe;
 use crate::cli::report::{Answer, Fields, field};
-use crate::error::Result;
-use crate::repository::backup_info::BackupInfo;
+use crate::error::{Error, Result};
 use crate::repository::identifier::Selector;
 
 /// Show everything known about one backup
@@ -30,7 +29,8 @@ impl Info {
         let server = app.server(&self.server)?;
         let catalogue = server.catalogue()?;
         let backup = catalogue.select(&self.backup)?;
-        let info = BackupInfo::read(&backup.folder)?;
-        Ok(Answer::success(describe::details(&info)))
+        let info = backup.info.as_ref().map_err(Error::clone)?;
+        let unusable = catalogue.check(backup).err();
+        Ok(Answer::success(describe::details(info, unusable.as_ref())))
     }
 }

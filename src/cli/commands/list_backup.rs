@@ -4,7 +4,7 @@ use crate::cli::app::App;
 use crate::cli::commands::describe;
 use crate::cli::report::{Answer, Fields, Value, field};
 use crate::error::Result;
-use crate::repository::catalogue::Backup;
+use crate::repository::catalogue::{Backup, Catalogue};
 
 /// List all backups of a server
 ///
@@ -40,7 +40,7 @@ impl ListBackup {
         let mut backups: Vec<Value> = catalogue
             .backups()
             .iter()
-            .map(|backup| line(backup).into())
+            .map(|backup| line(&catalogue, backup).into())
             .collect();
         if self.sort == Sort::Desc {
             backups.reverse();
@@ -49,7 +49,7 @@ impl ListBackup {
             .backups()
             .iter()
             .rev()
-            .find_map(|backup| backup.info.as_ref().ok());
+            .find_map(|backup| catalogue.check(backup).ok());
         let mut response = vec![field("Backups", backups)];
         if let Some(info) = newest {
             response.push(field("MajorVersion", info.major_version));
@@ -61,13 +61,14 @@ impl ListBackup {
     }
 }
 
-fn line(backup: &Backup) -> Fields {
-    match &backup.info {
-        Ok(info) => describe::summary(info),
-        Err(error) => vec![
+fn line(catalogue: &Catalogue, backup: &Backup) -> Fields {
+    match (&backup.info, catalogue.check(backup)) {
+        (_, Ok(info)) => describe::summary(info),
+        (Ok(info), Err(why)) => describe::unusable(info, &why),
+        (Err(_), Err(why)) => vec![
             field("Backup", backup.identifier),
             field("Valid", "no"),
-            field("Error", error.message()),
+            field("Error", why.message()),
         ],
     }
 }
