@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use crate::error::{Error, Result};
-use crate::lifecycle::select_and_lock;
+use crate::interrupt::Interrupt;
 use crate::repository::backup_info::BackupInfo;
-use crate::repository::identifier::Selector;
+use crate::repository::identifier::Identifier;
 use crate::repository::layout::ServerFolder;
+use crate::repository::lock::{InfoLock, ServerLock};
 
 /// What happens to the comment of one key. Key and comment are any text.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,20 +33,19 @@ pub enum Change {
     },
 }
 
-/// Changes a comment; returns what is known about the backup now.
+/// Changes a comment of a backup.
 pub fn annotate(
-    server: &str,
     folder: &ServerFolder,
-    selector: &Selector,
+    identifier: Identifier,
     change: Change,
-) -> Result<BackupInfo> {
-    let (identifier, _lock) = select_and_lock(server, folder, selector)?;
-    let backup = folder.backup(identifier);
-    let mut info = BackupInfo::read(&backup)?;
-    apply(change, &mut info.comments)
-        .map_err(|error| error.context(format_args!("backup {identifier} of server {server}")))?;
-    info.write(&backup)?;
-    Ok(info)
+    interrupt: &Interrupt,
+) -> Result<()> {
+    let _lock = ServerLock::take(folder)?;
+    let lock = InfoLock::take(folder, interrupt)?;
+    BackupInfo::change(&folder.backup(identifier), &lock, |info| {
+        apply(change, &mut info.comments)
+            .map_err(|error| error.context(format_args!("backup {identifier}")))
+    })
 }
 
 fn apply(change: Change, comments: &mut BTreeMap<String, String>) -> Result<()> {

@@ -5,22 +5,3 @@
 
 pub mod annotate;
 pub mod retain;
-
-use crate::error::Result;
-use crate::repository::catalogue::Catalogue;
-use crate::repository::identifier::{Identifier, Selector};
-use crate::repository::layout::ServerFolder;
-use crate::repository::lock::ServerLock;
-
-/// The backup that is meant, found before the lock is taken: a mistyped name is told even
-/// while another pgkeep works, and without any backup there may be no folder to lock.
-fn select_and_lock(
-    server: &str,
-    folder: &ServerFolder,
-    selector: &Selector,
-) -> Result<(Identifier, ServerLock)> {
-    let identifier = Catalogue::read(server, folder)?
-        .select(selector)?
-        .identifier;
-    Ok((identifier, ServerLock::take(folder)?))
-}

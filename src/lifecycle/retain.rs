@@ -1,10 +1,11 @@
 //! Keeping a backup from retention, and giving it back.
 
 use crate::error::{Error, Result};
-use crate::lifecycle::select_and_lock;
+use crate::interrupt::Interrupt;
 use crate::repository::backup_info::BackupInfo;
-use crate::repository::identifier::Selector;
+use crate::repository::identifier::Identifier;
 use crate::repository::layout::ServerFolder;
+use crate::repository::lock::{InfoLock, ServerLock};
 
 /// How far the wish reaches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,36 +16,44 @@ pub enum Reach {
     Ancestors,
 }
 
-/// Sets whether backups are kept; returns them, the one that was named first.
+/// Sets whether backups are kept; returns which, the one that was named first.
 pub fn keep(
-    server: &str,
     folder: &ServerFolder,
-    selector: &Selector,
+    identifier: Identifier,
     keep: bool,
     reach: Reach,
-) -> Result<Vec<BackupInfo>> {
-    let (identifier, _lock) = select_and_lock(server, folder, selector)?;
-    let mut kept: Vec<BackupInfo> = Vec::new();
+    interrupt: &Interrupt,
+) -> Result<Vec<Identifier>> {
+    let _lock = ServerLock::take(folder)?;
+    // Nothing is changed where an ancestor cannot be read.
+    let identifiers = match reach {
+        Reach::One => vec![identifier],
+        Reach::Ancestors => with_ancestors(folder, identifier)?,
+    };
+    let lock = InfoLock::take(folder, interrupt)?;
+    for identifier in &identifiers {
+        BackupInfo::change(&folder.backup(*identifier), &lock, |info| {
+            info.keep = keep;
+            Ok(())
+        })?;
+    }
+    Ok(identifiers)
+}
+
+fn with_ancestors(folder: &ServerFolder, identifier: Identifier) -> Result<Vec<Identifier>> {
+    let mut chain = Vec::new();
     let mut next = Some(identifier);
     while let Some(identifier) = next {
-        let mut info = BackupInfo::read(&folder.backup(identifier))?;
-        info.keep = keep;
-        next = match reach {
-            Reach::One => None,
-            Reach::Ancestors => info.incremental.map(|increment| increment.parent),
-        };
-        kept.push(info);
-        if kept.iter().any(|info| Some(info.backup) == next) {
+        if chain.contains(&identifier) {
             return Err(Error::damage(format!(
-                "backup {identifier} of server {server} is its own ancestor"
+                "backup {identifier} is among its own ancestors"
             )));
         }
+        chain.push(identifier);
+        let info = BackupInfo::read(&folder.backup(identifier))?;
+        next = info.incremental.map(|increment| increment.parent);
     }
-    // Nothing is changed where an ancestor cannot be read.
-    for info in &kept {
-        info.write(&folder.backup(info.backup))?;
-    }
-    Ok(kept)
+    Ok(chain)
 }
 
 #[cfg(test)]
@@ -95,15 +104,20 @@ mod tests {
     fn ancestors_are_taken_along_where_that_is_asked_for() {
         let (_base, folder) = chain();
         let set = |name: &str, value, reach| {
-            let selector = name.parse().unwrap();
-            keep("primary", &folder, &selector, value, reach).unwrap()
+            let changed = keep(
+                &folder,
+                name.parse().unwrap(),
+                value,
+                reach,
+                &Interrupt::default(),
+            )
+            .unwrap();
+            changed.iter().map(ToString::to_string).collect::<Vec<_>>()
         };
-        let changed = set(MIDDLE, true, Reach::One);
-        assert_eq!(changed.len(), 1);
+        assert_eq!(set(MIDDLE, true, Reach::One), [MIDDLE]);
         assert_eq!(kept(&folder), [false, true, false]);
-        let changed = set(NEWEST, true, Reach::Ancestors);
-        let names: Vec<String> = changed.iter().map(|info| info.backup.to_string()).collect();
-        assert_eq!(names, [NEWEST, MIDDLE, FULL]);
+        let all = set(NEWEST, true, Reach::Ancestors);
+        assert_eq!(all, [NEWEST, MIDDLE, FULL]);
         assert_eq!(kept(&folder), [true, true, true]);
         set(MIDDLE, false, Reach::Ancestors);
         assert_eq!(kept(&folder), [false, false, true]);
@@ -112,12 +126,30 @@ mod tests {
     #[test]
     fn nothing_changes_where_an_ancestor_is_missing_or_the_chain_has_no_end() {
         let (_base, folder) = chain();
-        let newest: Selector = NEWEST.parse().unwrap();
+        let newest: Identifier = NEWEST.parse().unwrap();
         put(&folder, FULL, Some(NEWEST));
-        assert!(keep("primary", &folder, &newest, true, Reach::Ancestors).is_err());
+        assert!(
+            keep(
+                &folder,
+                newest,
+                true,
+                Reach::Ancestors,
+                &Interrupt::default()
+            )
+            .is_err()
+        );
         assert_eq!(kept(&folder), [false, false, false]);
         std::fs::remove_file(folder.backup(FULL.parse().unwrap()).info()).unwrap();
-        assert!(keep("primary", &folder, &newest, true, Reach::Ancestors).is_err());
+        assert!(
+            keep(
+                &folder,
+                newest,
+                true,
+                Reach::Ancestors,
+                &Interrupt::default()
+            )
+            .is_err()
+        );
         put(&folder, FULL, None);
         assert_eq!(kept(&folder), [false, false, false]);
     }

@@ -72,6 +72,16 @@ impl Catalogue {
         place.ok().map(|place| &self.backups[place])
     }
 
+    /// A backup by its full name, which was there a moment ago.
+    pub fn find(&self, identifier: Identifier) -> Result<&Backup> {
+        self.get(identifier).ok_or_else(|| {
+            Error::failed(format!(
+                "backup {identifier} of server {} was removed meanwhile",
+                self.server
+            ))
+        })
+    }
+
     /// The backups that can be restored, the oldest first.
     pub fn valid(&self) -> impl DoubleEndedIterator<Item = &Backup> {
         self.backups
@@ -83,6 +93,7 @@ impl Catalogue {
     /// or one that it needs is missing or damaged.
     pub fn check<'a>(&'a self, backup: &'a Backup) -> Result<&'a BackupInfo> {
         let info = backup.info.as_ref().map_err(Error::clone)?;
+        info.check_verdict()?;
         self.ancestors(info)?;
         Ok(info)
     }
@@ -119,6 +130,8 @@ impl Catalogue {
         let info = backup
             .info
             .as_ref()
+            .map_err(Error::clone)
+            .and_then(|info| info.check_verdict().map(|()| info))
             .map_err(|error| format!("the parent {parent} of {child_name} is damaged: {error}"))?;
         if info.system_identifier != child.system_identifier {
             return Err(format!(
@@ -352,6 +365,27 @@ mod tests {
             why.contains(&format!("the parent {CHILD} of {GRANDCHILD} is damaged")),
             "{why}"
         );
+    }
+
+    #[test]
+    fn a_backup_that_was_found_damaged_is_not_valid_until_it_is_found_sound() {
+        use crate::repository::backup_info::{Verdict, Verification};
+        let damaged = Verdict::Damaged {
+            failed_files: 1,
+            first: "data/base/5/1: is missing".to_owned(),
+        };
+        for (verdict, expected) in [
+            (damaged, &[FULL][..]),
+            (Verdict::Sound, &[FULL, CHILD, GRANDCHILD]),
+        ] {
+            let (_base, catalogue) = family(&CHAIN, |info| {
+                info.verification = (info.backup.to_string() == CHILD).then(|| Verification {
+                    time: "2026-11-22T13:10:35Z".parse().unwrap(),
+                    verdict: verdict.clone(),
+                });
+            });
+            assert_eq!(valid(&catalogue), expected);
+        }
     }
 
     #[test]

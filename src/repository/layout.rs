@@ -79,6 +79,11 @@ impl ServerFolder {
         self.root.join("lock")
     }
 
+    /// The file whose lock makes its holder the one who changes what is noted of finished backups.
+    pub fn info_lock(&self) -> PathBuf {
+        self.root.join("info.lock")
+    }
+
     /// The folder that holds the backups.
     pub fn backups(&self) -> PathBuf {
         self.root.join("backup")

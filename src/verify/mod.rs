@@ -5,6 +5,7 @@
 
 mod content;
 mod rebuilt;
+pub mod remember;
 mod stored;
 
 use std::path::Path;

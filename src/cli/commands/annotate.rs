@@ -65,8 +65,11 @@ impl Annotate {
     pub(crate) fn run(&self, app: &App) -> Result<Answer> {
         let change = self.change()?;
         let server = app.server(&self.server)?;
-        let info = annotate::annotate(server.name(), &server.folder, &self.backup, change)?;
-        Ok(Answer::success(describe::details(&info)))
+        let identifier = server.catalogue()?.select(&self.backup)?.identifier;
+        annotate::annotate(&server.folder, identifier, change, &app.interrupt)?;
+        let catalogue = server.catalogue()?;
+        let backup = catalogue.find(identifier)?;
+        Ok(Answer::success(describe::details(&catalogue, backup)?))
     }
 
     fn change(&self) -> Result<Change> {

@@ -1,17 +1,32 @@
 //! A backup in the words of the report.
 
 use crate::cli::report::{Fields, Value, field};
-use crate::error::Error;
+use crate::error::{Error, Result};
 use crate::pg::lsn::Lsn;
-use crate::repository::backup_info::BackupInfo;
+use crate::repository::backup_info::{BackupInfo, DrillOutcome, Verdict};
+use crate::repository::catalogue::{Backup, Catalogue};
+use crate::repository::identifier::Identifier;
 
 /// What `backup` and `list-backup` say of a backup that can be restored.
 pub(crate) fn summary(info: &BackupInfo) -> Fields {
     summary_of(info, true)
 }
 
-/// What `list-backup` says of a backup that cannot be restored, though it is sound itself.
-pub(crate) fn unusable(info: &BackupInfo, why: &Error) -> Fields {
+/// What `list-backup` says of a backup.
+pub(crate) fn listed(catalogue: &Catalogue, backup: &Backup) -> Fields {
+    match (&backup.info, catalogue.check(backup)) {
+        (_, Ok(info)) => summary(info),
+        (Ok(info), Err(why)) => unusable(info, &why),
+        (Err(_), Err(why)) => vec![
+            field("Backup", backup.identifier),
+            field("Valid", "no"),
+            field("Error", why.message()),
+        ],
+    }
+}
+
+/// What `list-backup` says of a backup that cannot be restored, though all is known about it.
+fn unusable(info: &BackupInfo, why: &Error) -> Fields {
     let mut fields = summary_of(info, false);
     fields.push(field("Error", why.message()));
     fields
@@ -42,7 +57,9 @@ fn summary_of(info: &BackupInfo, is_valid: bool) -> Fields {
 }
 
 /// What `info` says of a backup: everything, and why it cannot be restored if that is so.
-pub(crate) fn details(info: &BackupInfo, unusable: Option<&Error>) -> Fields {
+pub(crate) fn details(catalogue: &Catalogue, backup: &Backup) -> Result<Fields> {
+    let info = backup.info.as_ref().map_err(Error::clone)?;
+    let unusable = catalogue.check(backup).err();
     let mut fields = vec![
         field("Backup", info.backup),
         field("BackupSize", Value::Size(info.backup_size)),
@@ -104,8 +121,33 @@ pub(crate) fn details(info: &BackupInfo, unusable: Option<&Error>) -> Fields {
             .collect();
         fields.push(field("Corrupt", pages));
     }
+    if let Some(verification) = &info.verification {
+        let mut about = vec![field("Time", Identifier::at(verification.time))];
+        match &verification.verdict {
+            Verdict::Sound => about.push(field("Verdict", "sound")),
+            Verdict::Damaged {
+                failed_files,
+                first,
+            } => about.extend([
+                field("Verdict", "damaged"),
+                field("NumberOfFailed", *failed_files),
+                field("First", first.as_str()),
+            ]),
+        }
+        fields.push(field("Verification", about));
+    }
+    if let Some(drill) = &info.drill {
+        let mut about = vec![field("Time", Identifier::at(drill.time))];
+        match &drill.outcome {
+            DrillOutcome::Passed => about.push(field("Outcome", "passed")),
+            DrillOutcome::Failed { reason } => {
+                about.extend([field("Outcome", "failed"), field("Reason", reason.as_str())])
+            }
+        }
+        fields.push(field("Drill", about));
+    }
     fields.extend(unusable.map(|why| field("Error", why.message())));
-    fields
+    Ok(fields)
 }
 
 /// The backup that an incremental one needs.

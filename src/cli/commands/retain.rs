@@ -3,7 +3,7 @@ use clap::Args;
 use crate::cli::app::App;
 use crate::cli::commands::describe;
 use crate::cli::report::{Answer, Fields, Value, field};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::lifecycle::retain::{self, Reach};
 use crate::repository::identifier::Selector;
 
@@ -75,12 +75,11 @@ impl Which {
         } else {
             Reach::One
         };
-        let changed = retain::keep(server.name(), &server.folder, &self.backup, keep, reach)?;
-        let named = changed
-            .first()
-            .ok_or_else(|| Error::failed("no backup was changed"))?;
-        let backups: Vec<Value> = changed.iter().map(|info| info.backup.into()).collect();
-        let mut response = describe::summary(named);
+        let identifier = server.catalogue()?.select(&self.backup)?.identifier;
+        let changed = retain::keep(&server.folder, identifier, keep, reach, &app.interrupt)?;
+        let backups: Vec<Value> = changed.into_iter().map(Value::from).collect();
+        let catalogue = server.catalogue()?;
+        let mut response = describe::listed(&catalogue, catalogue.find(identifier)?);
         response.push(field("Backups", backups));
         response.push(field("Cascade", self.cascade));
         Ok(Answer::success(response))
