@@ -1,25 +1,28 @@
 //! The workers: read, check, compress, store.
 
+mod changed;
+
 use std::collections::HashMap;
 
 use crate::backup::Request;
 use crate::backup::assembly::{Assembly, Part};
 use crate::backup::corruption::{PageCheck, Suspect};
-use crate::backup::plan::{Plan, PlannedFile, SLICE_BYTES, Task};
+use crate::backup::plan::{Plan, PlannedFile, SLICE_BYTES, Task, Wanted};
 use crate::backup::rate::RateLimit;
 use crate::backup::store::{Store, Stored};
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
 use crate::parallel::{self, Stop};
+use crate::pg::incremental;
 use crate::pg::page::PAGE_SIZE;
 use crate::progress::Progress;
 use crate::repository::durable;
-use crate::repository::file_list::{Crc32c, FileEntry, FileKind};
+use crate::repository::file_list::Crc32c;
 use crate::repository::layout::{self, BUNDLES, BackupFolder};
 use crate::server::reading::{FileReader, Range, ranges};
 use crate::server::session::BackupSession;
 use crate::stored::bundle::BundleBuilder;
-use crate::stored::compression::Algorithm;
+use crate::stored::coding::Suffix;
 
 /// Everything that was copied.
 #[derive(Default)]
@@ -70,28 +73,30 @@ impl Job<'_> {
         Ok(copied)
     }
 
-    /// One for each large file, by its place in the plan.
-    fn assemblies(&self) -> HashMap<usize, Assembly> {
+    /// One for each file that is read in slices, by its place in the plan.
+    fn assemblies(&self) -> HashMap<usize, Assembly<'_>> {
         let assembly = |file: &PlannedFile| {
-            let stored = layout::stored_file(&file.path, self.request.compression.algorithm);
+            let coding = self.request.coding;
+            let stored = file.kind().stored_path(&file.path).into_owned();
+            let stored = layout::stored_file(&stored, coding.suffix());
             let path = self.folder.stored(&stored);
-            Assembly::new(path, file.slices(), self.request.workers as u64)
+            Assembly::new(path, coding, file.slices(), self.request.workers as u64)
         };
         let files = self.plan.files.iter().enumerate();
         files
-            .filter(|(_, file)| file.is_large())
+            .filter(|(_, file)| file.is_sliced())
             .map(|(place, file)| (place, assembly(file)))
             .collect()
     }
 
     /// The folders that will hold something; all of PGDATA's where it is stored as a plain tree.
     fn create_folders(&self) -> Result<()> {
-        let algorithm = self.request.compression.algorithm;
+        let is_plain = self.request.coding.suffix().is_plain();
         let create = |folder: &str| durable::create_folder(&self.folder.stored(folder));
-        let create_stored = |path: &str| create(&layout::stored_file(path, Algorithm::None));
+        let create_stored = |path: &str| create(&layout::stored_file(path, Suffix::PLAIN));
         create_stored("pg_wal")?;
         create_stored("global")?;
-        if algorithm == Algorithm::None {
+        if is_plain {
             let mut directories = self.plan.directories.iter();
             directories.try_for_each(|directory| create_stored(directory))?;
         } else {
@@ -99,7 +104,7 @@ impl Job<'_> {
         }
         let mut last = None;
         for file in &self.plan.files {
-            let bundled = algorithm != Algorithm::None && !file.is_large() && !file.is_extra();
+            let bundled = !is_plain && !file.is_large() && !file.is_extra();
             let parent = file.path.rsplit_once('/').map(|(parent, _)| parent);
             if !bundled && parent != last {
                 create_stored(parent.unwrap_or_default())?;
@@ -112,7 +117,7 @@ impl Job<'_> {
 
 struct Worker<'a> {
     job: &'a Job<'a>,
-    assemblies: &'a HashMap<usize, Assembly>,
+    assemblies: &'a HashMap<usize, Assembly<'a>>,
     reader: &'a mut FileReader,
     store: Store<'a>,
     plain: Vec<u8>,
@@ -123,14 +128,14 @@ struct Worker<'a> {
 impl<'a> Worker<'a> {
     fn new(
         job: &'a Job<'a>,
-        assemblies: &'a HashMap<usize, Assembly>,
+        assemblies: &'a HashMap<usize, Assembly<'a>>,
         reader: &'a mut FileReader,
     ) -> Result<Worker<'a>> {
         Ok(Worker {
             job,
             assemblies,
             reader,
-            store: Store::new(job.folder, job.request.compression)?,
+            store: Store::new(job.folder, job.request.coding)?,
             plain: Vec::with_capacity(SLICE_BYTES as usize),
             part: Part::default(),
             suspects: Vec::new(),
@@ -140,6 +145,7 @@ impl<'a> Worker<'a> {
     fn copy(&mut self, task: &Task, stop: &Stop<'_>) -> Result<()> {
         match task {
             Task::Slice { file, number } => self.copy_slice(*file, *number, stop),
+            Task::Changed { files } => self.copy_changed(files, stop),
             Task::Small {
                 files,
                 bundle: Some(number),
@@ -158,41 +164,38 @@ impl<'a> Worker<'a> {
             return Ok(());
         };
         let offset = number * SLICE_BYTES;
-        let expected = SLICE_BYTES.min(planned.size - offset);
-        self.read_slice(&planned.path, offset, expected, stop)?;
-        if planned.relation.is_some() {
-            self.plain
-                .truncate(self.plain.len() - self.plain.len() % PAGE_SIZE);
+        let expected = SLICE_BYTES.min(planned.stored_size() - offset);
+        match &planned.wanted {
+            Wanted::Whole => self.read_slice(file, offset, expected, stop)?,
+            Wanted::Blocks(blocks) => self.read_changed_slice(file, blocks, number, stop)?,
         }
-        let first_block = (offset / PAGE_SIZE as u64) as u32;
-        let plain = std::mem::take(&mut self.plain);
-        self.check_pages(file, first_block, &plain)?;
+        let plain = &self.plain;
         let part = &mut self.part;
         part.length = plain.len() as u64;
-        part.crc32c = crc32c::crc32c(&plain);
+        part.crc32c = crc32c::crc32c(plain);
         part.is_last = part.length < expected;
         part.frame.clear();
         if !plain.is_empty() {
-            self.store.compressor.compress(&plain, &mut part.frame)?;
+            self.store.compressor.compress(plain, &mut part.frame)?;
         }
-        self.plain = plain;
         let Some(whole) = assembly.put(number, part, || stop.is_set())? else {
             return Ok(());
         };
         let Some(written) = whole.written else {
             return vanished(planned);
         };
-        let stored = self.store.path_of(&planned.path);
+        let entry = planned.entry(whole.size, whole.crc32c, None);
+        let stored = self.store.path_of(&entry.stored_path());
         self.store.stored.add(stored, written);
-        let entry = entry(planned, whole.size, whole.crc32c, None);
         self.store.stored.files.push(entry);
         Ok(())
     }
 
-    /// Reads a slice into `self.plain`, as far as the file goes.
-    fn read_slice(&mut self, path: &str, offset: u64, length: u64, stop: &Stop<'_>) -> Result<()> {
+    /// Reads a slice of a whole file into `self.plain`, as far as the file goes.
+    fn read_slice(&mut self, file: usize, offset: u64, length: u64, stop: &Stop<'_>) -> Result<()> {
         let job = self.job;
-        let wanted: Vec<Range<'_>> = ranges(path, offset, length).collect();
+        let planned = &job.plan.files[file];
+        let wanted: Vec<Range<'_>> = ranges(&planned.path, offset, length).collect();
         let plain = &mut self.plain;
         plain.clear();
         let mut ended = false;
@@ -206,30 +209,45 @@ impl<'a> Worker<'a> {
             job.progress.advance(wanted[index].length);
             job.rate.take(bytes.len() as u64, || stop.is_set());
             Ok(())
-        })
+        })?;
+        let Some(relation) = &planned.relation else {
+            return Ok(());
+        };
+        self.plain
+            .truncate(self.plain.len() - self.plain.len() % PAGE_SIZE);
+        let Some(check) = &job.page_check else {
+            return Ok(());
+        };
+        let first_block = (offset / PAGE_SIZE as u64) as u32;
+        let suspects: Vec<Suspect> = check
+            .suspects(file, relation, first_block, &self.plain)
+            .collect();
+        self.look_again(suspects)
     }
 
     fn copy_bundle(&mut self, files: &[usize], number: u32, stop: &Stop<'_>) -> Result<()> {
         let mut bundle = BundleBuilder::new(std::mem::take(&mut self.plain));
         self.read_small(files, stop, |store, planned, content| {
-            bundle.add(&planned.path, planned.modified, content)?;
             let crc32c = Crc32c(crc32c::crc32c(content));
-            let entry = entry(planned, content.len() as u64, crc32c, Some(number));
+            let entry = planned.entry(content.len() as u64, crc32c, Some(number));
+            bundle.add(&entry.stored_path(), planned.modified, content)?;
             store.stored.files.push(entry);
             Ok(())
         })?;
         self.plain = bundle.finish()?;
-        let path = layout::bundle(number, self.job.request.compression.algorithm);
+        let path = layout::bundle(number, self.job.request.coding.suffix());
         self.store.content(path, &self.plain)
     }
 
     fn copy_small(&mut self, files: &[usize], stop: &Stop<'_>) -> Result<()> {
         self.read_small(files, stop, |store, planned, content| {
-            store.file(&planned.path, planned.modified, content)
+            let crc32c = Crc32c(crc32c::crc32c(content));
+            store.keep(planned.entry(content.len() as u64, crc32c, None), content)
         })
     }
 
-    /// Reads small files, each in one row, and hands on those that exist. Empty files need no row.
+    /// Reads small files, each in one row, and hands on those that exist. Empty files and those
+    /// that did not change need no row.
     fn read_small(
         &mut self,
         files: &[usize],
@@ -238,10 +256,17 @@ impl<'a> Worker<'a> {
     ) -> Result<()> {
         let job = self.job;
         let planned = |file: usize| &job.plan.files[file];
-        let (empty, filled): (Vec<usize>, Vec<usize>) =
-            files.iter().partition(|&&file| planned(file).size == 0);
-        for file in empty {
-            keep(&mut self.store, planned(file), &[])?;
+        let mut filled = Vec::new();
+        for &file in files {
+            let planned = planned(file);
+            match &planned.wanted {
+                Wanted::Blocks(blocks) => {
+                    let content = incremental::header(blocks, planned.blocks());
+                    keep(&mut self.store, planned, &content)?;
+                }
+                Wanted::Whole if planned.size == 0 => keep(&mut self.store, planned, &[])?,
+                Wanted::Whole => filled.push(file),
+            }
         }
         let wanted: Vec<Range<'_>> = filled
             .iter()
@@ -270,56 +295,35 @@ impl<'a> Worker<'a> {
             job.rate.take(content.len() as u64, || stop.is_set());
             keep(store, planned, content)
         })?;
-        for suspect in suspects {
-            self.look_again(suspect)?;
-        }
-        Ok(())
-    }
-
-    fn check_pages(&mut self, file: usize, first_block: u32, plain: &[u8]) -> Result<()> {
-        let job = self.job;
-        if let (Some(check), Some(relation)) = (&job.page_check, &job.plan.files[file].relation) {
-            for suspect in check.suspects(file, relation, first_block, plain) {
-                self.look_again(suspect)?;
-            }
-        }
-        Ok(())
+        self.look_again(suspects)
     }
 
     /// A page with a wrong checksum may have been half written when it was read: only one
     /// that is still wrong at a second look, or changed meanwhile, is remembered.
-    fn look_again(&mut self, suspect: Suspect) -> Result<()> {
+    fn look_again(&mut self, suspects: Vec<Suspect>) -> Result<()> {
         let job = self.job;
-        let planned = &job.plan.files[suspect.file];
-        let (Some(check), Some(relation)) = (&job.page_check, &planned.relation) else {
-            return Ok(());
-        };
-        if !check.is_worth_another_look(&suspect) {
-            self.suspects.push(suspect);
-            return Ok(());
+        for suspect in suspects {
+            let planned = &job.plan.files[suspect.file];
+            let (Some(check), Some(relation)) = (&job.page_check, &planned.relation) else {
+                continue;
+            };
+            if !check.is_worth_another_look(&suspect) {
+                self.suspects.push(suspect);
+                continue;
+            }
+            let page = Range {
+                path: &planned.path,
+                offset: u64::from(suspect.block) * PAGE_SIZE as u64,
+                length: PAGE_SIZE as u64,
+            };
+            let suspects = &mut self.suspects;
+            self.reader.read(&[page], |_, bytes| {
+                let content = bytes.unwrap_or_default();
+                suspects.extend(check.suspects(suspect.file, relation, suspect.block, content));
+                Ok(())
+            })?;
         }
-        let page = Range {
-            path: &planned.path,
-            offset: u64::from(suspect.block) * PAGE_SIZE as u64,
-            length: PAGE_SIZE as u64,
-        };
-        let suspects = &mut self.suspects;
-        self.reader.read(&[page], |_, bytes| {
-            let content = bytes.unwrap_or_default();
-            suspects.extend(check.suspects(suspect.file, relation, suspect.block, content));
-            Ok(())
-        })
-    }
-}
-
-fn entry(planned: &PlannedFile, size: u64, crc32c: Crc32c, bundle: Option<u32>) -> FileEntry {
-    FileEntry {
-        path: planned.path.clone(),
-        size,
-        modified: planned.modified,
-        crc32c,
-        bundle,
-        kind: FileKind::Whole,
+        Ok(())
     }
 }
 

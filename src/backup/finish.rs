@@ -1,5 +1,6 @@
 //! The end of a backup: label, control file, manifest, checksums, `backup.info`.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::time::Instant;
 
@@ -11,16 +12,17 @@ use crate::backup::store::Store;
 use crate::backup::wal::NeededWal;
 use crate::error::{Error, Result};
 use crate::pg::control::CONTROL_FILE;
-use crate::pg::label::BACKUP_LABEL_FILE;
+use crate::pg::label::{BACKUP_LABEL_FILE, IncrementalFrom, with_incremental_from};
 use crate::pg::manifest::{BACKUP_MANIFEST_FILE, ManifestWriter};
 use crate::pg::tablespace_map::TABLESPACE_MAP_FILE;
-use crate::repository::backup_info::{BackupInfo, Tablespace};
+use crate::repository::backup_info::{BackupInfo, EncryptedWith, Increment, Tablespace};
 use crate::repository::file_list::{FileEntry, FileList};
 use crate::repository::identifier::Identifier;
 use crate::repository::layout::{self, BackupFolder, FORMAT};
 use crate::server::facts::{Facts, TablespaceLocation};
 use crate::server::session::Stopped;
 use crate::stored::checksum::sha512;
+use crate::stored::coding::Coding;
 use crate::stored::writer::write_whole;
 
 /// How many corrupt pages `backup.info` names; all are counted.
@@ -32,6 +34,7 @@ pub(super) struct Finish<'a> {
     pub(super) facts: &'a Facts,
     pub(super) tablespaces: &'a [TablespaceLocation],
     pub(super) plan: &'a Plan,
+    pub(super) increment: Option<Increment>,
     pub(super) stopped: &'a Stopped,
     pub(super) wal: &'a NeededWal,
     pub(super) identifier: Identifier,
@@ -46,10 +49,10 @@ impl Finish<'_> {
         control: &[u8],
         folder: &BackupFolder,
     ) -> Result<BackupInfo> {
-        let mut store = Store::new(folder, self.request.compression)?;
+        let mut store = Store::new(folder, self.request.coding)?;
         let now = jiff::Timestamp::now().as_second();
         store.file(CONTROL_FILE, now, control)?;
-        store.file(BACKUP_LABEL_FILE, now, self.stopped.label_file.as_bytes())?;
+        store.file(BACKUP_LABEL_FILE, now, self.label().as_bytes())?;
         if !self.stopped.tablespace_map.is_empty() {
             store.file(
                 TABLESPACE_MAP_FILE,
@@ -70,13 +73,27 @@ impl Finish<'_> {
         let mut text = Vec::new();
         list.write(&mut text)
             .map_err(|error| Error::failed(format!("cannot make the list of files: {error}")))?;
-        store.content(layout::file_list(self.request.compression.algorithm), &text)?;
+        store.content(layout::file_list(self.request.coding.suffix()), &text)?;
         copied.stored = store.stored;
         let checksums = copied.stored.checksums.format();
-        write_whole(&folder.checksums(), checksums.as_bytes())?;
+        write_whole(&folder.checksums(), &Coding::PLAIN, checksums.as_bytes())?;
         let info = self.info(&copied, &list, &checksums);
         info.write(folder)?;
         Ok(info)
+    }
+
+    /// `backup_label` as the server gave it; an incremental backup's also says what it builds on.
+    fn label(&self) -> Cow<'_, str> {
+        match &self.increment {
+            None => Cow::Borrowed(&self.stopped.label_file),
+            Some(increment) => Cow::Owned(with_incremental_from(
+                &self.stopped.label_file,
+                IncrementalFrom {
+                    lsn: increment.from_lsn,
+                    timeline: increment.from_timeline,
+                },
+            )),
+        }
     }
 
     /// `backup_manifest` over the plain content. Neither WAL nor further files are in it.
@@ -91,7 +108,7 @@ impl Finish<'_> {
             .filter(|file| !file.is_extra() && !file.path.starts_with("pg_wal/"));
         for file in listed {
             manifest
-                .file(&file.path, file.size, file.modified, file.crc32c.0)
+                .file(&file.stored_path(), file.size, file.modified, file.crc32c.0)
                 .map_err(failed)?;
         }
         manifest.finish(&self.wal.ranges).map_err(failed)
@@ -107,7 +124,10 @@ impl Finish<'_> {
         );
         let corrupt_pages = corrupt.len() as u64;
         corrupt.truncate(NAMED_CORRUPT_PAGES);
-        let compression = self.request.compression;
+        let Coding {
+            compression,
+            encryption,
+        } = self.request.coding;
         let control = &self.facts.control;
         BackupInfo {
             format: FORMAT,
@@ -117,11 +137,12 @@ impl Finish<'_> {
             label: self.request.label.to_owned(),
             comments: BTreeMap::new(),
             keep: false,
-            incremental: None,
+            incremental: self.increment.clone(),
             compression: compression.algorithm,
             compression_level: compression.level(),
+            encryption: encryption.as_ref().map(EncryptedWith::from),
             backup_size: copied.stored.bytes + checksums.len() as u64,
-            restore_size: list.files.iter().map(|file| file.size).sum(),
+            restore_size: list.files.iter().map(FileEntry::restored_size).sum(),
             number_of_files: list.files.len() as u64,
             elapsed: u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX),
             major_version: self.facts.version.major.number(),

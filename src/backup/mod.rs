@@ -1,10 +1,12 @@
-//! A full backup, from the first question to the server to the rename that makes it a backup.
+//! A backup, from the first question to the server to the rename that makes it a backup.
 
 mod assembly;
+mod changes;
 mod copy;
 mod corruption;
 mod finish;
 mod orphans;
+mod parent;
 mod plan;
 mod rate;
 mod store;
@@ -14,13 +16,14 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::interrupt::Interrupt;
 use crate::pg::exclusion::Exclusion;
 use crate::pg::page::PAGE_SIZE;
 use crate::progress::Progress;
 use crate::repository::backup_info::BackupInfo;
-use crate::repository::identifier::Identifier;
+use crate::repository::catalogue::Catalogue;
+use crate::repository::identifier::{Identifier, Selector};
 use crate::repository::layout::ServerFolder;
 use crate::repository::lock::ServerLock;
 use crate::repository::staging::{self, Staging};
@@ -30,9 +33,12 @@ use crate::server::listing::{self, Skipped};
 use crate::server::permissions;
 use crate::server::reading::FileReader;
 use crate::server::session::{BackupSession, Checkpoint};
-use crate::stored::compression::Compression;
+use crate::stored::coding::Coding;
+use crate::stored::master_key::Keyring;
 
+use changes::{Changes, Search};
 use corruption::PageCheck;
+use parent::Parent;
 use plan::Plan;
 use rate::RateLimit;
 
@@ -45,10 +51,12 @@ pub struct Request<'a> {
     pub folder: &'a ServerFolder,
     /// What the user calls this backup.
     pub label: &'a str,
+    /// What an incremental backup builds on; `None` for a full one.
+    pub parent: Option<ParentRequest<'a>>,
     /// Whether the checkpoint it begins with is hurried.
     pub checkpoint: Checkpoint,
-    /// How its files are compressed.
-    pub compression: Compression,
+    /// How its files are compressed and encrypted.
+    pub coding: &'a Coding,
     /// Connections that read and threads that compress.
     pub workers: usize,
     /// Bytes a second read from the server at most, by all workers together.
@@ -57,7 +65,18 @@ pub struct Request<'a> {
     pub extra: &'a [String],
 }
 
-/// Makes a full backup.
+/// Which backup is built on.
+#[derive(Debug, Clone, Copy)]
+pub struct ParentRequest<'a> {
+    /// The backup as the user names it.
+    pub selector: &'a Selector,
+    /// The master keys it may be encrypted with.
+    pub keys: &'a Keyring,
+    /// Whether the backup becomes a full one where it can't be incremental.
+    pub or_full: bool,
+}
+
+/// Makes a backup.
 pub fn run(
     request: &Request<'_>,
     connector: &Connector,
@@ -88,6 +107,10 @@ pub fn run(
     }
     let facts = Facts::read(&mut client, &mut readers[0])?;
     check_facts(&facts)?;
+    let parent = match &request.parent {
+        None => None,
+        Some(wanted) => wanted.unless_full(open_parent(request, wanted, &facts))?,
+    };
 
     progress.step("checkpoint", None);
     let identifier = free_identifier(request.folder);
@@ -104,7 +127,21 @@ pub fn run(
     let tablespaces = facts::tablespaces(session.client())?;
     let rules = Exclusion::new(version.major, emptied_directories(&facts, &tablespaces));
     let listed = list(&mut session, &facts, &rules, request.extra)?;
-    let plan = Plan::new(listed, &rules, &facts, request.compression.algorithm);
+    let changes = match (&request.parent, parent) {
+        (Some(wanted), Some(parent)) => {
+            progress.step("find changes", None);
+            let found = find_changes(parent, &mut session, &mut readers, &facts);
+            wanted.unless_full(found)?
+        }
+        _ => None,
+    };
+    let plan = Plan::new(
+        listed,
+        &rules,
+        &facts,
+        request.coding.suffix(),
+        changes.as_ref(),
+    );
 
     progress.step("copy files", Some(plan.bytes));
     let job = copy::Job {
@@ -121,7 +158,7 @@ pub fn run(
     orphans::drop_orphaned_segments(
         &mut copied.stored,
         &facts,
-        request.compression.algorithm,
+        request.coding.suffix(),
         staging.folder(),
     )?;
 
@@ -147,6 +184,7 @@ pub fn run(
         facts: &facts,
         tablespaces: &tablespaces,
         plan: &plan,
+        increment: changes.map(|changes| changes.increment),
         stopped: &stopped,
         wal: &needed,
         identifier,
@@ -155,6 +193,45 @@ pub fn run(
     let info = finish.write(copied, &control.0, staging.folder())?;
     staging.publish()?;
     Ok(info)
+}
+
+impl ParentRequest<'_> {
+    /// An error, or a full backup where that will do too. What the server refuses is no reason for one.
+    fn unless_full<T>(&self, result: Result<T>) -> Result<Option<T>> {
+        match result {
+            Ok(found) => Ok(Some(found)),
+            Err(error) if self.or_full && matches!(error.kind(), Kind::Failed | Kind::Damage) => {
+                log::warn!("making a full backup: {}", error.message());
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+fn open_parent(request: &Request<'_>, wanted: &ParentRequest<'_>, facts: &Facts) -> Result<Parent> {
+    let catalogue = Catalogue::read(request.server, request.folder)?;
+    let backup = catalogue.select(wanted.selector)?;
+    Parent::open(&catalogue, backup, wanted.keys, facts)
+}
+
+fn find_changes(
+    parent: Parent,
+    session: &mut BackupSession,
+    readers: &mut [FileReader],
+    facts: &Facts,
+) -> Result<Changes> {
+    let (_, control) = readers[0].read_control_file()?;
+    let timeline = control
+        .checkpoint_timeline
+        .max(control.min_recovery_point_timeline);
+    let (history, _) = wal::read_history(timeline, &mut readers[0])?;
+    let search = Search {
+        facts,
+        history: &history,
+        start: session.start_lsn(),
+    };
+    search.run(parent, session.client(), readers)
 }
 
 /// What no permission mends.

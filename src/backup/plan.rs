@@ -2,20 +2,23 @@
 
 use std::collections::HashSet;
 
+use crate::backup::changes::Changes;
 use crate::pg::control::CONTROL_FILE;
 use crate::pg::exclusion::{Exclusion, UnloggedRelations, wal_directories};
+use crate::pg::incremental;
 use crate::pg::page::PAGE_SIZE;
 use crate::pg::relation::RelationFile;
+use crate::repository::file_list::{Crc32c, FileEntry, FileKind};
 use crate::server::facts::Facts;
 use crate::server::listing::Listed;
-use crate::stored::compression::Algorithm;
+use crate::stored::coding::Suffix;
 
 /// Bytes of plain content that one worker reads, checks and compresses at a time.
 /// Large enough for a codec to find what repeats, small enough for many workers' memory.
 pub(super) const SLICE_BYTES: u64 = 2 << 20;
 
 /// Files up to here go into bundles. Each is one row of an answer.
-const BUNDLED_BYTES: u64 = 128 << 10;
+pub(super) const BUNDLED_BYTES: u64 = 128 << 10;
 
 /// Everything to copy before `global/pg_control`.
 pub(super) struct Plan {
@@ -25,7 +28,7 @@ pub(super) struct Plan {
     pub(super) files: Vec<PlannedFile>,
     /// The work, the largest files first.
     pub(super) tasks: Vec<Task>,
-    /// Bytes of all files.
+    /// Bytes to read.
     pub(super) bytes: u64,
 }
 
@@ -33,18 +36,82 @@ pub(super) struct Plan {
 pub(super) struct PlannedFile {
     /// Relative to PGDATA, or absolute for a further file of the server.
     pub(super) path: String,
-    /// Bytes to read at most. What a file grows by later is in the WAL.
+    /// Bytes it has. What it grows by later is in the WAL.
     pub(super) size: u64,
     /// Seconds since 1970.
     pub(super) modified: i64,
     /// What it is a part of, where it is a relation's.
     pub(super) relation: Option<RelationFile>,
+    /// What to read of it.
+    pub(super) wanted: Wanted,
+}
+
+/// What to read of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// All of it.
+    Whole,
+    /// These blocks, ascending, counted from the segment's start: the rest is as in the parent.
+    Blocks(Vec<u32>),
 }
 
 impl PlannedFile {
-    /// Whether it is read in slices and stored by itself.
+    /// How much of it is stored.
+    pub(super) fn kind(&self) -> FileKind {
+        match &self.wanted {
+            Wanted::Whole => FileKind::Whole,
+            Wanted::Blocks(blocks) => FileKind::Incremental {
+                blocks: blocks.len() as u32,
+                length: self.blocks(),
+            },
+        }
+    }
+
+    /// What the list of files says of it, once it is stored.
+    pub(super) fn entry(&self, size: u64, crc32c: Crc32c, bundle: Option<u32>) -> FileEntry {
+        FileEntry {
+            path: self.path.clone(),
+            size,
+            modified: self.modified,
+            crc32c,
+            bundle,
+            kind: self.kind(),
+        }
+    }
+
+    /// How many blocks it has.
+    pub(super) fn blocks(&self) -> u32 {
+        (self.size / PAGE_SIZE as u64) as u32
+    }
+
+    /// Bytes of the plain content that is stored.
+    pub(super) fn stored_size(&self) -> u64 {
+        match &self.wanted {
+            Wanted::Whole => self.size,
+            Wanted::Blocks(blocks) => incremental::file_size(blocks.len() as u32),
+        }
+    }
+
+    /// Bytes to read from the server.
+    fn wanted_bytes(&self) -> u64 {
+        match &self.wanted {
+            Wanted::Whole => self.size,
+            Wanted::Blocks(blocks) => blocks.len() as u64 * PAGE_SIZE as u64,
+        }
+    }
+
+    /// Whether it is stored by itself wherever anything is bundled. An incremental file in a bundle has no blocks, so that
+    /// a restore need not open the bundle for it.
     pub(super) fn is_large(&self) -> bool {
-        self.size > BUNDLED_BYTES
+        match &self.wanted {
+            Wanted::Whole => self.size > BUNDLED_BYTES,
+            Wanted::Blocks(blocks) => !blocks.is_empty(),
+        }
+    }
+
+    /// Whether it is read in slices. A few blocks of many files are read together.
+    pub(super) fn is_sliced(&self) -> bool {
+        self.is_large() && (self.wanted == Wanted::Whole || self.stored_size() > SLICE_BYTES)
     }
 
     /// Whether it is a further file of the server, not one of PGDATA.
@@ -54,7 +121,7 @@ impl PlannedFile {
 
     /// How many slices it is read in.
     pub(super) fn slices(&self) -> u64 {
-        self.size.div_ceil(SLICE_BYTES)
+        self.stored_size().div_ceil(SLICE_BYTES)
     }
 }
 
@@ -67,6 +134,11 @@ pub(super) enum Task {
         file: usize,
         /// Which of its slices, from 0.
         number: u64,
+    },
+    /// A few blocks of each of some files, each stored by itself.
+    Changed {
+        /// The files.
+        files: Vec<usize>,
     },
     /// Many small files: one bundle, or each stored by itself.
     Small {
@@ -83,7 +155,8 @@ impl Plan {
         listed: Vec<Listed>,
         rules: &Exclusion,
         facts: &Facts,
-        algorithm: Algorithm,
+        suffix: Suffix,
+        changes: Option<&Changes>,
     ) -> Plan {
         let tablespace_directory = facts.version.major.tablespace_directory();
         let mut directories = Vec::new();
@@ -99,7 +172,7 @@ impl Plan {
                 && (is_extra || rules.keeps_file(&entry.path))
                 && (!is_extra || known.insert(entry.path.clone()))
             {
-                files.push(planned(entry, &tablespace_directory));
+                files.push(planned(entry, &tablespace_directory, changes));
             }
         }
         directories.extend(
@@ -112,25 +185,30 @@ impl Plan {
         leave_out_unlogged(&mut files);
         Plan {
             directories,
-            bytes: files.iter().map(|file| file.size).sum(),
-            tasks: tasks(&files, algorithm),
+            bytes: files.iter().map(PlannedFile::wanted_bytes).sum(),
+            tasks: tasks(&files, suffix),
             files,
         }
     }
 }
 
 /// A page that is not whole at the end of a relation is still being added.
-fn planned(entry: Listed, tablespace_directory: &str) -> PlannedFile {
+fn planned(entry: Listed, tablespace_directory: &str, changes: Option<&Changes>) -> PlannedFile {
     let relation = RelationFile::parse(&entry.path, tablespace_directory);
     let size = match relation {
         Some(_) => entry.size - entry.size % PAGE_SIZE as u64,
         None => entry.size,
+    };
+    let wanted = match (changes, &relation) {
+        (Some(changes), Some(relation)) => changes.wanted(&entry.path, relation, size),
+        _ => Wanted::Whole,
     };
     PlannedFile {
         path: entry.path,
         size,
         modified: entry.modified,
         relation,
+        wanted,
     }
 }
 
@@ -143,17 +221,21 @@ fn leave_out_unlogged(files: &mut Vec<PlannedFile>) {
     });
 }
 
-fn tasks(files: &[PlannedFile], algorithm: Algorithm) -> Vec<Task> {
+fn tasks(files: &[PlannedFile], suffix: Suffix) -> Vec<Task> {
     let (mut large, small): (Vec<usize>, Vec<usize>) =
         (0..files.len()).partition(|&file| files[file].is_large());
-    large.sort_by_key(|&file| std::cmp::Reverse(files[file].size));
-    let mut tasks: Vec<Task> = large
+    large.sort_by_key(|&file| std::cmp::Reverse(files[file].stored_size()));
+    let (sliced, changed): (Vec<usize>, Vec<usize>) =
+        large.into_iter().partition(|&file| files[file].is_sliced());
+    let mut tasks: Vec<Task> = sliced
         .into_iter()
         .flat_map(|file| (0..files[file].slices()).map(move |number| Task::Slice { file, number }))
         .collect();
+    let changed = portions(files, changed).into_iter();
+    tasks.extend(changed.map(|files| Task::Changed { files }));
     let (extra, data): (Vec<usize>, Vec<usize>) =
         small.into_iter().partition(|&file| files[file].is_extra());
-    let bundled = algorithm != Algorithm::None;
+    let bundled = !suffix.is_plain();
     for (number, files) in (0..).zip(portions(files, data)) {
         let bundle = bundled.then_some(number);
         tasks.push(Task::Small { files, bundle });
@@ -176,7 +258,7 @@ fn portions(files: &[PlannedFile], small: Vec<usize>) -> Vec<Vec<usize>> {
     let mut bytes = 0;
     for file in small {
         portion.push(file);
-        bytes += files[file].size + BUNDLE_OVERHEAD;
+        bytes += files[file].stored_size() + BUNDLE_OVERHEAD;
         if bytes >= SLICE_BYTES {
             portions.push(std::mem::take(&mut portion));
             bytes = 0;
@@ -191,6 +273,12 @@ fn portions(files: &[PlannedFile], small: Vec<usize>) -> Vec<Vec<usize>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stored::compression::Algorithm;
+
+    const ZSTD: Suffix = Suffix {
+        algorithm: Algorithm::Zstd,
+        is_encrypted: false,
+    };
 
     fn files(sizes: &[u64]) -> Vec<PlannedFile> {
         let file = |(number, &size): (usize, &u64)| PlannedFile {
@@ -198,6 +286,7 @@ mod tests {
             size,
             modified: 0,
             relation: None,
+            wanted: Wanted::Whole,
         };
         sizes.iter().enumerate().map(file).collect()
     }
@@ -206,7 +295,7 @@ mod tests {
     fn large_files_come_first_in_slices_and_small_ones_in_bundles() {
         let tasks = tasks(
             &files(&[8192, SLICE_BYTES + 1, 0, 2 * SLICE_BYTES + 8192]),
-            Algorithm::Zstd,
+            ZSTD,
         );
         let slice = |file, number| Task::Slice { file, number };
         assert_eq!(
@@ -226,8 +315,24 @@ mod tests {
     }
 
     #[test]
+    fn what_is_encrypted_is_bundled_without_compression_too() {
+        let suffix = Suffix {
+            is_encrypted: true,
+            ..Suffix::PLAIN
+        };
+        let tasks = tasks(&files(&[8192]), suffix);
+        assert!(matches!(
+            tasks[..],
+            [Task::Small {
+                bundle: Some(0),
+                ..
+            }]
+        ));
+    }
+
+    #[test]
     fn without_compression_nothing_is_bundled() {
-        let tasks = tasks(&files(&[8192]), Algorithm::None);
+        let tasks = tasks(&files(&[8192]), Suffix::PLAIN);
         assert_eq!(
             tasks,
             [Task::Small {
@@ -239,7 +344,7 @@ mod tests {
 
     #[test]
     fn many_small_files_fill_several_bundles_of_bounded_size() {
-        let tasks = tasks(&files(&[BUNDLED_BYTES; 100]), Algorithm::Zstd);
+        let tasks = tasks(&files(&[BUNDLED_BYTES; 100]), ZSTD);
         let bundles: Vec<&Vec<usize>> = tasks
             .iter()
             .filter_map(|task| match task {

@@ -98,6 +98,7 @@ pub(super) enum Command {
     Retain(commands::retain::Retain),
     Expunge(commands::retain::Expunge),
     Check(commands::check::Check),
+    MasterKey(commands::master_key::CreateMasterKey),
     Permissions(commands::permissions::Permissions),
     Conf(commands::conf::Conf),
 }
@@ -115,6 +116,7 @@ macro_rules! each {
             Command::Retain($args) => $call,
             Command::Expunge($args) => $call,
             Command::Check($args) => $call,
+            Command::MasterKey($args) => $call,
             Command::Permissions($args) => $call,
             Command::Conf($args) => $call,
         }
@@ -134,6 +136,7 @@ impl Command {
             Command::Retain(_) => "retain",
             Command::Expunge(_) => "expunge",
             Command::Check(_) => "check",
+            Command::MasterKey(_) => "master-key",
             Command::Permissions(_) => "permissions",
             Command::Conf(_) => "conf",
         }

@@ -84,7 +84,7 @@ mod tests {
             parent: parent.parse().unwrap(),
             from_lsn: Lsn(0x4F00_0060),
             from_timeline: Timeline(1),
-            source: ChangeSource::Wal,
+            sources: vec![ChangeSource::Wal],
         });
         let backup = folder.backup(name.parse().unwrap());
         std::fs::create_dir_all(backup.path()).unwrap();

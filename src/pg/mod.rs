@@ -7,6 +7,7 @@
 //! runs on is little-endian, so little-endian is what all these modules read
 //! and write; a cluster of the other kind is refused by its control version.
 
+pub mod changed_blocks;
 pub mod control;
 pub mod exclusion;
 pub mod history;
@@ -20,4 +21,5 @@ pub mod relation;
 pub mod segment;
 pub mod tablespace_map;
 pub mod version;
-pub mod wal_page;
+pub mod wal;
+pub mod wal_file;

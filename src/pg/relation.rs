@@ -10,20 +10,39 @@
 
 use std::fmt;
 
-/// One of the parallel files of a relation (enum ForkNumber).
+/// One of the parallel files of a relation, by its number in WAL (enum ForkNumber).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
 pub enum Fork {
     /// The data.
-    Main,
+    Main = 0,
     /// Where there is room in the data.
-    FreeSpaceMap,
+    FreeSpaceMap = 1,
     /// Which pages of the data all transactions can see.
-    VisibilityMap,
+    VisibilityMap = 2,
     /// What an unlogged relation is reset to after a crash.
-    Init,
+    Init = 3,
 }
 
 impl Fork {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Fork; 4] = [
+        Fork::Main,
+        Fork::FreeSpaceMap,
+        Fork::VisibilityMap,
+        Fork::Init,
+    ];
+
+    /// The fork's number in WAL.
+    pub fn number(self) -> u8 {
+        self as u8
+    }
+
+    /// The fork with this number.
+    pub fn from_number(number: u8) -> Option<Fork> {
+        Fork::ALL.get(usize::from(number)).copied()
+    }
+
     /// What the names of the fork's files end in, before any segment.
     fn suffix(self) -> &'static str {
         match self {
@@ -293,6 +312,15 @@ mod tests {
                 segment,
             },
         )
+    }
+
+    #[test]
+    fn numbers_of_forks_there_and_back() {
+        for (number, fork) in (0..).zip(Fork::ALL) {
+            assert_eq!(fork.number(), number);
+            assert_eq!(Fork::from_number(number), Some(fork));
+        }
+        assert_eq!(Fork::from_number(4), None);
     }
 
     proptest! {

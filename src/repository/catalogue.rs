@@ -94,12 +94,20 @@ impl Catalogue {
     pub fn check<'a>(&'a self, backup: &'a Backup) -> Result<&'a BackupInfo> {
         let info = backup.info.as_ref().map_err(Error::clone)?;
         info.check_verdict()?;
-        self.ancestors(info)?;
+        for ancestor in self.ancestors(info)? {
+            ancestor.info.check_verdict().map_err(|error| {
+                error.context(format_args!(
+                    "backup {} cannot be used, as it needs one that is damaged",
+                    info.backup
+                ))
+            })?;
+        }
         Ok(info)
     }
 
     /// The backups that this one needs, its parent first, down to a full one. An error where one of them
-    /// is missing, damaged, or not the one that its child was made on.
+    /// is missing, without a readable `backup.info`, or not the one that its child was made on. What verifications
+    /// found does not count here.
     pub fn ancestors(&self, info: &BackupInfo) -> Result<Vec<Link<'_>>> {
         let unusable = |why: String| {
             Error::damage(format!("backup {} cannot be used: {why}", info.backup))
@@ -130,8 +138,6 @@ impl Catalogue {
         let info = backup
             .info
             .as_ref()
-            .map_err(Error::clone)
-            .and_then(|info| info.check_verdict().map(|()| info))
             .map_err(|error| format!("the parent {parent} of {child_name} is damaged: {error}"))?;
         if info.system_identifier != child.system_identifier {
             return Err(format!(
@@ -297,7 +303,7 @@ mod tests {
                 parent: parent.parse().unwrap(),
                 from_lsn: info.start_lsn,
                 from_timeline: info.start_timeline,
-                source: ChangeSource::Wal,
+                sources: vec![ChangeSource::Wal],
             });
             change(&mut info);
             info.write(&backup).unwrap();

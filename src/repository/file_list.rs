@@ -24,6 +24,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::error::{Error, Result};
 use crate::pg::incremental;
+use crate::pg::page::PAGE_SIZE;
 
 /// CRC-32C of a file's plain content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,12 +76,27 @@ pub enum FileKind {
     },
 }
 
+impl FileKind {
+    /// The path under which so much of a file is stored.
+    pub fn stored_path(self, path: &str) -> Cow<'_, str> {
+        match self {
+            FileKind::Whole => Cow::Borrowed(path),
+            FileKind::Incremental { .. } => Cow::Owned(incremental::file_path(path)),
+        }
+    }
+}
+
 impl FileEntry {
     /// Its path in `data/`, in a bundle and in the manifest.
     pub fn stored_path(&self) -> Cow<'_, str> {
+        self.kind.stored_path(&self.path)
+    }
+
+    /// Bytes of the file once it is restored.
+    pub fn restored_size(&self) -> u64 {
         match self.kind {
-            FileKind::Whole => Cow::Borrowed(&self.path),
-            FileKind::Incremental { .. } => Cow::Owned(incremental::file_path(&self.path)),
+            FileKind::Whole => self.size,
+            FileKind::Incremental { length, .. } => u64::from(length) * PAGE_SIZE as u64,
         }
     }
 
@@ -173,7 +189,16 @@ impl FileList {
                 .and_then(|line| list.take_line(&line))
                 .map_err(|why| Error::damage(format!("line {}: {why}", index + 1)))?;
         }
+        list.files.sort_by(|one, other| one.path.cmp(&other.path));
         Ok(list)
+    }
+
+    /// A file by its path.
+    pub fn find(&self, path: &str) -> Option<&FileEntry> {
+        let place = self
+            .files
+            .binary_search_by(|file| file.path.as_str().cmp(path));
+        place.ok().map(|place| &self.files[place])
     }
 
     fn take_line(&mut self, line: &str) -> std::result::Result<(), String> {
@@ -258,7 +283,10 @@ mod tests {
                     }),
                 },
             );
-        prop::collection::vec(entry, 0..5)
+        prop::collection::vec(entry, 0..5).prop_map(|mut files| {
+            files.sort_by(|one, other| one.path.cmp(&other.path));
+            files
+        })
     }
 
     proptest! {
@@ -267,7 +295,12 @@ mod tests {
             let list = FileList { directories: vec!["base".to_owned(), "base/5".to_owned()], files };
             let mut text = Vec::new();
             list.write(&mut text).unwrap();
-            prop_assert_eq!(FileList::read(&text[..]).unwrap(), list);
+            let read = FileList::read(&text[..]).unwrap();
+            for file in &list.files {
+                prop_assert_eq!(&read.find(&file.path).unwrap().path, &file.path);
+            }
+            prop_assert_eq!(read.find("no such file"), None);
+            prop_assert_eq!(read, list);
         }
 
         #[test]

@@ -14,18 +14,26 @@
 //! base_dir/SERVER/backup/IDENTIFIER.building/
 //!                                          a backup that is not finished: no command
 //!                                          takes it for one, the next backup removes it
+//! base_dir/SERVER/wal/archive.info         which cluster's WAL it is
+//! base_dir/SERVER/wal/NAME[SUFFIX]         a segment, a history file, …
+//! base_dir/SERVER/wal/incoming/            what is being written
+//! base_dir/SERVER/summary/                 block maps of the WAL, named like WAL summaries
 //! ```
 //!
 //! A backup becomes one by a rename, the last step; so a crash at any point
 //! leaves every finished backup whole.
 
 pub mod backup_info;
+pub mod block_maps;
 pub mod catalogue;
+pub mod chain;
 pub mod checksums;
 pub mod contents;
 pub mod durable;
 pub mod file_list;
 pub mod identifier;
+pub mod incoming;
 pub mod layout;
 pub mod lock;
 pub mod staging;
+pub mod wal_archive;

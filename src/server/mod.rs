@@ -7,6 +7,7 @@ pub mod connect;
 pub mod facts;
 pub mod listing;
 pub mod permissions;
+pub mod pg_wal;
 pub mod reading;
 pub mod session;
 

@@ -114,7 +114,16 @@ impl Pgkeep {
 
     /// Takes a full backup, which must succeed.
     pub fn backup(&self) -> Backup {
-        let report = self.ok(&["backup", SERVER]);
+        self.backup_with(&[])
+    }
+
+    /// Takes an incremental backup, which must succeed.
+    pub fn backup_on(&self, parent: &str) -> Backup {
+        self.backup_with(&[parent])
+    }
+
+    fn backup_with(&self, arguments: &[&str]) -> Backup {
+        let report = self.ok(&[&["backup", SERVER], arguments].concat());
         let identifier = report.at("Response.Backup");
         Backup {
             folder: self.backups().join(&identifier),

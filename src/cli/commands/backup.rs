@@ -1,21 +1,27 @@
 use clap::{Args, ValueEnum};
 
-use crate::backup;
+use crate::backup::{self, ParentRequest};
 use crate::cli::app::App;
 use crate::cli::commands::describe;
 use crate::cli::report::{Answer, Fields, field};
-use crate::config::Encryption;
 use crate::error::{Error, Result};
+use crate::repository::identifier::Selector;
 use crate::server::session::Checkpoint;
 
 /// Make a backup of a server
 ///
-/// Makes a full backup of a running server, primary or standby, over ordinary
-/// SQL connections. It becomes visible only once it is complete and synced.
+/// Makes a backup of a running server, primary or standby, over ordinary SQL
+/// connections: a full one, or on PARENT an incremental one, with only the blocks that changed
+/// since. It becomes visible only once it is complete and synced.
 #[derive(Debug, Args)]
 pub(crate) struct Backup {
     /// The server's name in the configuration, or any name without one
     server: String,
+    /// The backup to build on: identifier or its first digits, newest, latest or oldest
+    parent: Option<Selector>,
+    /// Make a full backup where PARENT is missing or can't be built on
+    #[arg(long, requires = "parent")]
+    or_full: bool,
     /// What to call this backup; shown by info and in backup_label
     #[arg(long, value_name = "TEXT", default_value = "pgkeep")]
     label: String,
@@ -39,7 +45,11 @@ const LABEL_BYTES: usize = 1023;
 impl Backup {
     /// What was asked.
     pub(crate) fn request(&self) -> Fields {
-        vec![field("Server", self.server.as_str())]
+        let mut fields = vec![field("Server", self.server.as_str())];
+        if let Some(parent) = &self.parent {
+            fields.push(field("Parent", parent.to_string()));
+        }
+        fields
     }
 
     /// Makes the backup.
@@ -51,23 +61,22 @@ impl Backup {
         }
         let server = app.server(&self.server)?;
         let configuration = &server.configuration;
-        if configuration.encryption != Encryption::None {
-            return Err(Error::usage(format!(
-                "encryption = {} is configured for server {}, and this pgkeep cannot encrypt",
-                configuration.encryption,
-                server.name()
-            ))
-            .hint("set encryption = none"));
-        }
+        let coding = server.coding()?;
+        let keys = server.keys();
         let request = backup::Request {
             server: server.name(),
             folder: &server.folder,
             label: &self.label,
+            parent: self.parent.as_ref().map(|selector| ParentRequest {
+                selector,
+                keys: &keys,
+                or_full: self.or_full,
+            }),
             checkpoint: match self.checkpoint {
                 CheckpointMode::Fast => Checkpoint::Fast,
                 CheckpointMode::Spread => Checkpoint::Spread,
             },
-            compression: configuration.compression,
+            coding: &coding,
             workers: server.workers,
             max_rate: configuration.max_rate.map(u64::from),
             extra: &configuration.extra,

@@ -3,7 +3,7 @@
 use crate::cli::report::{Fields, Value, field};
 use crate::error::{Error, Result};
 use crate::pg::lsn::Lsn;
-use crate::repository::backup_info::{BackupInfo, DrillOutcome, Verdict};
+use crate::repository::backup_info::{BackupInfo, DrillOutcome, Increment, Verdict};
 use crate::repository::catalogue::{Backup, Catalogue};
 use crate::repository::identifier::Identifier;
 
@@ -38,7 +38,7 @@ fn summary_of(info: &BackupInfo, is_valid: bool) -> Fields {
         field("BackupSize", Value::Size(info.backup_size)),
         field("Comments", comments(info)),
         field("Compression", info.compression.to_string()),
-        field("Encryption", "none"),
+        field("Encryption", encryption(info)),
         field("Incremental", info.incremental.is_some()),
         field("Keep", info.keep),
         field("MajorVersion", info.major_version),
@@ -69,7 +69,7 @@ pub(crate) fn details(catalogue: &Catalogue, backup: &Backup) -> Result<Fields> 
         field("Comments", comments(info)),
         field("Compression", info.compression.to_string()),
         field("Elapsed", info.elapsed.div_ceil(1000)),
-        field("Encryption", "none"),
+        field("Encryption", encryption(info)),
     ]);
     fields.extend(lsn("End", info.end_lsn));
     fields.extend([
@@ -105,10 +105,13 @@ pub(crate) fn details(catalogue: &Catalogue, backup: &Backup) -> Result<Fields> 
         field("CorruptPages", info.corrupt_pages),
         field("Annotations", annotations(info)),
     ]);
+    if let Some(encrypted) = info.encryption {
+        fields.push(field("MasterKey", encrypted.key.to_string()));
+    }
     if let Some(increment) = &info.incremental {
         fields.push(field("FromLSN", increment.from_lsn));
         fields.push(field("FromTimeline", increment.from_timeline.0));
-        fields.push(field("Source", increment.source.to_string()));
+        fields.push(field("Source", sources(increment)));
     }
     if let Some(level) = info.compression_level {
         fields.push(field("CompressionLevel", u64::from(level.unsigned_abs())));
@@ -183,12 +186,23 @@ pub(crate) fn corruption(info: &BackupInfo) -> Error {
     .hint("keep the last backup without corrupt pages; find the relations with pg_filenode_relation and check the disks")
 }
 
+/// How the changed blocks were found.
+fn sources(increment: &Increment) -> String {
+    let sources: Vec<String> = increment.sources.iter().map(ToString::to_string).collect();
+    sources.join(", ")
+}
+
 /// An LSN in two halves, as pgmoneta shows it.
 fn lsn(name: &str, lsn: Lsn) -> [(String, Value); 2] {
     [
         (format!("{name}HiLSN"), Value::LsnHalf(lsn.high())),
         (format!("{name}LoLSN"), Value::LsnHalf(lsn.low())),
     ]
+}
+
+fn encryption(info: &BackupInfo) -> String {
+    info.encryption
+        .map_or("none".to_owned(), |encrypted| encrypted.cipher.to_string())
 }
 
 /// Comments as pgmoneta shows them, `key|comment,key|comment`; a backslash goes before each

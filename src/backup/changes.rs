@@ -1,0 +1,189 @@
+//! Which blocks changed since the parent, from whichever source knows it.
+//!
+//! That is the server's WAL summaries.
+
+mod coverage;
+
+use std::collections::HashMap;
+
+use postgres::Client;
+
+use crate::backup::parent::Parent;
+use crate::backup::plan::{BUNDLED_BYTES, Wanted};
+use crate::error::{Error, Result};
+use crate::pg::changed_blocks::{ChangedBlocks, RelationFork};
+use crate::pg::history::{TimelineHistory, WalRange};
+use crate::pg::lsn::Lsn;
+use crate::pg::page::PAGE_SIZE;
+use crate::pg::relation::{Fork, RelationFile};
+use crate::pg::version::Major;
+use crate::repository::backup_info::{ChangeSource, Increment};
+use crate::server::facts::Facts;
+use crate::server::pg_wal;
+use crate::server::reading::{FileReader, Range, ranges};
+
+use coverage::{Piece, cover};
+
+/// What changed since the parent.
+pub(super) struct Changes {
+    /// What makes this backup incremental.
+    pub(super) increment: Increment,
+    blocks: ChangedBlocks,
+    /// How many blocks the parent's files have.
+    lengths: HashMap<String, u32>,
+    /// Blocks of a full segment file.
+    segment_blocks: u32,
+}
+
+/// All it takes to find out.
+pub(super) struct Search<'a> {
+    pub(super) facts: &'a Facts,
+    /// The timelines the server came by.
+    pub(super) history: &'a TimelineHistory,
+    /// Where this backup's replay starts.
+    pub(super) start: Lsn,
+}
+
+impl Search<'_> {
+    /// Finds every block that changed from the parent's start to this backup's.
+    pub(super) fn run(
+        &self,
+        parent: Parent,
+        client: &mut Client,
+        readers: &mut [FileReader],
+    ) -> Result<Changes> {
+        parent.check_ancestry(self.start, self.history)?;
+        let from = parent.info.start_lsn;
+        let ranges = self
+            .history
+            .ranges(from, self.start, self.history.timeline_of(self.start))?;
+        let (blocks, sources) = self.changed(&ranges, client, readers).map_err(|error| {
+            error.context(format!(
+                "cannot tell which blocks changed since backup {}",
+                parent.info.backup
+            ))
+        })?;
+        Ok(Changes {
+            increment: Increment {
+                parent: parent.info.backup,
+                from_lsn: from,
+                from_timeline: parent.info.start_timeline,
+                sources,
+            },
+            blocks,
+            lengths: parent.lengths,
+            segment_blocks: parent.info.relation_segment_blocks,
+        })
+    }
+
+    /// `ranges` are the newest first.
+    fn changed(
+        &self,
+        ranges: &[WalRange],
+        client: &mut Client,
+        readers: &mut [FileReader],
+    ) -> Result<(ChangedBlocks, Vec<ChangeSource>)> {
+        let mut changed = ChangedBlocks::new();
+        let mut sources = Vec::new();
+        let summaries = match self.facts.version.major >= Major::V17 {
+            true => pg_wal::summaries(client)?,
+            false => Vec::new(),
+        };
+        for range in ranges.iter().rev() {
+            for piece in cover(range, &summaries) {
+                sources.push(piece.source());
+                changed.append(match piece {
+                    Piece::Summary(summary) => read_summary(summary, &mut readers[0])?,
+                    Piece::Wal(range) => return Err(not_summarized(range)),
+                });
+            }
+        }
+        sources.sort_unstable();
+        sources.dedup();
+        Ok((changed, sources))
+    }
+}
+
+fn not_summarized(range: WalRange) -> Error {
+    Error::failed(format!(
+        "the server has no WAL summary of {} to {} on timeline {}",
+        range.start, range.end, range.timeline
+    ))
+    .hint("make a full backup, or say --or-full; for the next time set summarize_wal = on (PostgreSQL 17 and later)")
+}
+
+fn read_summary(summary: pg_wal::Summary, reader: &mut FileReader) -> Result<ChangedBlocks> {
+    let path = summary.path();
+    let mut content = Vec::new();
+    let wanted: Vec<Range<'_>> = ranges(&path, 0, summary.size).collect();
+    reader.read(&wanted, |_, bytes| {
+        let bytes = bytes.ok_or_else(|| {
+            Error::server(format!("the server has just removed {path}"))
+                .hint("start the backup again; wal_summary_keep_time says how long summaries stay")
+        })?;
+        content.extend_from_slice(bytes);
+        Ok(())
+    })?;
+    ChangedBlocks::parse(&content).map_err(|error| {
+        error
+            .context(format!("the server's {path}"))
+            .hint("make a full backup, and see what damages files on the server")
+    })
+}
+
+/// Above this part of its blocks a file is stored whole, as PostgreSQL does
+/// (backup/basebackup_incremental.c, GetFileBackupMethod).
+const MOSTLY_CHANGED_PERCENT: usize = 90;
+
+impl Changes {
+    /// What to read of a relation's file that has `size` bytes (backup/basebackup_incremental.c,
+    /// GetFileBackupMethod), more carefully in two ways.
+    ///
+    /// Visibility maps are always whole: until late in 2026 the clearing of their bits left no trace in the WAL
+    /// that a summary could see. And what a relation grew by since it was last
+    /// shortened, or since the parent, counts as changed: it may have grown by pages that are zero and that
+    /// the WAL does not mention, where an older backup has rows that were removed since.
+    pub(super) fn wanted(&self, path: &str, file: &RelationFile, size: u64) -> Wanted {
+        let length = size / PAGE_SIZE as u64;
+        let parents_length = match self.lengths.get(path) {
+            Some(&parents_length) if file.fork == Fork::Main => parents_length,
+            _ => return Wanted::Whole,
+        };
+        if length == 0 || length > u64::from(self.segment_blocks) {
+            return Wanted::Whole;
+        }
+        let length = length as u32;
+        let Some(fork) = RelationFork::of(file) else {
+            return Wanted::Whole;
+        };
+        if self.blocks.is_recreated(fork.tablespace, fork.database) {
+            return Wanted::Whole;
+        }
+        let Some(first) = file.segment.checked_mul(self.segment_blocks) else {
+            return Wanted::Whole;
+        };
+        let changes = self.blocks.get(&fork);
+        let mut kept = parents_length.min(length);
+        if let Some(limit) = changes.and_then(|changes| changes.limit) {
+            let limit = limit.saturating_sub(first).min(self.segment_blocks);
+            // A file shorter than the relation ever was is none that is understood.
+            if limit == 0 || limit > length {
+                return Wanted::Whole;
+            }
+            kept = kept.min(limit);
+        }
+        let mut blocks: Vec<u32> = Vec::new();
+        if let Some(changes) = changes {
+            let referenced = changes.blocks.range(first..first.saturating_add(kept));
+            blocks.extend(referenced.map(|block| block - first));
+        }
+        blocks.extend(kept..length);
+        let is_small = size <= BUNDLED_BYTES && !blocks.is_empty();
+        let is_mostly_changed = blocks.len() * 100 > length as usize * MOSTLY_CHANGED_PERCENT;
+        if is_small || is_mostly_changed {
+            Wanted::Whole
+        } else {
+            Wanted::Blocks(blocks)
+        }
+    }
+}

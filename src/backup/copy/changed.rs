@@ -1,0 +1,146 @@
+//! Copying the blocks that changed: many ranges of many files a query.
+
+use crate::backup::copy::Worker;
+use crate::backup::plan::{SLICE_BYTES, Wanted};
+use crate::backup::store::Store;
+use crate::error::Result;
+use crate::parallel::Stop;
+use crate::pg::incremental;
+use crate::pg::page::PAGE_SIZE;
+use crate::repository::file_list::Crc32c;
+use crate::server::reading::{ROW_BYTES, Range};
+
+/// A row's worth of blocks.
+const ROW_BLOCKS: usize = ROW_BYTES as usize / PAGE_SIZE;
+
+/// Part of an incremental file: its header, or nothing of it, and some blocks.
+struct Changed<'a> {
+    /// The file's place in the plan.
+    file: usize,
+    header: Vec<u8>,
+    blocks: &'a [u32],
+}
+
+impl Worker<'_> {
+    /// Stores a few blocks of each of some files.
+    pub(super) fn copy_changed(&mut self, files: &[usize], stop: &Stop<'_>) -> Result<()> {
+        let job = self.job;
+        let changed: Vec<Changed<'_>> = files
+            .iter()
+            .filter_map(|&file| match &job.plan.files[file].wanted {
+                Wanted::Whole => None,
+                Wanted::Blocks(blocks) => Some(Changed {
+                    file,
+                    header: incremental::header(blocks, job.plan.files[file].blocks()),
+                    blocks,
+                }),
+            })
+            .collect();
+        self.read_changed(&changed, stop, |store, changed, content| {
+            let size = content.len() as u64;
+            let crc32c = Crc32c(crc32c::crc32c(content));
+            let entry = job.plan.files[changed.file].entry(size, crc32c, None);
+            store.keep(entry, content)
+        })
+    }
+
+    /// Reads one slice of an incremental file into `self.plain`.
+    pub(super) fn read_changed_slice(
+        &mut self,
+        file: usize,
+        blocks: &[u32],
+        number: u64,
+        stop: &Stop<'_>,
+    ) -> Result<()> {
+        let header = incremental::header(blocks, self.job.plan.files[file].blocks());
+        // Both are whole pages, and the header is less than a slice.
+        let in_slice = SLICE_BYTES as usize / PAGE_SIZE;
+        let before = header.len() / PAGE_SIZE;
+        let first = (number as usize * in_slice).saturating_sub(before);
+        let end = ((number as usize + 1) * in_slice - before).min(blocks.len());
+        let changed = Changed {
+            file,
+            header: if number == 0 { header } else { Vec::new() },
+            blocks: &blocks[first..end],
+        };
+        self.read_changed(&[changed], stop, |_, _, _| Ok(()))
+    }
+
+    /// Reads blocks of files, in `self.plain` one file after the other behind its header, and hands each on. Blocks
+    /// that are gone, because the relation was truncated or dropped meanwhile, are
+    /// zeros: replay truncates or drops it too.
+    fn read_changed(
+        &mut self,
+        changed: &[Changed<'_>],
+        stop: &Stop<'_>,
+        mut keep: impl FnMut(&mut Store<'_>, &Changed<'_>, &[u8]) -> Result<()>,
+    ) -> Result<()> {
+        let job = self.job;
+        let mut wanted = Vec::new();
+        let mut owners = Vec::new();
+        for (owner, part) in changed.iter().enumerate() {
+            let path = &job.plan.files[part.file].path;
+            wanted.extend(runs(part.blocks).map(|(block, blocks)| Range {
+                path,
+                offset: u64::from(block) * PAGE_SIZE as u64,
+                length: blocks as u64 * PAGE_SIZE as u64,
+            }));
+            owners.resize(wanted.len(), owner);
+        }
+        let plain = &mut self.plain;
+        let store = &mut self.store;
+        let mut suspects = Vec::new();
+        plain.clear();
+        self.reader.read(&wanted, |index, bytes| {
+            stop.check()?;
+            let owner = owners[index];
+            let part = &changed[owner];
+            if index == 0 || owners[index - 1] != owner {
+                plain.clear();
+                plain.extend_from_slice(&part.header);
+            }
+            let range = &wanted[index];
+            let begin = plain.len();
+            plain.extend_from_slice(bytes.unwrap_or_default());
+            plain.resize(begin + range.length as usize, 0);
+            let relation = &job.plan.files[part.file].relation;
+            if let (Some(check), Some(relation)) = (&job.page_check, relation) {
+                let block = (range.offset / PAGE_SIZE as u64) as u32;
+                suspects.extend(check.suspects(part.file, relation, block, &plain[begin..]));
+            }
+            job.progress.advance(range.length);
+            job.rate.take(range.length, || stop.is_set());
+            if owners.get(index + 1) != Some(&owner) {
+                keep(store, part, plain)?;
+            }
+            Ok(())
+        })?;
+        self.look_again(suspects)
+    }
+}
+
+/// Blocks that follow each other, as the first and how many, at most a row's worth.
+fn runs(mut blocks: &[u32]) -> impl Iterator<Item = (u32, usize)> {
+    std::iter::from_fn(move || {
+        let first = *blocks.first()?;
+        let length = (first..)
+            .zip(blocks.iter().take(ROW_BLOCKS))
+            .take_while(|(expected, block)| expected == *block)
+            .count();
+        blocks = &blocks[length..];
+        Some((first, length))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neighbours_are_read_together_up_to_a_row() {
+        let row = ROW_BLOCKS as u32;
+        let blocks: Vec<u32> = [3, 4, 9].into_iter().chain(20..21 + row).collect();
+        let runs: Vec<_> = runs(&blocks).collect();
+        assert_eq!(runs, [(3, 2), (9, 1), (20, ROW_BLOCKS), (20 + row, 1)]);
+    }
+}

@@ -1,0 +1,147 @@
+//! The backup that an incremental one builds on.
+
+use std::collections::HashMap;
+
+use crate::error::{Error, Result};
+use crate::pg::history::TimelineHistory;
+use crate::pg::lsn::Lsn;
+use crate::pg::page::PAGE_SIZE;
+use crate::pg::relation::RelationFile;
+use crate::repository::backup_info::BackupInfo;
+use crate::repository::catalogue::{Backup, Catalogue};
+use crate::repository::contents::{Contents, check_presence};
+use crate::repository::identifier::Identifier;
+use crate::server::facts::Facts;
+use crate::stored::master_key::Keyring;
+
+/// A parent that fits the server.
+pub(super) struct Parent {
+    /// What is known about it.
+    pub(super) info: BackupInfo,
+    /// How many blocks its relations' files have, by their paths.
+    pub(super) lengths: HashMap<String, u32>,
+}
+
+impl Parent {
+    /// Opens a backup as the parent of one of this server. What can't be a parent is refused.
+    pub(super) fn open(
+        catalogue: &Catalogue,
+        backup: &Backup,
+        keys: &Keyring,
+        facts: &Facts,
+    ) -> Result<Parent> {
+        let info = catalogue.check(backup)?;
+        check_same_cluster(info, facts)?;
+        check_presence(&backup.folder, info)?;
+        for ancestor in catalogue.ancestors(info)? {
+            check_presence(ancestor.folder, ancestor.info)?;
+        }
+        let contents = Contents::read(&backup.folder, keys)?;
+        let tablespace_directory = facts.version.major.tablespace_directory();
+        let lengths = contents
+            .list
+            .files
+            .into_iter()
+            .filter(|file| RelationFile::parse(&file.path, &tablespace_directory).is_some())
+            .map(|file| {
+                let blocks = (file.restored_size() / PAGE_SIZE as u64) as u32;
+                (file.path, blocks)
+            })
+            .collect();
+        Ok(Parent {
+            info: contents.info,
+            lengths,
+        })
+    }
+
+    /// Refuses a parent that is not a state the server was in before `start`, on its way of timelines.
+    pub(super) fn check_ancestry(&self, start: Lsn, history: &TimelineHistory) -> Result<()> {
+        let info = &self.info;
+        let identifier = info.backup;
+        for (timeline, position) in [
+            (info.start_timeline, info.start_lsn),
+            (info.end_timeline, info.end_lsn),
+        ] {
+            let left = history.switch_point(timeline);
+            if !history.contains(timeline) || left.is_some_and(|left| left < position) {
+                return Err(unfit(
+                    identifier,
+                    format!(
+                        "it is of timeline {timeline} at {position}, and the server, on timeline {}, did not come that way",
+                        history.timeline()
+                    ),
+                ));
+            }
+        }
+        if info.end_lsn > start {
+            let why = format!(
+                "it ended at {}, and this backup would start at {start}",
+                info.end_lsn
+            );
+            return Err(unfit(identifier, why).hint(
+                "on a standby wait for its next restartpoint, or run CHECKPOINT on the primary; or make a full backup",
+            ));
+        }
+        Ok(())
+    }
+}
+
+fn check_same_cluster(info: &BackupInfo, facts: &Facts) -> Result<()> {
+    let control = &facts.control;
+    let different = |what: &str, there: &dyn std::fmt::Display, here: &dyn std::fmt::Display| {
+        Err(unfit(
+            info.backup,
+            format!("its {what} is {there}, the server's {here}"),
+        ))
+    };
+    if info.system_identifier != control.system_identifier {
+        return different(
+            "system identifier",
+            &info.system_identifier,
+            &control.system_identifier,
+        );
+    }
+    let major = facts.version.major.number();
+    if info.major_version != major {
+        return different("major version", &info.major_version, &major);
+    }
+    if info.catalog_version != control.catalog_version {
+        return different(
+            "catalog version",
+            &info.catalog_version,
+            &control.catalog_version,
+        );
+    }
+    if info.block_size != control.block_size {
+        return different("block size", &info.block_size, &control.block_size);
+    }
+    if info.relation_segment_blocks != control.relation_segment_blocks {
+        return different(
+            "number of blocks in a segment",
+            &info.relation_segment_blocks,
+            &control.relation_segment_blocks,
+        );
+    }
+    if info.wal_segment_size != control.wal_segment_size.bytes() {
+        return different(
+            "WAL segment size",
+            &info.wal_segment_size,
+            &control.wal_segment_size.bytes(),
+        );
+    }
+    if info.data_checksums != facts.data_checksums {
+        // pg_checksums rewrites every page, and writes no WAL.
+        return Err(unfit(
+            info.backup,
+            "data checksums were switched on or off since".to_owned(),
+        ));
+    }
+    Ok(())
+}
+
+fn unfit(parent: Identifier, why: String) -> Error {
+    Error::failed(format!(
+        "backup {parent} can't be the parent of this one: {why}"
+    ))
+    .hint("make a full backup, or say --or-full")
+}
