@@ -28,4 +28,5 @@ mod restored_files;
 mod standby;
 mod tablespaces;
 mod under_load;
+mod verification;
 mod verify;
