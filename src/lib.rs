@@ -7,6 +7,7 @@ pub mod config;
 pub mod error;
 pub mod files;
 pub mod interrupt;
+pub mod lifecycle;
 pub mod master_key;
 pub mod parallel;
 pub mod pg;

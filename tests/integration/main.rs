@@ -12,6 +12,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod annotations;
 mod compression;
 mod configuration;
 mod corrupt_pages;
@@ -29,4 +30,5 @@ mod shortened_relations;
 mod standby;
 mod tablespaces;
 mod under_load;
+mod verification;
 mod verify;
