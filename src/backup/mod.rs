@@ -33,9 +33,10 @@ use crate::server::listing::{self, Skipped};
 use crate::server::permissions;
 use crate::server::reading::FileReader;
 use crate::server::session::{BackupSession, Checkpoint};
-use crate::stored::compression::Compression;
+use crate::stored::coding::Coding;
+use crate::stored::master_key::Keyring;
 
-use changes::{Changes, Search};
+use changes::Search;
 use corruption::PageCheck;
 use parent::Parent;
 use plan::Plan;
@@ -54,8 +55,8 @@ pub struct Request<'a> {
     pub parent: Option<ParentRequest<'a>>,
     /// Whether the checkpoint it begins with is hurried.
     pub checkpoint: Checkpoint,
-    /// How its files are compressed.
-    pub compression: Compression,
+    /// How its files are compressed and encrypted.
+    pub coding: &'a Coding,
     /// Connections that read and threads that compress.
     pub workers: usize,
     /// Bytes a second read from the server at most, by all workers together.
@@ -69,6 +70,8 @@ pub struct Request<'a> {
 pub struct ParentRequest<'a> {
     /// The backup as the user names it.
     pub selector: &'a Selector,
+    /// The master keys it may be encrypted with.
+    pub keys: &'a Keyring,
     /// Whether the backup becomes a full one where it can't be incremental.
     pub or_full: bool,
 }
@@ -127,8 +130,14 @@ pub fn run(
     let changes = match (&request.parent, parent) {
         (Some(wanted), Some(parent)) => {
             progress.step("find changes", None);
-            let found = find_changes(parent, &mut session, &mut readers, &facts);
-            wanted.unless_full(found)?
+            let search = Search {
+                facts: &facts,
+                folder: request.folder,
+                keys: wanted.keys,
+                progress,
+                interrupt,
+            };
+            wanted.unless_full(search.run(parent, &mut session, &mut readers))?
         }
         _ => None,
     };
@@ -136,7 +145,7 @@ pub fn run(
         listed,
         &rules,
         &facts,
-        request.compression.algorithm,
+        request.coding.suffix(),
         changes.as_ref(),
     );
 
@@ -155,7 +164,7 @@ pub fn run(
     orphans::drop_orphaned_segments(
         &mut copied.stored,
         &facts,
-        request.compression.algorithm,
+        request.coding.suffix(),
         staging.folder(),
     )?;
 
@@ -208,26 +217,8 @@ impl ParentRequest<'_> {
 
 fn open_parent(request: &Request<'_>, wanted: &ParentRequest<'_>, facts: &Facts) -> Result<Parent> {
     let catalogue = Catalogue::read(request.server, request.folder)?;
-    Parent::open(&catalogue, catalogue.select(wanted.selector)?, facts)
-}
-
-fn find_changes(
-    parent: Parent,
-    session: &mut BackupSession,
-    readers: &mut [FileReader],
-    facts: &Facts,
-) -> Result<Changes> {
-    let (_, control) = readers[0].read_control_file()?;
-    let timeline = control
-        .checkpoint_timeline
-        .max(control.min_recovery_point_timeline);
-    let (history, _) = wal::read_history(timeline, &mut readers[0])?;
-    let search = Search {
-        facts,
-        history: &history,
-        start: session.start_lsn(),
-    };
-    search.run(parent, session.client(), readers)
+    let backup = catalogue.select(wanted.selector)?;
+    Parent::open(&catalogue, backup, wanted.keys, facts)
 }
 
 /// What no permission mends.

@@ -91,6 +91,26 @@ impl TimelineHistory {
         self.timeline
     }
 
+    /// All WAL of the history by timelines, the oldest first: from the beginning of WAL to the end
+    /// of what can ever be written.
+    pub fn path(&self) -> Vec<WalRange> {
+        let mut start = Lsn::default();
+        let tip = Ancestor {
+            timeline: self.timeline,
+            end: Lsn(u64::MAX),
+        };
+        let mut path = Vec::with_capacity(self.ancestors.len() + 1);
+        for Ancestor { timeline, end } in self.ancestors.iter().copied().chain([tip]) {
+            path.push(WalRange {
+                timeline,
+                start,
+                end,
+            });
+            start = end;
+        }
+        path
+    }
+
     /// Where the history left a timeline; nothing for the timeline itself and
     /// for those that are no part of the history (tliSwitchPoint).
     pub fn switch_point(&self, timeline: Timeline) -> Option<Lsn> {
@@ -123,28 +143,23 @@ impl TimelineHistory {
                 self.timeline
             )));
         }
-        let tip = Ancestor {
-            timeline: self.timeline,
-            end: Lsn(u64::MAX),
-        };
         let mut ranges = Vec::new();
         let mut begin = Lsn::default();
-        for entry in self.ancestors.iter().chain([&tip]) {
+        for entry in self.path() {
             let is_last = entry.timeline == end_timeline;
             let range = WalRange {
                 timeline: entry.timeline,
-                start: begin.max(start),
+                start: entry.start.max(start),
                 end: if is_last { stop } else { entry.end.min(stop) },
             };
             if range.start < range.end {
                 ranges.push(range);
             }
             if is_last {
+                begin = entry.start;
                 break;
             }
-            begin = entry.end;
         }
-        // The loop left `begin` where the end timeline begins.
         if ranges.is_empty() || stop < begin {
             return Err(Error::failed(format!(
                 "there is no WAL on timeline {end_timeline} from {start} to {stop}"
@@ -211,6 +226,18 @@ mod tests {
         for (timeline, is_part) in [(1, true), (2, true), (3, false), (4, true), (5, false)] {
             assert_eq!(history.contains(Timeline(timeline)), is_part, "{timeline}");
         }
+    }
+
+    #[test]
+    fn its_path_goes_through_all_timelines() {
+        assert_eq!(
+            history().path(),
+            [
+                range(1, 0, 0x0300_0000),
+                range(2, 0x0300_0000, 0x0500_0098),
+                range(4, 0x0500_0098, u64::MAX),
+            ]
+        );
     }
 
     #[test]

@@ -21,4 +21,5 @@ pub mod relation;
 pub mod segment;
 pub mod tablespace_map;
 pub mod version;
-pub mod wal_page;
+pub mod wal;
+pub mod wal_file;

@@ -3,6 +3,7 @@
 //! ```text
 //! base_dir/repository.version              the format of everything below it
 //! base_dir/SERVER/lock                     held by the one writer, with its pid
+//! base_dir/SERVER/info.lock                held for moments, while a backup.info is replaced
 //! base_dir/SERVER/backup/IDENTIFIER/       a finished backup
 //!     backup.info                          what `info` shows; written last
 //!     backup.sha512                        every stored file, for sha512sum --check
@@ -13,12 +14,17 @@
 //! base_dir/SERVER/backup/IDENTIFIER.building/
 //!                                          a backup that is not finished: no command
 //!                                          takes it for one, the next backup removes it
+//! base_dir/SERVER/wal/archive.info         which cluster's WAL it is
+//! base_dir/SERVER/wal/NAME[SUFFIX]         a segment, a history file, …
+//! base_dir/SERVER/wal/incoming/            what is being written
+//! base_dir/SERVER/summary/                 block maps of the WAL, named like WAL summaries
 //! ```
 //!
 //! A backup becomes one by a rename, the last step; so a crash at any point
 //! leaves every finished backup whole.
 
 pub mod backup_info;
+pub mod block_maps;
 pub mod catalogue;
 pub mod chain;
 pub mod checksums;
@@ -26,6 +32,8 @@ pub mod contents;
 pub mod durable;
 pub mod file_list;
 pub mod identifier;
+pub mod incoming;
 pub mod layout;
 pub mod lock;
 pub mod staging;
+pub mod wal_archive;

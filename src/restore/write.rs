@@ -20,7 +20,7 @@ use crate::repository::layout;
 use crate::restore::directory::DataDirectory;
 use crate::restore::rebuild::Rebuilder;
 use crate::stored::bundle::visit_members;
-use crate::stored::compression::Algorithm;
+use crate::stored::coding::Coding;
 use crate::stored::reader::{StoredReader, read_whole};
 
 /// Bytes that are read, checked and written at a time; whole blocks. With 1 MiB, which no longer stays in a core's
@@ -122,10 +122,10 @@ impl<'a> Worker<'_, 'a> {
         files: &[Sources<'a>],
         stop: &Stop<'_>,
     ) -> Result<()> {
-        let algorithm = self.chain.info(member).compression;
+        let coding = self.chain.coding(member);
         let stored = self.chain.folder(member);
-        let stored = stored.stored(&layout::bundle(number, algorithm));
-        let tar = read_whole(&stored, algorithm)?;
+        let stored = stored.stored(&layout::bundle(number, coding.suffix()));
+        let tar = read_whole(&stored, coding)?;
         let mut left = files.len();
         visit_members(&stored, &tar, |path, content| {
             stop.check()?;
@@ -162,11 +162,11 @@ impl<'a> Worker<'_, 'a> {
         } else {
             self.directory.path(path)
         };
-        let (stored, algorithm) = stored_alone(self.chain, base.member, path);
+        let (stored, coding) = stored_alone(self.chain, base.member, path);
         let mut target = self.directory.create_file(&written)?;
         let progress = self.progress;
         let (mut size, mut crc32c) = (0, 0);
-        read(&stored, algorithm, &mut self.part, stop, |content| {
+        read(&stored, coding, &mut self.part, stop, |content| {
             size += content.len() as u64;
             crc32c = crc32c::crc32c_append(crc32c, content);
             write_all(&mut target, content, &written)?;
@@ -195,9 +195,9 @@ impl<'a> Worker<'_, 'a> {
         for layer in sources.layers {
             let segment_blocks = self.chain.info(layer.member).relation_segment_blocks;
             let incremental = incremental::file_path(path);
-            let (stored, algorithm) = stored_alone(self.chain, layer.member, &incremental);
+            let (stored, coding) = stored_alone(self.chain, layer.member, &incremental);
             let mut source = rebuild.layer(layer, segment_blocks, &stored);
-            read(&stored, algorithm, &mut self.part, stop, |content| {
+            read(&stored, coding, &mut self.part, stop, |content| {
                 progress.advance(source.take(content)?);
                 Ok(())
             })?;
@@ -209,12 +209,12 @@ impl<'a> Worker<'_, 'a> {
             )?;
         }
         let base = sources.base;
-        let (stored, algorithm) = stored_alone(self.chain, base.member, path);
+        let (stored, coding) = stored_alone(self.chain, base.member, path);
         let mut source = rebuild.base(base);
         match content {
             Some(content) => progress.advance(source.take(content)?),
             None => {
-                read(&stored, algorithm, &mut self.part, stop, |content| {
+                read(&stored, coding, &mut self.part, stop, |content| {
                     progress.advance(source.take(content)?);
                     Ok(())
                 })?;
@@ -228,22 +228,22 @@ impl<'a> Worker<'_, 'a> {
     }
 }
 
-/// Where a file lies that is stored by itself, and how it is compressed.
-fn stored_alone(chain: &Chain, member: Member, path: &str) -> (PathBuf, Algorithm) {
-    let algorithm = chain.info(member).compression;
-    let stored = layout::stored_file(path, algorithm);
-    (chain.folder(member).stored(&stored), algorithm)
+/// Where a file lies that is stored by itself, and how it is coded.
+fn stored_alone<'a>(chain: &'a Chain, member: Member, path: &str) -> (PathBuf, &'a Coding) {
+    let coding = chain.coding(member);
+    let stored = layout::stored_file(path, coding.suffix());
+    (chain.folder(member).stored(&stored), coding)
 }
 
 /// Reads the content of a stored file in parts.
 fn read(
     stored: &Path,
-    algorithm: Algorithm,
+    coding: &Coding,
     part: &mut [u8],
     stop: &Stop<'_>,
     mut take: impl FnMut(&[u8]) -> Result<()>,
 ) -> Result<()> {
-    let mut reader = StoredReader::open(stored, algorithm)?;
+    let mut reader = StoredReader::open(stored, coding)?;
     loop {
         stop.check()?;
         let filled = reader.fill(part)?;
@@ -284,11 +284,11 @@ fn write_changed(
     path: &str,
     change: impl FnOnce(Vec<u8>) -> std::result::Result<Vec<u8>, String>,
 ) -> Result<(u64, Crc32c)> {
-    let (stored, algorithm) = stored_alone(chain, Member::NEWEST, path);
+    let (stored, coding) = stored_alone(chain, Member::NEWEST, path);
     let backup = chain.newest.info.backup;
     let file = chain.newest.list.find(path);
     let file = file.ok_or_else(|| Error::damage(format!("backup {backup} lists no {path}")))?;
-    let content = read_whole(&stored, algorithm)?;
+    let content = read_whole(&stored, coding)?;
     let checksum = |content: &[u8]| (content.len() as u64, Crc32c(crc32c::crc32c(content)));
     check(path, checksum(&content), (file.size, file.crc32c), &stored)?;
     let content = change(content)

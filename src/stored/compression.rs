@@ -26,6 +26,15 @@ pub enum Algorithm {
 }
 
 impl Algorithm {
+    /// Every algorithm.
+    pub const ALL: [Algorithm; 5] = [
+        Algorithm::Zstd,
+        Algorithm::Gzip,
+        Algorithm::Lz4,
+        Algorithm::Bzip2,
+        Algorithm::None,
+    ];
+
     /// What `compression` may be, for messages.
     pub const ALLOWED: &'static str = "zstd, gzip, lz4, bzip2 or none";
 
@@ -56,6 +65,17 @@ impl Algorithm {
             Algorithm::Bzip2 => ".bz2",
             Algorithm::None => "",
         }
+    }
+
+    /// Splits a name into what is before the suffix, and the algorithm that this means.
+    pub(super) fn split_suffix(name: &str) -> (&str, Algorithm) {
+        let compressing = Algorithm::ALL
+            .into_iter()
+            .filter(|algorithm| *algorithm != Algorithm::None);
+        compressing
+            .into_iter()
+            .find_map(|algorithm| Some((name.strip_suffix(algorithm.suffix())?, algorithm)))
+            .unwrap_or((name, Algorithm::None))
     }
 
     /// The levels it has, and the one it takes by itself.
@@ -97,6 +117,20 @@ pub struct Compression {
 }
 
 impl Compression {
+    /// Content is stored as it is.
+    pub const NONE: Compression = Compression {
+        algorithm: Algorithm::None,
+        level: None,
+    };
+
+    /// An algorithm with the level it takes by itself.
+    pub const fn of(algorithm: Algorithm) -> Compression {
+        Compression {
+            algorithm,
+            level: None,
+        }
+    }
+
     /// Checks that the algorithm has the level; the error says which it has.
     /// Without compression any level is fine, and none is taken.
     pub fn new(
@@ -195,6 +229,8 @@ const FAST_WINDOW_LOG: u32 = 19;
 
 fn zstd_compressor(compression: Compression) -> io::Result<zstd::bulk::Compressor<'static>> {
     let mut zstd = zstd::bulk::Compressor::new(compression.level().unwrap_or_default())?;
+    // The other algorithms always have a checksum of the content.
+    zstd.set_parameter(CParameter::ChecksumFlag(true))?;
     if compression.level() <= Some(FAST_LEVELS) {
         zstd.set_parameter(CParameter::WindowLog(FAST_WINDOW_LOG))?;
     }

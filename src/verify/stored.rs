@@ -12,14 +12,18 @@ use crate::progress::Progress;
 use crate::repository::catalogue::Link;
 use crate::repository::checksums::Checksums;
 use crate::repository::contents::{self, Contents, Portion};
-use crate::repository::layout::{self, BackupFolder, CHECKSUMS, INFO};
+use crate::repository::layout::{self, BackupFolder, CHECKSUMS, INFO, INFO_BESIDE};
 use crate::stored::checksum::Sha512Digest;
+use crate::stored::coding::Coding;
 use crate::stored::reader::read_hashed;
 use crate::verify::content::Content;
 use crate::verify::{Findings, Request};
 
 /// Bytes of plain content that are looked at a time; whole pages.
 const PART_BYTES: usize = 256 << 10;
+
+/// Not in `backup.sha512`: the last is there after whoever replaced `backup.info` was killed.
+const OWN: [&str; 3] = [INFO, CHECKSUMS, INFO_BESIDE];
 
 /// A stored file, and what is expected of it.
 struct Task<'a> {
@@ -46,12 +50,20 @@ pub(super) fn verify(
     };
     findings.add_sound(CHECKSUMS);
     compare_with_disk(folder, &checksums, &mut findings)?;
-    let contents = match Contents::read(folder) {
-        Ok(contents) => Some(contents),
+    let coding = match info.coding(request.keys) {
+        Ok(coding) => Some(coding),
         Err(error) => {
-            findings.add_bad(&layout::file_list(info.compression), error.message());
+            findings.unchecked = Some(error);
             None
         }
+    };
+    let contents = match &coding {
+        None => None,
+        Some(coding) => Contents::read_lists(folder, info.clone(), coding.clone())
+            .inspect_err(|error| {
+                findings.add_bad(&layout::file_list(info.suffix()), error.message());
+            })
+            .ok(),
     };
     let portions: Vec<(String, Portion<'_>)> = contents
         .iter()
@@ -64,7 +76,7 @@ pub(super) fn verify(
         .collect();
     if let Some(contents) = &contents {
         for segment in contents.missing_wal()? {
-            let stored = layout::stored_file(&format!("pg_wal/{segment}"), info.compression);
+            let stored = layout::stored_file(&format!("pg_wal/{segment}"), info.suffix());
             findings.add_bad(&stored, "is missing: the backup needs this WAL segment");
         }
     }
@@ -77,9 +89,12 @@ pub(super) fn verify(
         .as_ref()
         .map(|contents| contents.list.files.iter().map(|file| file.size).sum());
     progress.step(&format!("verify {}", info.backup), bytes);
+    // Without the key, files are read as they lie there, and nothing is known of their content.
+    let coding = coding.unwrap_or(Coding::PLAIN);
     let mut workers: Vec<Worker<'_>> = (0..request.workers)
         .map(|_| Worker {
             backup,
+            coding: &coding,
             progress,
             part: vec![0; PART_BYTES],
             findings: Findings::new(info.backup, request.all),
@@ -150,7 +165,7 @@ fn compare_with_disk(
         findings.add_bad(path, "is missing");
     }
     for path in &found {
-        if checksums.get(path).is_none() && ![INFO, CHECKSUMS].contains(&path.as_str()) {
+        if checksums.get(path).is_none() && !OWN.contains(&path.as_str()) {
             findings.add_bad(path, "does not belong to this backup");
         }
     }
@@ -159,6 +174,7 @@ fn compare_with_disk(
 
 struct Worker<'a> {
     backup: Link<'a>,
+    coding: &'a Coding,
     progress: &'a dyn Progress,
     part: Vec<u8>,
     findings: Findings,
@@ -170,7 +186,7 @@ impl Worker<'_> {
         let path = folder.stored(task.path);
         let mut content = Content::new(info, task.portion);
         let progress = self.progress;
-        let read = read_hashed(&path, info.compression, &mut self.part, |part| {
+        let read = read_hashed(&path, self.coding, &mut self.part, |part| {
             if !stop.is_set() {
                 content.take(part);
                 progress.advance(part.len() as u64);
@@ -182,7 +198,7 @@ impl Worker<'_> {
             Ok((digest, _)) if digest != task.digest => {
                 Some(format!("its SHA-512 is not the one in {CHECKSUMS}"))
             }
-            Ok((_, Err(why))) => Some(format!("cannot be decompressed: {why}")),
+            Ok((_, Err(why))) => Some(format!("cannot be decoded: {why}")),
             Ok((_, Ok(()))) => content.problem(Path::new(task.path)),
         };
         match problem {

@@ -65,7 +65,7 @@ impl Restore {
         let server = app.server(&self.server)?;
         let catalogue = server.catalogue()?;
         let backup = catalogue.select(&self.backup)?;
-        let chain = Chain::read(&catalogue, backup)?;
+        let chain = Chain::read(&catalogue, backup, &server.keys())?;
         let request = restore::Request {
             chain: &chain,
             directory,

@@ -1,0 +1,528 @@
+//! The WAL archive: segments, history files and what else a server archives, each stored by itself.
+//!
+//! `wal push` runs while `wal copy` does, and neither waits for the other. So nothing here takes a
+//! lock: a name is given once, by a rename that replaces nothing, to a file that is whole and
+//! synced. A name that is taken is fine if its content is the same, and an error if not. Only the
+//! unfinished segments, `.partial`, are replaced by their later selves.
+
+mod cluster;
+mod inventory;
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+use crate::pg::history::TimelineHistory;
+use crate::pg::lsn::Timeline;
+use crate::pg::wal_file::{WalFileKind, WalFileName};
+use crate::repository::catalogue::Catalogue;
+use crate::repository::durable;
+use crate::repository::incoming::{self, Finished, Incoming};
+use crate::repository::layout::ServerFolder;
+use crate::stored::coding::{Coding, Suffix};
+use crate::stored::compression::Algorithm;
+use crate::stored::master_key::Keyring;
+use crate::stored::reader::StoredReader;
+
+pub use cluster::ClusterIdentity;
+pub use inventory::{Contiguous, Gap, Inventory};
+
+/// The archive of one cluster's WAL.
+#[derive(Debug, Clone)]
+pub struct WalArchive {
+    folder: PathBuf,
+    cluster: ClusterIdentity,
+    keys: Keyring,
+}
+
+/// A file of the archive.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredWal {
+    /// What PostgreSQL calls it.
+    pub name: WalFileName,
+    /// Where it lies.
+    pub path: PathBuf,
+}
+
+/// What came of storing a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stored {
+    /// It is in the archive now.
+    New,
+    /// It was there before.
+    Already,
+}
+
+/// Bytes compared at a time.
+const COMPARED_BYTES: usize = 256 << 10;
+
+impl WalArchive {
+    /// Opens the archive of a server; nothing where no WAL was ever stored. The keys are those that
+    /// its files may be encrypted with.
+    pub fn open(server: &ServerFolder, keys: Keyring) -> Result<Option<WalArchive>> {
+        server.check_format()?;
+        let folder = server.wal();
+        let cluster = ClusterIdentity::read(&folder.join(cluster::FILE))?;
+        Ok(cluster.map(|cluster| WalArchive {
+            folder,
+            cluster,
+            keys,
+        }))
+    }
+
+    /// Opens the archive for storing the WAL of a cluster, and creates it where it is not there.
+    /// Another cluster than the archive's, or than the newest backup's, is refused.
+    pub fn claim(
+        server: &ServerFolder,
+        name: &str,
+        cluster: ClusterIdentity,
+        keys: Keyring,
+    ) -> Result<WalArchive> {
+        server.create()?;
+        let folder = server.wal();
+        let info = folder.join(cluster::FILE);
+        let holds = match ClusterIdentity::read(&info)? {
+            Some(holds) => holds,
+            None => {
+                refuse_strangers_to_backups(server, name, cluster)?;
+                durable::create_folder(&folder)?;
+                durable::sync_folder(server.root())?;
+                let mut file = Incoming::create(&folder, &Coding::PLAIN)?;
+                file.append(cluster.format()?.as_bytes())?;
+                // Somebody else may come first.
+                file.finish()?.publish(cluster::FILE)?;
+                ClusterIdentity::read(&info)?.unwrap_or(cluster)
+            }
+        };
+        if holds != cluster {
+            return Err(Error::failed(format!(
+                "the archive {} holds the WAL of {holds}, and this is WAL of {cluster}",
+                folder.display()
+            ))
+            .hint("give the other cluster a name of its own in the configuration, or move the old archive away"));
+        }
+        incoming::remove_leftovers(&folder)?;
+        Ok(WalArchive {
+            folder,
+            cluster,
+            keys,
+        })
+    }
+
+    /// The cluster whose WAL it holds.
+    pub fn cluster(&self) -> ClusterIdentity {
+        self.cluster
+    }
+
+    /// Begins a file, which [`WalArchive::store`] gives its name.
+    pub fn begin(&self, coding: &Coding) -> Result<Incoming> {
+        Incoming::create(&self.folder, coding)
+    }
+
+    /// Opens a stored file for reading.
+    pub fn read(&self, stored: &StoredWal) -> Result<StoredReader> {
+        StoredReader::open(&stored.path, &Coding::of_file(&stored.path, &self.keys)?)
+    }
+
+    /// Gives a file its name, unless the archive has a file of that name: that must have the same
+    /// content. Once this returns, it is on disk. The unfinished self of a whole segment goes.
+    pub fn store(&self, name: &WalFileName, mut file: Finished) -> Result<Stored> {
+        loop {
+            if let Some(stored) = self.find(name)? {
+                self.expect_same(&stored, &mut file.open()?)?;
+                return Ok(Stored::Already);
+            }
+            // Where somebody else was faster, the loop comes to his file.
+            if file.publish(name.as_str())? {
+                self.refuse_twins(name)?;
+                if name.kind() == WalFileKind::Segment {
+                    self.remove_partial(name)?;
+                }
+                return Ok(Stored::New);
+            }
+        }
+    }
+
+    /// Puts an unfinished segment in the place of the one there is.
+    pub fn replace_partial(&self, name: &WalFileName, file: Finished) -> Result<()> {
+        let before = self.find(name)?;
+        let path = file.replace(name.as_str())?;
+        match before {
+            Some(stored) if stored.path != path => remove(&stored.path),
+            _ => Ok(()),
+        }
+    }
+
+    /// An error where the content differs from what is stored. Once this returns, what is stored
+    /// is on disk for certain: whoever stored it may have been killed before he made sure.
+    pub fn expect_same(&self, stored: &StoredWal, content: &mut StoredReader) -> Result<()> {
+        if !is_same(&mut self.read(stored)?, content)? {
+            return Err(differs(&stored.name));
+        }
+        File::open(&stored.path)
+            .and_then(|file| file.sync_all())
+            .map_err(|error| Error::io("sync", &stored.path, &error))?;
+        durable::sync_folder(&self.folder)
+    }
+
+    /// A file by its name.
+    pub fn find(&self, name: &WalFileName) -> Result<Option<StoredWal>> {
+        Ok(self.variants(name)?.into_iter().next())
+    }
+
+    /// The files that have the same name in PostgreSQL, each stored in its own way.
+    fn variants(&self, name: &WalFileName) -> Result<Vec<StoredWal>> {
+        let mut found = Vec::new();
+        for algorithm in Algorithm::ALL {
+            for is_encrypted in [false, true] {
+                let suffix = Suffix {
+                    algorithm,
+                    is_encrypted,
+                };
+                let path = self.folder.join(format!("{name}{suffix}"));
+                if exists(&path)? {
+                    found.push(StoredWal {
+                        name: name.clone(),
+                        path,
+                    });
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// Two processes that compress or encrypt in different ways do not meet at one path. So each looks for
+    /// the other's file when its own is there.
+    fn refuse_twins(&self, name: &WalFileName) -> Result<()> {
+        let variants = self.variants(name)?;
+        let [first, others @ ..] = variants.as_slice() else {
+            return Ok(());
+        };
+        for other in others {
+            if !is_same(&mut self.read(first)?, &mut self.read(other)?)? {
+                return Err(differs(name));
+            }
+        }
+        Ok(())
+    }
+
+    fn remove_partial(&self, segment: &WalFileName) -> Result<()> {
+        let Some(name) = segment.segment_name(self.cluster.segment_size) else {
+            return Ok(());
+        };
+        let partial = WalFileName::partial(name, self.cluster.segment_size);
+        for stored in self.variants(&partial)? {
+            remove(&stored.path)?;
+        }
+        Ok(())
+    }
+
+    /// How a timeline came to be, as far as the archive knows: the first one, and one whose
+    /// history file is not here, have no ancestors.
+    pub fn history(&self, timeline: Timeline) -> Result<TimelineHistory> {
+        match self.find(&WalFileName::history(timeline))? {
+            None => Ok(TimelineHistory::without_ancestors(timeline)),
+            Some(stored) => self.read_history(&stored, timeline),
+        }
+    }
+
+    fn read_history(&self, stored: &StoredWal, timeline: Timeline) -> Result<TimelineHistory> {
+        let mut content = Vec::new();
+        self.read(stored)?.read_to_end(&mut content)?;
+        TimelineHistory::parse(timeline, &String::from_utf8_lossy(&content))
+            .map_err(|error| error.context(stored.path.display()))
+    }
+
+    /// What the archive holds now.
+    pub fn inventory(&self) -> Result<Inventory> {
+        let mut inventory = Inventory::new(self.cluster.segment_size);
+        let unreadable = |error: io::Error| Error::io("read the folder", &self.folder, &error);
+        for entry in fs::read_dir(&self.folder).map_err(unreadable)? {
+            let entry = entry.map_err(unreadable)?;
+            let file_name = entry.file_name();
+            let plain = file_name.to_str().map(|name| Suffix::split(name).0);
+            let Some(name) = plain.and_then(WalFileName::parse) else {
+                continue;
+            };
+            match (
+                name.timeline_of_history(),
+                name.segment_name(self.cluster.segment_size),
+            ) {
+                (Some(timeline), _) => {
+                    let path = entry.path();
+                    let history = self.read_history(&StoredWal { name, path }, timeline)?;
+                    inventory.add_history(history);
+                }
+                (None, Some(segment)) => inventory.add(name.kind(), segment),
+                (None, None) => {}
+            }
+        }
+        Ok(inventory)
+    }
+}
+
+/// A repository whose backups are of one cluster is no place for another one's WAL.
+fn refuse_strangers_to_backups(
+    server: &ServerFolder,
+    name: &str,
+    cluster: ClusterIdentity,
+) -> Result<()> {
+    let catalogue = Catalogue::read(name, server)?;
+    let newest = catalogue
+        .backups()
+        .iter()
+        .rev()
+        .find_map(|backup| backup.info.as_ref().ok());
+    match newest.and_then(|info| Some((info.backup, ClusterIdentity::of_backup(info)?))) {
+        Some((backup, of_backup)) if of_backup != cluster => Err(Error::failed(format!(
+            "backup {backup} of server {name} is of {of_backup}, and this is WAL of {cluster}"
+        ))
+        .hint(format!(
+            "give the other cluster a name of its own in the configuration, or make a backup of it first: pgkeep backup {name}"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+fn differs(name: &WalFileName) -> Error {
+    Error::failed(format!(
+        "{name} is in the archive already, with other content"
+    ))
+    .hint("two servers archive into the same place: give one of them a name of its own in the configuration")
+}
+
+fn exists(path: &Path) -> Result<bool> {
+    path.try_exists()
+        .map_err(|error| Error::io("look at", path, &error))
+}
+
+fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(Error::io("remove", path, &error))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn is_same(one: &mut StoredReader, other: &mut StoredReader) -> Result<bool> {
+    let (mut ours, mut theirs) = (vec![0; COMPARED_BYTES], vec![0; COMPARED_BYTES]);
+    loop {
+        let (read, expected) = (one.fill(&mut ours)?, other.fill(&mut theirs)?);
+        if ours[..read] != theirs[..expected] {
+            return Ok(false);
+        }
+        if read == 0 {
+            return Ok(true);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::pg::segment::SegmentSize;
+    use crate::pg::version::Major;
+    use crate::repository::backup_info::tests::example;
+    use crate::stored::compression::Compression;
+
+    fn cluster() -> ClusterIdentity {
+        ClusterIdentity {
+            system_identifier: 7,
+            major: Major::V17,
+            segment_size: SegmentSize::new(1 << 20).unwrap(),
+        }
+    }
+
+    struct Place {
+        _base: tempfile::TempDir,
+        server: ServerFolder,
+    }
+
+    fn place() -> Place {
+        let base = tempfile::tempdir().unwrap();
+        Place {
+            server: ServerFolder::new(base.path(), "primary"),
+            _base: base,
+        }
+    }
+
+    impl Place {
+        fn claim(&self, cluster: ClusterIdentity) -> Result<WalArchive> {
+            WalArchive::claim(&self.server, "primary", cluster, Keyring::new(None))
+        }
+    }
+
+    fn finished(archive: &WalArchive, content: &[u8], algorithm: Algorithm) -> Finished {
+        let coding = Coding {
+            compression: Compression::of(algorithm),
+            encryption: None,
+        };
+        let mut file = archive.begin(&coding).unwrap();
+        file.append(content).unwrap();
+        file.finish().unwrap()
+    }
+
+    fn store(archive: &WalArchive, name: &str, content: &[u8], how: Algorithm) -> Result<Stored> {
+        let name = WalFileName::parse(name).unwrap();
+        archive.store(&name, finished(archive, content, how))
+    }
+
+    const SEGMENT: &str = "000000010000000000000005";
+    const PARTIAL: &str = "000000010000000000000005.partial";
+
+    #[test]
+    fn a_name_has_one_content_however_it_is_stored() {
+        let place = place();
+        assert!(
+            WalArchive::open(&place.server, Keyring::new(None))
+                .unwrap()
+                .is_none()
+        );
+        let archive = place.claim(cluster()).unwrap();
+        let content = vec![7; 1 << 20];
+        for (algorithm, expected) in [
+            (Algorithm::Zstd, Stored::New),
+            (Algorithm::Zstd, Stored::Already),
+            (Algorithm::None, Stored::Already),
+        ] {
+            let stored = store(&archive, SEGMENT, &content, algorithm).unwrap();
+            assert_eq!(stored, expected);
+        }
+        for (other, algorithm) in [
+            (vec![8; 1 << 20], Algorithm::Zstd),
+            (vec![7; (1 << 20) - 1], Algorithm::Lz4),
+            (vec![7; (1 << 20) + 1], Algorithm::None),
+            (Vec::new(), Algorithm::Gzip),
+        ] {
+            let error = store(&archive, SEGMENT, &other, algorithm).unwrap_err();
+            assert!(error.message().contains("other content"), "{error}");
+        }
+        let stored = archive
+            .find(&WalFileName::parse(SEGMENT).unwrap())
+            .unwrap()
+            .unwrap();
+        assert!(stored.path.to_string_lossy().ends_with(".zstd"));
+        let mut read = Vec::new();
+        archive
+            .read(&stored)
+            .unwrap()
+            .read_to_end(&mut read)
+            .unwrap();
+        assert!(read == content);
+        assert_eq!(
+            fs::read_dir(place.server.wal().join("incoming"))
+                .unwrap()
+                .count(),
+            0
+        );
+    }
+
+    #[test]
+    fn a_whole_segment_supersedes_its_unfinished_self() {
+        let place = place();
+        let archive = place.claim(cluster()).unwrap();
+        let partial = WalFileName::parse(PARTIAL).unwrap();
+        for (content, algorithm) in [(b"a", Algorithm::Zstd), (b"b", Algorithm::None)] {
+            let file = finished(&archive, content, algorithm);
+            archive.replace_partial(&partial, file).unwrap();
+            assert_eq!(archive.variants(&partial).unwrap().len(), 1);
+        }
+        store(&archive, SEGMENT, b"whole", Algorithm::Zstd).unwrap();
+        assert_eq!(archive.find(&partial).unwrap(), None);
+    }
+
+    #[test]
+    fn an_archive_takes_one_clusters_wal() {
+        let place = place();
+        let mut other = cluster();
+        other.system_identifier += 1;
+        let mut resized = cluster();
+        resized.segment_size = SegmentSize::new(2 << 20).unwrap();
+        place.claim(cluster()).unwrap();
+        for wrong in [other, resized] {
+            let error = place.claim(wrong).unwrap_err();
+            assert!(
+                error.message().contains("holds the WAL of cluster 7"),
+                "{error}"
+            );
+        }
+        let archive = WalArchive::open(&place.server, Keyring::new(None))
+            .unwrap()
+            .unwrap();
+        assert_eq!(archive.cluster(), cluster());
+    }
+
+    #[test]
+    fn wal_of_another_cluster_than_the_backups_is_refused() {
+        let place = place();
+        place.server.create().unwrap();
+        let info = example("20240928065644");
+        let folder = place.server.backup(info.backup);
+        durable::create_folder(folder.path()).unwrap();
+        info.write(&folder).unwrap();
+        let error = place.claim(cluster()).unwrap_err();
+        assert!(error.message().contains("backup 20240928065644"), "{error}");
+        place
+            .claim(ClusterIdentity::of_backup(&info).unwrap())
+            .unwrap();
+    }
+
+    #[test]
+    fn an_inventory_knows_every_file_by_its_name() {
+        let place = place();
+        let archive = place.claim(cluster()).unwrap();
+        let history = b"1\t0/580000\tno recovery target specified\n";
+        for (name, content, algorithm) in [
+            (SEGMENT, &b"x"[..], Algorithm::Lz4),
+            ("000000010000000000000006.partial", b"x", Algorithm::None),
+            (
+                "000000010000000000000005.00000028.backup",
+                b"x",
+                Algorithm::Zstd,
+            ),
+            ("00000002.history", history, Algorithm::Bzip2),
+        ] {
+            store(&archive, name, content, algorithm).unwrap();
+        }
+        fs::write(place.server.wal().join("000000010000000000000007.zst"), "x").unwrap();
+        let inventory = archive.inventory().unwrap();
+        assert_eq!(inventory.timelines(), [Timeline(1), Timeline(2)]);
+        let names = |segments: Vec<crate::pg::segment::SegmentName>| {
+            segments
+                .into_iter()
+                .map(|segment| segment.number.0)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(names(inventory.segments_of(Timeline(1)).collect()), [5]);
+        assert_eq!(names(inventory.partials_of(Timeline(1)).collect()), [6]);
+        assert_eq!(
+            inventory.history(Timeline(2)).switch_point(Timeline(1)),
+            "0/580000".parse().ok()
+        );
+        assert_eq!(
+            inventory.history(Timeline(2)),
+            archive.history(Timeline(2)).unwrap()
+        );
+    }
+
+    #[test]
+    fn of_many_that_store_the_same_segment_one_is_new_and_none_fails() {
+        let place = place();
+        let archive = place.claim(cluster()).unwrap();
+        let new = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..8)
+                .map(|number| {
+                    let archive = &archive;
+                    let algorithm = Algorithm::ALL[number % 2];
+                    scope.spawn(move || store(archive, SEGMENT, &[1; 100_000], algorithm).unwrap())
+                })
+                .collect();
+            let stored = threads.into_iter().map(|thread| thread.join().unwrap());
+            stored.filter(|stored| *stored == Stored::New).count()
+        });
+        assert!((1..=2).contains(&new), "{new}");
+    }
+}
