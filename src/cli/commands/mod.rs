@@ -10,3 +10,4 @@ pub(super) mod master_key;
 pub(super) mod permissions;
 pub(super) mod restore;
 pub(super) mod verify;
+pub(super) mod wal;
