@@ -13,8 +13,8 @@ mod summarizer;
 #[cfg(test)]
 mod testing;
 
-pub use first_page::{FirstPage, behind_page_header};
-pub use page::{PageDefect, WAL_PAGE_SIZE};
+pub use first_page::FirstPage;
+pub use page::{PageDefect, WAL_PAGE_SIZE, behind_page_header};
 pub use reader::RecordReader;
 pub use record::{BlockReference, Record, ResourceManager};
 pub use segment_check::{SegmentCheck, SegmentFault};

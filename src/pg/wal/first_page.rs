@@ -1,6 +1,6 @@
 //! What the first page of a segment says of the cluster that wrote it.
 
-use super::page::{LONG_HEADER, Origin, SHORT_HEADER, WAL_PAGE_SIZE};
+use super::page::{LONG_HEADER, Origin};
 use crate::pg::little_endian::{u16_at, u32_at, u64_at};
 use crate::pg::lsn::Lsn;
 use crate::pg::segment::SegmentSize;
@@ -47,20 +47,6 @@ impl FirstPage {
     }
 }
 
-/// A position, or where the first record can be on the page that begins there: PostgreSQL names
-/// either where a record is the first on its page.
-pub fn behind_page_header(position: Lsn, size: SegmentSize) -> Lsn {
-    if !position.0.is_multiple_of(WAL_PAGE_SIZE as u64) {
-        return position;
-    }
-    let header = if position.offset_in_segment(size) == 0 {
-        LONG_HEADER
-    } else {
-        SHORT_HEADER
-    };
-    Lsn(position.0.saturating_add(header as u64))
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -94,19 +80,6 @@ mod tests {
             assert_eq!(FirstPage::parse(&bytes), None, "{at}");
         }
         assert_eq!(FirstPage::parse(&header()[..39]), None);
-    }
-
-    #[test]
-    fn no_record_begins_in_a_page_header() {
-        let size = SegmentSize::new(1 << 20).unwrap();
-        for (position, expected) in [
-            (0x10_0000, 0x10_0028),
-            (0x10_2000, 0x10_2018),
-            (0x10_2018, 0x10_2018),
-            (0x10_3FF8, 0x10_3FF8),
-        ] {
-            assert_eq!(behind_page_header(Lsn(position), size), Lsn(expected));
-        }
     }
 
     proptest! {
