@@ -36,4 +36,5 @@ pub mod incoming;
 pub mod layout;
 pub mod lock;
 pub mod staging;
+pub mod store;
 pub mod wal_archive;
