@@ -13,6 +13,7 @@
 mod support;
 
 mod annotations;
+mod archiving;
 mod changed_blocks;
 mod compression;
 mod configuration;

@@ -5,6 +5,7 @@
 //! unprivileged account, since initdb and postgres refuse root.
 
 pub mod account;
+pub mod archive;
 pub mod checks;
 pub mod cluster;
 pub mod ground;
