@@ -18,3 +18,4 @@ pub mod server;
 pub mod size;
 pub mod stored;
 pub mod verify;
+pub mod wal;

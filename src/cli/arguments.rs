@@ -8,6 +8,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use crate::cli::app::App;
 use crate::cli::commands;
 use crate::cli::report::{Answer, Fields};
+use crate::cli::status::StatusReader;
 use crate::error::Result;
 
 const EXIT_STATUS: &str = "\
@@ -106,6 +107,7 @@ pub(super) enum Command {
     Decompress(commands::files::Decompress),
     Permissions(commands::permissions::Permissions),
     Conf(commands::conf::Conf),
+    Wal(commands::wal::Wal),
 }
 
 /// Hands a method on to the command at hand.
@@ -129,6 +131,7 @@ macro_rules! each {
             Command::Decompress($args) => $call,
             Command::Permissions($args) => $call,
             Command::Conf($args) => $call,
+            Command::Wal($args) => $call,
         }
     };
 }
@@ -154,6 +157,15 @@ impl Command {
             Command::Decompress(_) => "decompress",
             Command::Permissions(_) => "permissions",
             Command::Conf(_) => "conf",
+            Command::Wal(wal) => wal.name(),
+        }
+    }
+
+    /// Who reads its exit status, and how.
+    pub(super) fn reader(&self) -> StatusReader {
+        match self {
+            Command::Wal(wal) if wal.is_get() => StatusReader::Recovery,
+            _ => StatusReader::Anybody,
         }
     }
 

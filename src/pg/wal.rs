@@ -4,6 +4,7 @@
 //! by record ([`RecordReader`]), which checks each record too. A [`Summarizer`] gathers
 //! from records which blocks changed.
 
+mod first_page;
 mod page;
 mod reader;
 mod record;
@@ -12,6 +13,7 @@ mod summarizer;
 #[cfg(test)]
 mod testing;
 
+pub use first_page::FirstPage;
 pub use page::{PageDefect, WAL_PAGE_SIZE, behind_page_header};
 pub use reader::RecordReader;
 pub use record::{BlockReference, Record, ResourceManager};

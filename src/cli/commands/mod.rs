@@ -14,3 +14,4 @@ pub(super) mod permissions;
 pub(super) mod restore;
 pub(super) mod retain;
 pub(super) mod verify;
+pub(super) mod wal;
