@@ -11,7 +11,7 @@ use crate::pg::history::{self, TimelineHistory, WalRange};
 use crate::pg::lsn::{Lsn, Timeline};
 use crate::pg::segment::{SegmentName, SegmentNumber, SegmentSize};
 use crate::pg::version::Major;
-use crate::pg::wal_page::SegmentCheck;
+use crate::pg::wal::SegmentCheck;
 use crate::repository::file_list::{Crc32c, FileEntry, FileKind};
 use crate::repository::layout::BackupFolder;
 use crate::server::facts::Facts;

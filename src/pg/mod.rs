@@ -21,5 +21,5 @@ pub mod relation;
 pub mod segment;
 pub mod tablespace_map;
 pub mod version;
+pub mod wal;
 pub mod wal_file;
-pub mod wal_page;

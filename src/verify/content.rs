@@ -8,7 +8,7 @@ use crate::pg::page::{PAGE_SIZE, PageVerdict, verify};
 use crate::pg::relation::RelationFile;
 use crate::pg::segment::{SegmentName, SegmentSize};
 use crate::pg::version::Major;
-use crate::pg::wal_page::SegmentCheck;
+use crate::pg::wal::SegmentCheck;
 use crate::repository::backup_info::BackupInfo;
 use crate::repository::contents::Portion;
 use crate::repository::file_list::{Crc32c, FileEntry};

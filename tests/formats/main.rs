@@ -9,6 +9,7 @@ mod control;
 mod data_directory;
 mod manifest;
 mod wal;
+mod wal_records;
 mod wal_summaries;
 
 /// Makes a test for each major release of a function of one.

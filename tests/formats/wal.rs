@@ -9,7 +9,7 @@ use pgkeep::pg::lsn::{Lsn, Timeline};
 use pgkeep::pg::manifest::{BACKUP_MANIFEST_FILE, Manifest};
 use pgkeep::pg::segment::{SegmentName, SegmentSize};
 use pgkeep::pg::version::Major;
-use pgkeep::pg::wal_page::{PageDefect, SegmentCheck, SegmentFault};
+use pgkeep::pg::wal::{PageDefect, SegmentCheck, SegmentFault};
 
 use crate::cluster::{Cluster, text};
 
@@ -79,7 +79,7 @@ fn finds_damage(cluster: &Cluster, name: SegmentName, size: SegmentSize) {
     assert!(matches!(wrong, PageDefect::Address { .. }), "{wrong:?}");
     let wrong = defect(after(&|bytes| bytes[4..8].fill(9)));
     assert!(
-        matches!(wrong, (0, PageDefect::Timeline { .. })),
+        matches!(wrong, (0, PageDefect::TimelineAbove { .. })),
         "{wrong:?}"
     );
     let wrong = defect(after(&|bytes| bytes[32] ^= 1));

@@ -1,70 +1,27 @@
-//! Checks a WAL segment by its page headers (access/xlog_internal.h; the rules
-//! are those of XLogReaderValidatePageHeader in access/transam/xlogreader.c).
-//!
-//! Every page of 8 KiB begins with a header of 24 bytes:
-//!
-//! ```text
-//!  0  u16  xlp_magic      tells the major release
-//!  2  u16  xlp_info       flags, the lowest four bits
-//!  4  u32  xlp_tli        timeline of the first record on the page
-//!  8  u64  xlp_pageaddr   position of the page's first byte
-//! 16  u32  xlp_rem_len    bytes left of a record begun on an earlier page
-//! 20  u32  padding
-//! ```
-//!
-//! and the first page of a segment, flagged by XLP_LONG_HEADER, goes on with:
-//!
-//! ```text
-//! 24  u64  xlp_sysid         system identifier of the cluster
-//! 32  u32  xlp_seg_size      bytes in a segment
-//! 36  u32  xlp_xlog_blcksz   bytes in a WAL page
-//! ```
+//! Checks a WAL segment by its page headers, its records unread.
 //!
 //! Where a segment was left early, by pg_switch_wal or at the end of a backup,
 //! its last record is a switch and all pages behind that one are zero, headers
 //! included (access/transam/xlog.c, CopyXLogRecordToWAL). Zero pages are sound
-//! there and nowhere else. Such a record is nothing but its header
-//! (access/xlogrecord.h):
-//!
-//! ```text
-//!  0  u32  xl_tot_len   24
-//!  4  u32  xl_xid
-//!  8  u64  xl_prev
-//! 16  u8   xl_info      XLOG_SWITCH in the upper four bits
-//! 17  u8   xl_rmid      RM_XLOG_ID
-//! 18  u16  padding
-//! 20  u32  xl_crc       CRC-32C of the twenty bytes before
-//! ```
-//!
-//! The other records are not read here.
+//! there and nowhere else. The other records are not read here.
 
 use std::fmt;
 
-use crate::pg::little_endian::{u16_at, u32_at, u64_at};
-use crate::pg::lsn::{Lsn, Timeline};
+use super::page::{Origin, PageDefect, WAL_PAGE_SIZE};
+use super::record::{OPERATION, RECORD_HEADER, ResourceManager, XLOG_SWITCH};
+use crate::pg::little_endian::u32_at;
+use crate::pg::lsn::Lsn;
 use crate::pg::segment::{SegmentName, SegmentSize};
 use crate::pg::version::Major;
 
-/// Bytes in a WAL page (XLOG_BLCKSZ), as every packager builds PostgreSQL.
-pub const WAL_PAGE_SIZE: usize = 8192;
-
-const SHORT_HEADER: usize = 24;
-const LONG_HEADER: usize = 40;
-const XLP_LONG_HEADER: u16 = 0x0002;
-const XLP_ALL_FLAGS: u16 = 0x000F;
-
-/// Bytes in a record that switches to the next segment.
-const SWITCH_RECORD: usize = 24;
-const XLOG_SWITCH: u8 = 0x40;
-const RM_XLOG_ID: u8 = 0;
+/// Bytes in a record that switches to the next segment: it is nothing but a header.
+const SWITCH_RECORD: usize = RECORD_HEADER;
 
 /// A segment being checked while its bytes pass by.
 #[derive(Debug)]
 pub struct SegmentCheck {
-    major: Major,
-    system_identifier: u64,
+    origin: Origin,
     segment: SegmentName,
-    size: SegmentSize,
     until: Lsn,
     length: u64,
     /// The page whose bytes are coming in.
@@ -87,10 +44,12 @@ impl SegmentCheck {
         until: Lsn,
     ) -> SegmentCheck {
         SegmentCheck {
-            major,
-            system_identifier,
+            origin: Origin {
+                major,
+                system_identifier,
+                segment_size: size,
+            },
             segment,
-            size,
             until,
             length: 0,
             page: Vec::with_capacity(WAL_PAGE_SIZE),
@@ -118,10 +77,11 @@ impl SegmentCheck {
         if let Some(fault) = self.fault {
             return Err(fault);
         }
-        if self.length != self.size.bytes() {
+        let size = self.origin.segment_size;
+        if self.length != size.bytes() {
             return Err(SegmentFault::Length {
-                file_name: self.segment.file_name(self.size),
-                expected: self.size.bytes(),
+                file_name: self.segment.file_name(size),
+                expected: size.bytes(),
                 found: self.length,
             });
         }
@@ -131,12 +91,14 @@ impl SegmentCheck {
     /// Checks the page that has just been filled and makes room for the next.
     fn end_page(&mut self) {
         let page_offset = self.length - WAL_PAGE_SIZE as u64;
-        let start = self.segment.number.start(self.size);
+        let size = self.origin.segment_size;
+        let start = self.segment.number.start(size);
         let address = Lsn(start.0.saturating_add(page_offset));
         // What is beyond the segment is a matter of its length.
-        if self.fault.is_none() && address < self.until && page_offset < self.size.bytes() {
-            self.fault = self.defect(address).map(|defect| SegmentFault::Page {
-                file_name: self.segment.file_name(self.size),
+        if self.fault.is_none() && address < self.until && page_offset < size.bytes() {
+            let checked = self.check_page(address, page_offset == 0);
+            self.fault = checked.err().map(|defect| SegmentFault::Page {
+                file_name: self.segment.file_name(size),
                 page_offset,
                 defect,
             });
@@ -144,83 +106,29 @@ impl SegmentCheck {
         self.page.clear();
     }
 
-    fn defect(&mut self, address: Lsn) -> Option<PageDefect> {
-        let is_first = address == self.segment.number.start(self.size);
+    fn check_page(&mut self, address: Lsn, is_first: bool) -> Result<(), PageDefect> {
         if !is_first && self.page.iter().all(|byte| *byte == 0) {
             if !self.content.is_empty() && !ends_in_switch(&self.content) {
-                return self.short_header_defect(address);
+                return self.origin.header(&self.page, address).map(drop);
             }
             self.content.clear();
-            return None;
+            return Ok(());
         }
         if !is_first && self.content.is_empty() {
-            return Some(PageDefect::BehindSwitch);
+            return Err(PageDefect::BehindSwitch);
         }
-        let defect = self.short_header_defect(address);
-        if defect.is_some() {
-            return defect;
+        let header = self.origin.header(&self.page, address)?;
+        if header.timeline > self.segment.timeline {
+            return Err(PageDefect::TimelineAbove {
+                highest: self.segment.timeline,
+                found: header.timeline,
+            });
         }
-        let header = if is_first { LONG_HEADER } else { SHORT_HEADER };
         let outdated = self.content.len().saturating_sub(SWITCH_RECORD);
         self.content.drain(..outdated);
-        self.content.extend_from_slice(&self.page[header..]);
-        if is_first {
-            self.long_header_defect()
-        } else {
-            None
-        }
-    }
-
-    fn short_header_defect(&self, address: Lsn) -> Option<PageDefect> {
-        let magic = u16_at(&self.page, 0);
-        if magic != self.major.wal_page_magic() {
-            return Some(PageDefect::Magic {
-                expected: self.major.wal_page_magic(),
-                found: magic,
-            });
-        }
-        let found = Lsn(u64_at(&self.page, 8));
-        if found != address {
-            return Some(PageDefect::Address {
-                expected: address,
-                found,
-            });
-        }
-        let flags = u16_at(&self.page, 2);
-        let is_first = address == self.segment.number.start(self.size);
-        if flags & !XLP_ALL_FLAGS != 0 || (flags & XLP_LONG_HEADER != 0) != is_first {
-            return Some(PageDefect::Flags(flags));
-        }
-        let timeline = Timeline(u32_at(&self.page, 4));
-        if timeline.0 == 0 || timeline > self.segment.timeline {
-            return Some(PageDefect::Timeline {
-                highest: self.segment.timeline,
-                found: timeline,
-            });
-        }
-        None
-    }
-
-    fn long_header_defect(&self) -> Option<PageDefect> {
-        let system_identifier = u64_at(&self.page, 24);
-        if system_identifier != self.system_identifier {
-            return Some(PageDefect::SystemIdentifier {
-                expected: self.system_identifier,
-                found: system_identifier,
-            });
-        }
-        let segment_size = u32_at(&self.page, 32);
-        if u64::from(segment_size) != self.size.bytes() {
-            return Some(PageDefect::SegmentSize {
-                expected: self.size.bytes(),
-                found: segment_size,
-            });
-        }
-        let page_size = u32_at(&self.page, 36);
-        if page_size != WAL_PAGE_SIZE as u32 {
-            return Some(PageDefect::PageSize(page_size));
-        }
-        None
+        let header_length = self.origin.header_length(address);
+        self.content.extend_from_slice(&self.page[header_length..]);
+        Ok(())
     }
 }
 
@@ -235,8 +143,8 @@ fn ends_in_switch(content: &[u8]) -> bool {
     };
     let record = &content[start..end];
     u32_at(record, 0) == SWITCH_RECORD as u32
-        && record[16] & 0xF0 == XLOG_SWITCH
-        && record[17] == RM_XLOG_ID
+        && record[16] & OPERATION == XLOG_SWITCH
+        && record[17] == ResourceManager::XLOG.0
         && u32_at(record, 20) == crc32c::crc32c(&record[..20])
 }
 
@@ -263,54 +171,6 @@ pub enum SegmentFault {
     },
 }
 
-/// A field of a WAL page's header that is not what it must be.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum PageDefect {
-    /// The magic number is not this major release's; zero if the page was
-    /// never written and the WAL did not leave the segment before it.
-    Magic {
-        /// This release's.
-        expected: u16,
-        /// The page's.
-        found: u16,
-    },
-    /// The page belongs to another position.
-    Address {
-        /// Where the page is.
-        expected: Lsn,
-        /// Where it says it is.
-        found: Lsn,
-    },
-    /// The page is not zero although the WAL left the segment before it.
-    BehindSwitch,
-    /// Unknown flags, or a long header where none belongs or the reverse.
-    Flags(u16),
-    /// The timeline is zero, or above the one in the segment's name.
-    Timeline {
-        /// The one in the segment's name.
-        highest: Timeline,
-        /// The page's.
-        found: Timeline,
-    },
-    /// The segment belongs to another cluster.
-    SystemIdentifier {
-        /// This cluster's.
-        expected: u64,
-        /// The segment's.
-        found: u64,
-    },
-    /// The segment belongs to a cluster with segments of another size.
-    SegmentSize {
-        /// This cluster's, in bytes.
-        expected: u64,
-        /// The segment's, in bytes.
-        found: u32,
-    },
-    /// The segment belongs to a cluster with WAL pages of another size, this
-    /// one in bytes.
-    PageSize(u32),
-}
-
 impl fmt::Display for SegmentFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -334,41 +194,6 @@ impl fmt::Display for SegmentFault {
     }
 }
 
-impl fmt::Display for PageDefect {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            PageDefect::Magic { expected, found } => {
-                write!(
-                    f,
-                    "has the magic number {found:04X} instead of {expected:04X}"
-                )
-            }
-            PageDefect::Address { expected, found } => {
-                write!(f, "belongs to position {found} instead of {expected}")
-            }
-            PageDefect::BehindSwitch => {
-                f.write_str("holds something although the WAL left the segment before it")
-            }
-            PageDefect::Flags(found) => write!(f, "has the invalid flags {found:04X}"),
-            PageDefect::Timeline { highest, found } => write!(
-                f,
-                "is of timeline {found}, which cannot be in a segment of timeline {highest}"
-            ),
-            PageDefect::SystemIdentifier { expected, found } => {
-                write!(f, "is of the cluster {found} instead of {expected}")
-            }
-            PageDefect::SegmentSize { expected, found } => write!(
-                f,
-                "is of a cluster with WAL segments of {found} bytes instead of {expected}"
-            ),
-            PageDefect::PageSize(found) => write!(
-                f,
-                "is of a cluster with WAL pages of {found} bytes instead of {WAL_PAGE_SIZE}"
-            ),
-        }
-    }
-}
-
 impl std::error::Error for SegmentFault {}
 
 #[cfg(test)]
@@ -377,7 +202,9 @@ mod tests {
 
     use proptest::prelude::*;
 
+    use super::super::page::SHORT_HEADER;
     use super::*;
+    use crate::pg::lsn::Timeline;
     use crate::pg::segment::SegmentNumber;
 
     const CLUSTER: u64 = 7_710_982_562_572_587_380;
@@ -456,15 +283,14 @@ mod tests {
         assert_eq!(defect(third + 2, &[0x11]).1, PageDefect::Flags(0x11));
         assert_eq!(defect(third + 2, &[0x03]).1, PageDefect::Flags(0x03));
         assert_eq!(defect(2, &[0x00]), (0, PageDefect::Flags(0x00)));
-        for timeline in [0, 4] {
-            assert_eq!(
-                defect(third + 4, &[timeline]).1,
-                PageDefect::Timeline {
-                    highest: Timeline(3),
-                    found: Timeline(u32::from(timeline))
-                }
-            );
-        }
+        assert_eq!(defect(third + 4, &[0]).1, PageDefect::NoTimeline);
+        assert_eq!(
+            defect(third + 4, &[4]).1,
+            PageDefect::TimelineAbove {
+                highest: Timeline(3),
+                found: Timeline(4)
+            }
+        );
         assert_eq!(
             defect(third + 8, &[0x00, 0x80]).1,
             PageDefect::Address {
