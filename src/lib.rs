@@ -6,6 +6,7 @@ pub mod cli;
 pub mod config;
 pub mod error;
 pub mod interrupt;
+pub mod master_key;
 pub mod parallel;
 pub mod pg;
 pub mod progress;

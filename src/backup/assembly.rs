@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::error::Result;
 use crate::repository::file_list::Crc32c;
+use crate::stored::coding::Coding;
 use crate::stored::writer::{StoredWriter, Written};
 
 /// A slice, compressed.
@@ -34,8 +35,9 @@ pub(super) struct Assembled {
 
 /// Puts the slices of a file into their order. A slice that comes before its turn
 /// waits here in memory; a worker that is too far ahead waits itself.
-pub(super) struct Assembly {
+pub(super) struct Assembly<'a> {
     path: PathBuf,
+    coding: &'a Coding,
     slices: u64,
     ahead: u64,
     state: Mutex<State>,
@@ -55,11 +57,12 @@ struct State {
 /// How long a worker waits before it looks whether to stop.
 const NAP: Duration = Duration::from_millis(100);
 
-impl Assembly {
+impl<'a> Assembly<'a> {
     /// A file of so many slices; parts up to `ahead` of the next one are kept waiting.
-    pub(super) fn new(path: PathBuf, slices: u64, ahead: u64) -> Assembly {
+    pub(super) fn new(path: PathBuf, coding: &'a Coding, slices: u64, ahead: u64) -> Assembly<'a> {
         Assembly {
             path,
+            coding,
             slices,
             ahead,
             state: Mutex::default(),
@@ -86,9 +89,9 @@ impl Assembly {
                 .unwrap_or_else(PoisonError::into_inner);
         }
         if number == state.next {
-            state.append(&self.path, part)?;
+            self.append(&mut state, part)?;
             while let Some(waiting) = state.take_next() {
-                state.append(&self.path, &waiting)?;
+                self.append(&mut state, &waiting)?;
             }
         } else {
             state.waiting.insert(number, std::mem::take(part));
@@ -101,8 +104,30 @@ impl Assembly {
         Ok(Some(Assembled {
             size: state.size,
             crc32c: Crc32c(state.crc32c),
-            written: state.writer.map(StoredWriter::finish),
+            written: state.writer.map(StoredWriter::finish).transpose()?,
         }))
+    }
+
+    fn append(&self, state: &mut State, part: &Part) -> Result<()> {
+        state.next += 1;
+        if state.ended {
+            return Ok(());
+        }
+        // Until it is written: after a failure, nothing more is.
+        state.ended = true;
+        if part.length == 0 {
+            return Ok(());
+        }
+        let mut writer = match state.writer.take() {
+            Some(writer) => writer,
+            None => StoredWriter::create(&self.path, self.coding)?,
+        };
+        writer.append(&part.frame)?;
+        state.writer = Some(writer);
+        state.crc32c = crc32c::crc32c_combine(state.crc32c, part.crc32c, part.length as usize);
+        state.size += part.length;
+        state.ended = part.is_last;
+        Ok(())
     }
 }
 
@@ -110,28 +135,6 @@ impl State {
     fn take_next(&mut self) -> Option<Part> {
         let next = self.next;
         self.waiting.remove(&next)
-    }
-
-    fn append(&mut self, path: &std::path::Path, part: &Part) -> Result<()> {
-        self.next += 1;
-        if self.ended {
-            return Ok(());
-        }
-        // Until it is written: after a failure, nothing more is.
-        self.ended = true;
-        if part.length == 0 {
-            return Ok(());
-        }
-        let mut writer = match self.writer.take() {
-            Some(writer) => writer,
-            None => StoredWriter::create(path)?,
-        };
-        writer.append(&part.frame)?;
-        self.writer = Some(writer);
-        self.crc32c = crc32c::crc32c_combine(self.crc32c, part.crc32c, part.length as usize);
-        self.size += part.length;
-        self.ended = part.is_last;
-        Ok(())
     }
 }
 
@@ -153,7 +156,7 @@ mod tests {
     fn slices_come_together_in_order_whoever_is_first() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("f");
-        let assembly = Assembly::new(path.clone(), 3, 8);
+        let assembly = Assembly::new(path.clone(), &Coding::PLAIN, 3, 8);
         let put = |number, content: &[u8]| {
             assembly
                 .put(number, &mut part(content, false), || false)
@@ -171,7 +174,7 @@ mod tests {
     fn nothing_after_a_short_slice_counts() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("f");
-        let assembly = Assembly::new(path.clone(), 3, 8);
+        let assembly = Assembly::new(path.clone(), &Coding::PLAIN, 3, 8);
         assert!(
             assembly
                 .put(0, &mut part(b"a", false), || false)
@@ -195,7 +198,7 @@ mod tests {
     #[test]
     fn a_file_that_does_not_exist_leaves_none() {
         let folder = tempfile::tempdir().unwrap();
-        let assembly = Assembly::new(folder.path().join("f"), 1, 8);
+        let assembly = Assembly::new(folder.path().join("f"), &Coding::PLAIN, 1, 8);
         let whole = assembly
             .put(0, &mut part(b"", true), || false)
             .unwrap()
@@ -206,7 +209,7 @@ mod tests {
     #[test]
     fn a_worker_too_far_ahead_stops_waiting_when_told() {
         let folder = tempfile::tempdir().unwrap();
-        let assembly = Assembly::new(folder.path().join("f"), 9, 1);
+        let assembly = Assembly::new(folder.path().join("f"), &Coding::PLAIN, 9, 1);
         assert!(
             assembly
                 .put(5, &mut part(b"x", false), || true)

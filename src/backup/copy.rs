@@ -22,7 +22,7 @@ use crate::repository::layout::{self, BUNDLES, BackupFolder};
 use crate::server::reading::{FileReader, Range, ranges};
 use crate::server::session::BackupSession;
 use crate::stored::bundle::BundleBuilder;
-use crate::stored::compression::Algorithm;
+use crate::stored::coding::Suffix;
 
 /// Everything that was copied.
 #[derive(Default)]
@@ -74,14 +74,13 @@ impl Job<'_> {
     }
 
     /// One for each file that is read in slices, by its place in the plan.
-    fn assemblies(&self) -> HashMap<usize, Assembly> {
+    fn assemblies(&self) -> HashMap<usize, Assembly<'_>> {
         let assembly = |file: &PlannedFile| {
-            let stored = layout::stored_file(
-                &file.kind().stored_path(&file.path),
-                self.request.compression.algorithm,
-            );
+            let coding = self.request.coding;
+            let stored = file.kind().stored_path(&file.path).into_owned();
+            let stored = layout::stored_file(&stored, coding.suffix());
             let path = self.folder.stored(&stored);
-            Assembly::new(path, file.slices(), self.request.workers as u64)
+            Assembly::new(path, coding, file.slices(), self.request.workers as u64)
         };
         let files = self.plan.files.iter().enumerate();
         files
@@ -92,12 +91,12 @@ impl Job<'_> {
 
     /// The folders that will hold something; all of PGDATA's where it is stored as a plain tree.
     fn create_folders(&self) -> Result<()> {
-        let algorithm = self.request.compression.algorithm;
+        let is_plain = self.request.coding.suffix().is_plain();
         let create = |folder: &str| durable::create_folder(&self.folder.stored(folder));
-        let create_stored = |path: &str| create(&layout::stored_file(path, Algorithm::None));
+        let create_stored = |path: &str| create(&layout::stored_file(path, Suffix::PLAIN));
         create_stored("pg_wal")?;
         create_stored("global")?;
-        if algorithm == Algorithm::None {
+        if is_plain {
             let mut directories = self.plan.directories.iter();
             directories.try_for_each(|directory| create_stored(directory))?;
         } else {
@@ -105,7 +104,7 @@ impl Job<'_> {
         }
         let mut last = None;
         for file in &self.plan.files {
-            let bundled = algorithm != Algorithm::None && !file.is_large() && !file.is_extra();
+            let bundled = !is_plain && !file.is_large() && !file.is_extra();
             let parent = file.path.rsplit_once('/').map(|(parent, _)| parent);
             if !bundled && parent != last {
                 create_stored(parent.unwrap_or_default())?;
@@ -118,7 +117,7 @@ impl Job<'_> {
 
 struct Worker<'a> {
     job: &'a Job<'a>,
-    assemblies: &'a HashMap<usize, Assembly>,
+    assemblies: &'a HashMap<usize, Assembly<'a>>,
     reader: &'a mut FileReader,
     store: Store<'a>,
     plain: Vec<u8>,
@@ -129,14 +128,14 @@ struct Worker<'a> {
 impl<'a> Worker<'a> {
     fn new(
         job: &'a Job<'a>,
-        assemblies: &'a HashMap<usize, Assembly>,
+        assemblies: &'a HashMap<usize, Assembly<'a>>,
         reader: &'a mut FileReader,
     ) -> Result<Worker<'a>> {
         Ok(Worker {
             job,
             assemblies,
             reader,
-            store: Store::new(job.folder, job.request.compression)?,
+            store: Store::new(job.folder, job.request.coding)?,
             plain: Vec::with_capacity(SLICE_BYTES as usize),
             part: Part::default(),
             suspects: Vec::new(),
@@ -236,7 +235,7 @@ impl<'a> Worker<'a> {
             Ok(())
         })?;
         self.plain = bundle.finish()?;
-        let path = layout::bundle(number, self.job.request.compression.algorithm);
+        let path = layout::bundle(number, self.job.request.coding.suffix());
         self.store.content(path, &self.plain)
     }
 

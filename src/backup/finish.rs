@@ -15,13 +15,14 @@ use crate::pg::control::CONTROL_FILE;
 use crate::pg::label::{BACKUP_LABEL_FILE, IncrementalFrom, with_incremental_from};
 use crate::pg::manifest::{BACKUP_MANIFEST_FILE, ManifestWriter};
 use crate::pg::tablespace_map::TABLESPACE_MAP_FILE;
-use crate::repository::backup_info::{BackupInfo, Increment, Tablespace};
+use crate::repository::backup_info::{BackupInfo, EncryptedWith, Increment, Tablespace};
 use crate::repository::file_list::{FileEntry, FileList};
 use crate::repository::identifier::Identifier;
 use crate::repository::layout::{self, BackupFolder, FORMAT};
 use crate::server::facts::{Facts, TablespaceLocation};
 use crate::server::session::Stopped;
 use crate::stored::checksum::sha512;
+use crate::stored::coding::Coding;
 use crate::stored::writer::write_whole;
 
 /// How many corrupt pages `backup.info` names; all are counted.
@@ -48,7 +49,7 @@ impl Finish<'_> {
         control: &[u8],
         folder: &BackupFolder,
     ) -> Result<BackupInfo> {
-        let mut store = Store::new(folder, self.request.compression)?;
+        let mut store = Store::new(folder, self.request.coding)?;
         let now = jiff::Timestamp::now().as_second();
         store.file(CONTROL_FILE, now, control)?;
         store.file(BACKUP_LABEL_FILE, now, self.label().as_bytes())?;
@@ -72,10 +73,10 @@ impl Finish<'_> {
         let mut text = Vec::new();
         list.write(&mut text)
             .map_err(|error| Error::failed(format!("cannot make the list of files: {error}")))?;
-        store.content(layout::file_list(self.request.compression.algorithm), &text)?;
+        store.content(layout::file_list(self.request.coding.suffix()), &text)?;
         copied.stored = store.stored;
         let checksums = copied.stored.checksums.format();
-        write_whole(&folder.checksums(), checksums.as_bytes())?;
+        write_whole(&folder.checksums(), &Coding::PLAIN, checksums.as_bytes())?;
         let info = self.info(&copied, &list, &checksums);
         info.write(folder)?;
         Ok(info)
@@ -123,7 +124,10 @@ impl Finish<'_> {
         );
         let corrupt_pages = corrupt.len() as u64;
         corrupt.truncate(NAMED_CORRUPT_PAGES);
-        let compression = self.request.compression;
+        let Coding {
+            compression,
+            encryption,
+        } = self.request.coding;
         let control = &self.facts.control;
         BackupInfo {
             format: FORMAT,
@@ -136,6 +140,7 @@ impl Finish<'_> {
             incremental: self.increment.clone(),
             compression: compression.algorithm,
             compression_level: compression.level(),
+            encryption: encryption.as_ref().map(EncryptedWith::from),
             backup_size: copied.stored.bytes + checksums.len() as u64,
             restore_size: list.files.iter().map(FileEntry::restored_size).sum(),
             number_of_files: list.files.len() as u64,

@@ -33,7 +33,8 @@ use crate::server::listing::{self, Skipped};
 use crate::server::permissions;
 use crate::server::reading::FileReader;
 use crate::server::session::{BackupSession, Checkpoint};
-use crate::stored::compression::Compression;
+use crate::stored::coding::Coding;
+use crate::stored::master_key::Keyring;
 
 use changes::{Changes, Search};
 use corruption::PageCheck;
@@ -54,8 +55,8 @@ pub struct Request<'a> {
     pub parent: Option<ParentRequest<'a>>,
     /// Whether the checkpoint it begins with is hurried.
     pub checkpoint: Checkpoint,
-    /// How its files are compressed.
-    pub compression: Compression,
+    /// How its files are compressed and encrypted.
+    pub coding: &'a Coding,
     /// Connections that read and threads that compress.
     pub workers: usize,
     /// Bytes a second read from the server at most, by all workers together.
@@ -69,6 +70,8 @@ pub struct Request<'a> {
 pub struct ParentRequest<'a> {
     /// The backup as the user names it.
     pub selector: &'a Selector,
+    /// The master keys it may be encrypted with.
+    pub keys: &'a Keyring,
     /// Whether the backup becomes a full one where it can't be incremental.
     pub or_full: bool,
 }
@@ -136,7 +139,7 @@ pub fn run(
         listed,
         &rules,
         &facts,
-        request.compression.algorithm,
+        request.coding.suffix(),
         changes.as_ref(),
     );
 
@@ -155,7 +158,7 @@ pub fn run(
     orphans::drop_orphaned_segments(
         &mut copied.stored,
         &facts,
-        request.compression.algorithm,
+        request.coding.suffix(),
         staging.folder(),
     )?;
 
@@ -208,7 +211,8 @@ impl ParentRequest<'_> {
 
 fn open_parent(request: &Request<'_>, wanted: &ParentRequest<'_>, facts: &Facts) -> Result<Parent> {
     let catalogue = Catalogue::read(request.server, request.folder)?;
-    Parent::open(&catalogue, catalogue.select(wanted.selector)?, facts)
+    let backup = catalogue.select(wanted.selector)?;
+    Parent::open(&catalogue, backup, wanted.keys, facts)
 }
 
 fn find_changes(

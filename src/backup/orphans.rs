@@ -15,7 +15,7 @@ use crate::pg::page::PAGE_SIZE;
 use crate::pg::relation::{Fork, RelationFile};
 use crate::repository::layout::{self, BackupFolder};
 use crate::server::facts::Facts;
-use crate::stored::compression::Algorithm;
+use crate::stored::coding::Suffix;
 
 /// A relation fork's segments: their numbers, sizes in bytes, and places.
 type Segments = BTreeMap<u32, (u64, usize)>;
@@ -24,7 +24,7 @@ type Segments = BTreeMap<u32, (u64, usize)>;
 pub(super) fn drop_orphaned_segments(
     stored: &mut Stored,
     facts: &Facts,
-    algorithm: Algorithm,
+    suffix: Suffix,
     folder: &BackupFolder,
 ) -> Result<()> {
     let full = u64::from(facts.control.relation_segment_blocks) * PAGE_SIZE as u64;
@@ -50,7 +50,7 @@ pub(super) fn drop_orphaned_segments(
             entry.path
         );
         if entry.bundle.is_none() {
-            let relative = layout::stored_file(&entry.stored_path(), algorithm);
+            let relative = layout::stored_file(&entry.stored_path(), suffix);
             let path = folder.stored(&relative);
             let size = fs::metadata(&path).map(|metadata| metadata.len());
             let removed = size.and_then(|size| fs::remove_file(&path).map(|()| size));

@@ -12,6 +12,7 @@ use crate::repository::catalogue::{Backup, Catalogue};
 use crate::repository::contents::{Contents, check_presence};
 use crate::repository::identifier::Identifier;
 use crate::server::facts::Facts;
+use crate::stored::master_key::Keyring;
 
 /// A parent that fits the server.
 pub(super) struct Parent {
@@ -23,14 +24,19 @@ pub(super) struct Parent {
 
 impl Parent {
     /// Opens a backup as the parent of one of this server. What can't be a parent is refused.
-    pub(super) fn open(catalogue: &Catalogue, backup: &Backup, facts: &Facts) -> Result<Parent> {
+    pub(super) fn open(
+        catalogue: &Catalogue,
+        backup: &Backup,
+        keys: &Keyring,
+        facts: &Facts,
+    ) -> Result<Parent> {
         let info = catalogue.check(backup)?;
         check_same_cluster(info, facts)?;
         check_presence(&backup.folder, info)?;
         for ancestor in catalogue.ancestors(info)? {
             check_presence(ancestor.folder, ancestor.info)?;
         }
-        let contents = Contents::read(&backup.folder)?;
+        let contents = Contents::read(&backup.folder, keys)?;
         let tablespace_directory = facts.version.major.tablespace_directory();
         let lengths = contents
             .list

@@ -11,7 +11,7 @@ use crate::pg::relation::RelationFile;
 use crate::repository::file_list::{Crc32c, FileEntry, FileKind};
 use crate::server::facts::Facts;
 use crate::server::listing::Listed;
-use crate::stored::compression::Algorithm;
+use crate::stored::coding::Suffix;
 
 /// Bytes of plain content that one worker reads, checks and compresses at a time.
 /// Large enough for a codec to find what repeats, small enough for many workers' memory.
@@ -155,7 +155,7 @@ impl Plan {
         listed: Vec<Listed>,
         rules: &Exclusion,
         facts: &Facts,
-        algorithm: Algorithm,
+        suffix: Suffix,
         changes: Option<&Changes>,
     ) -> Plan {
         let tablespace_directory = facts.version.major.tablespace_directory();
@@ -186,7 +186,7 @@ impl Plan {
         Plan {
             directories,
             bytes: files.iter().map(PlannedFile::wanted_bytes).sum(),
-            tasks: tasks(&files, algorithm),
+            tasks: tasks(&files, suffix),
             files,
         }
     }
@@ -221,7 +221,7 @@ fn leave_out_unlogged(files: &mut Vec<PlannedFile>) {
     });
 }
 
-fn tasks(files: &[PlannedFile], algorithm: Algorithm) -> Vec<Task> {
+fn tasks(files: &[PlannedFile], suffix: Suffix) -> Vec<Task> {
     let (mut large, small): (Vec<usize>, Vec<usize>) =
         (0..files.len()).partition(|&file| files[file].is_large());
     large.sort_by_key(|&file| std::cmp::Reverse(files[file].stored_size()));
@@ -235,7 +235,7 @@ fn tasks(files: &[PlannedFile], algorithm: Algorithm) -> Vec<Task> {
     tasks.extend(changed.map(|files| Task::Changed { files }));
     let (extra, data): (Vec<usize>, Vec<usize>) =
         small.into_iter().partition(|&file| files[file].is_extra());
-    let bundled = algorithm != Algorithm::None;
+    let bundled = !suffix.is_plain();
     for (number, files) in (0..).zip(portions(files, data)) {
         let bundle = bundled.then_some(number);
         tasks.push(Task::Small { files, bundle });
@@ -273,6 +273,12 @@ fn portions(files: &[PlannedFile], small: Vec<usize>) -> Vec<Vec<usize>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stored::compression::Algorithm;
+
+    const ZSTD: Suffix = Suffix {
+        algorithm: Algorithm::Zstd,
+        is_encrypted: false,
+    };
 
     fn files(sizes: &[u64]) -> Vec<PlannedFile> {
         let file = |(number, &size): (usize, &u64)| PlannedFile {
@@ -289,7 +295,7 @@ mod tests {
     fn large_files_come_first_in_slices_and_small_ones_in_bundles() {
         let tasks = tasks(
             &files(&[8192, SLICE_BYTES + 1, 0, 2 * SLICE_BYTES + 8192]),
-            Algorithm::Zstd,
+            ZSTD,
         );
         let slice = |file, number| Task::Slice { file, number };
         assert_eq!(
@@ -309,8 +315,24 @@ mod tests {
     }
 
     #[test]
+    fn what_is_encrypted_is_bundled_without_compression_too() {
+        let suffix = Suffix {
+            is_encrypted: true,
+            ..Suffix::PLAIN
+        };
+        let tasks = tasks(&files(&[8192]), suffix);
+        assert!(matches!(
+            tasks[..],
+            [Task::Small {
+                bundle: Some(0),
+                ..
+            }]
+        ));
+    }
+
+    #[test]
     fn without_compression_nothing_is_bundled() {
-        let tasks = tasks(&files(&[8192]), Algorithm::None);
+        let tasks = tasks(&files(&[8192]), Suffix::PLAIN);
         assert_eq!(
             tasks,
             [Task::Small {
@@ -322,7 +344,7 @@ mod tests {
 
     #[test]
     fn many_small_files_fill_several_bundles_of_bounded_size() {
-        let tasks = tasks(&files(&[BUNDLED_BYTES; 100]), Algorithm::Zstd);
+        let tasks = tasks(&files(&[BUNDLED_BYTES; 100]), ZSTD);
         let bundles: Vec<&Vec<usize>> = tasks
             .iter()
             .filter_map(|task| match task {

@@ -4,7 +4,8 @@ use crate::error::Result;
 use crate::repository::checksums::Checksums;
 use crate::repository::file_list::{Crc32c, FileEntry, FileKind};
 use crate::repository::layout::{self, BackupFolder};
-use crate::stored::compression::{Algorithm, Compression, Compressor};
+use crate::stored::coding::Coding;
+use crate::stored::compression::Compressor;
 use crate::stored::writer::{Written, write_whole};
 
 /// Everything that was stored so far.
@@ -33,21 +34,21 @@ impl Stored {
     }
 }
 
-/// Compresses and stores what is in memory. One a worker.
+/// Compresses, encrypts and stores what is in memory. One a worker.
 pub(super) struct Store<'a> {
     folder: &'a BackupFolder,
-    algorithm: Algorithm,
+    coding: &'a Coding,
     pub(super) compressor: Compressor,
     frame: Vec<u8>,
     pub(super) stored: Stored,
 }
 
 impl<'a> Store<'a> {
-    pub(super) fn new(folder: &'a BackupFolder, compression: Compression) -> Result<Store<'a>> {
+    pub(super) fn new(folder: &'a BackupFolder, coding: &'a Coding) -> Result<Store<'a>> {
         Ok(Store {
             folder,
-            algorithm: compression.algorithm,
-            compressor: Compressor::new(compression)?,
+            coding,
+            compressor: Compressor::new(coding.compression)?,
             frame: Vec::new(),
             stored: Stored::default(),
         })
@@ -55,7 +56,7 @@ impl<'a> Store<'a> {
 
     /// The path in the backup's folder of a file that is stored by itself.
     pub(super) fn path_of(&self, path: &str) -> String {
-        layout::stored_file(path, self.algorithm)
+        layout::stored_file(path, self.coding.suffix())
     }
 
     /// Stores a file of the cluster by itself, whole.
@@ -83,7 +84,7 @@ impl<'a> Store<'a> {
     /// Stores any content under a path in the backup's folder.
     pub(super) fn content(&mut self, path: String, content: &[u8]) -> Result<()> {
         self.compressor.compress(content, &mut self.frame)?;
-        let written = write_whole(&self.folder.stored(&path), &self.frame)?;
+        let written = write_whole(&self.folder.stored(&path), self.coding, &self.frame)?;
         self.stored.add(path, written);
         Ok(())
     }

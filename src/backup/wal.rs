@@ -17,6 +17,7 @@ use crate::repository::layout::BackupFolder;
 use crate::server::facts::Facts;
 use crate::server::reading::{FileReader, ranges};
 use crate::server::session::Stopped;
+use crate::stored::coding::Coding;
 use crate::stored::writer::StoredWriter;
 
 /// WAL from the backup's start to its end.
@@ -154,8 +155,9 @@ pub(super) fn copy(
                 needed,
                 reader,
                 folder,
+                coding: request.coding,
                 rate,
-                store: Store::new(folder, request.compression)?,
+                store: Store::new(folder, request.coding)?,
             })
         })
         .collect::<Result<Vec<Worker<'_>>>>()?;
@@ -182,6 +184,7 @@ struct Worker<'a> {
     needed: &'a NeededWal,
     reader: &'a mut FileReader,
     folder: &'a BackupFolder,
+    coding: &'a Coding,
     rate: &'a RateLimit,
     store: Store<'a>,
 }
@@ -191,7 +194,7 @@ impl Worker<'_> {
         let needed = self.needed;
         let path = format!("pg_wal/{}", segment.name.file_name(needed.size));
         let stored = self.store.path_of(&path);
-        let mut writer = StoredWriter::create(&self.folder.stored(&stored))?;
+        let mut writer = StoredWriter::create(&self.folder.stored(&stored), self.coding)?;
         let mut check = SegmentCheck::new(
             needed.major,
             needed.system_identifier,
@@ -222,7 +225,7 @@ impl Worker<'_> {
             Error::server(format!("the server's WAL cannot be used: {fault}"))
                 .hint("start the backup again; if it happens again, the server's pg_wal is damaged")
         })?;
-        self.store.stored.add(stored, writer.finish());
+        self.store.stored.add(stored, writer.finish()?);
         self.store.stored.files.push(FileEntry {
             path,
             size: bytes,

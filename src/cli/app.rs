@@ -13,6 +13,9 @@ use crate::progress::Progress;
 use crate::repository::catalogue::Catalogue;
 use crate::repository::layout::ServerFolder;
 use crate::server::connect::Connector;
+use crate::stored::coding::Coding;
+use crate::stored::encryption::Encryption;
+use crate::stored::master_key::Keyring;
 
 /// Threads and connections where nothing else is said: more than this a
 /// server's other users would notice.
@@ -66,6 +69,11 @@ impl App {
         })
     }
 
+    /// The master keys of files that belong to no server.
+    pub(super) fn keys(&self) -> Keyring {
+        Keyring::new(self.configuration.master_key())
+    }
+
     /// A server by its name.
     pub(super) fn server(&self, name: &str) -> Result<Server> {
         let configuration = self.configuration.server(name)?;
@@ -91,6 +99,26 @@ impl Server {
     /// Opens sessions with it.
     pub(super) fn connector(&self) -> Result<Connector> {
         Connector::new(&self.configuration.connection)
+    }
+
+    /// The master keys its files are encrypted with.
+    pub(super) fn keys(&self) -> Keyring {
+        Keyring::new(self.configuration.master_key.clone())
+    }
+
+    /// How its new files are stored.
+    pub(super) fn coding(&self) -> Result<Coding> {
+        let encryption = match self.configuration.encryption {
+            None => None,
+            Some(cipher) => Some(Encryption {
+                cipher,
+                key: self.keys().current()?,
+            }),
+        };
+        Ok(Coding {
+            compression: self.configuration.compression,
+            encryption,
+        })
     }
 
     /// Its backups.

@@ -95,6 +95,7 @@ pub(super) enum Command {
     Verify(commands::verify::Verify),
     Restore(commands::restore::Restore),
     Check(commands::check::Check),
+    MasterKey(commands::master_key::CreateMasterKey),
     Permissions(commands::permissions::Permissions),
     Conf(commands::conf::Conf),
 }
@@ -109,6 +110,7 @@ macro_rules! each {
             Command::Verify($args) => $call,
             Command::Restore($args) => $call,
             Command::Check($args) => $call,
+            Command::MasterKey($args) => $call,
             Command::Permissions($args) => $call,
             Command::Conf($args) => $call,
         }
@@ -125,6 +127,7 @@ impl Command {
             Command::Verify(_) => "verify",
             Command::Restore(_) => "restore",
             Command::Check(_) => "check",
+            Command::MasterKey(_) => "master-key",
             Command::Permissions(_) => "permissions",
             Command::Conf(_) => "conf",
         }

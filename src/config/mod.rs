@@ -9,7 +9,6 @@
 mod authentication;
 mod connection;
 mod duration;
-mod encryption;
 mod endpoint;
 mod environment;
 mod foreign;
@@ -31,7 +30,6 @@ mod tests;
 mod tls;
 
 pub use connection::{ChannelBinding, ConnectionSettings, TargetSession};
-pub use encryption::Encryption;
 pub use endpoint::{Endpoint, Host};
 pub use environment::Environment;
 pub use foreign::{Ignored, Reason};
@@ -195,6 +193,12 @@ impl Configuration {
             .map(|given| given.value.as_path())
     }
 
+    /// The file that holds the master key, as far as no server's section names another one; `None`
+    /// where nothing says where that would be.
+    pub fn master_key(&self) -> Option<PathBuf> {
+        server::master_key(&self.main, &self.environment).map(|found| found.value)
+    }
+
     /// Keys that were accepted and have no effect, in the order of the file.
     pub fn ignored(&self) -> &[Ignored] {
         &self.ignored
@@ -230,7 +234,8 @@ impl Configuration {
                 origin: Origin::Default,
             },
         };
-        let mut entries = server::common_entries(&self.main, &base_dir);
+        let master_key = server::master_key(&self.main, &self.environment);
+        let mut entries = server::common_entries(&self.main, &base_dir, master_key.as_ref());
         for name in self.servers() {
             let (_, own) = self.resolve(name.as_str())?;
             entries.extend(own.into_iter().map(|entry| Entry {

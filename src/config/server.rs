@@ -1,13 +1,14 @@
 //! The configuration of one server: defaults, overridden by the main section,
 //! overridden by the server's own.
 
+use super::Retention;
 use super::connection::{self, ConnectionSettings};
 use super::duration;
 use super::environment::Environment;
 use super::origin::{Entry, Origin, Sourced};
 use super::settings::{self, Common, level_error};
-use super::{Encryption, Retention};
 use crate::error::{Error, Result};
+use crate::stored::cipher::Cipher;
 use crate::stored::compression::Compression;
 use log::LevelFilter;
 use std::fmt;
@@ -60,9 +61,9 @@ pub struct ServerConfiguration {
     pub base_dir: PathBuf,
     /// How stored files are compressed.
     pub compression: Compression,
-    /// How stored files are encrypted.
-    pub encryption: Encryption,
-    /// The file that holds the master key, if it is not in its usual place.
+    /// How stored files are encrypted; `None` for not at all.
+    pub encryption: Option<Cipher>,
+    /// The file that holds the master key; `None` where nothing says where that would be.
     pub master_key: Option<PathBuf>,
     /// How many threads work; `None` leaves it to pgkeep.
     pub workers: Option<NonZero<usize>>,
@@ -99,7 +100,8 @@ impl ServerConfiguration {
         let common = overridden(main, own);
         let base_dir = base_dir(&common, environment)?;
         let compression = compression(&common)?;
-        entries.extend(common_entries(&common, &base_dir));
+        let master_key = master_key(&common, environment);
+        entries.extend(common_entries(&common, &base_dir, master_key.as_ref()));
         let wal_slot = section.and_then(|section| section.wal_slot.clone());
         let extra = section.and_then(|section| section.extra.clone());
         if let Some(slot) = &wal_slot {
@@ -113,7 +115,7 @@ impl ServerConfiguration {
             base_dir: base_dir.value,
             compression,
             encryption: value_or_default(common.encryption),
-            master_key: common.master_key.map(|given| given.value),
+            master_key: master_key.map(|found| found.value),
             workers: value_or_default(common.workers),
             max_rate: value_or_default(common.max_rate),
             retention: value_or_default(common.retention),
@@ -177,6 +179,26 @@ fn base_dir(common: &Common, environment: &Environment) -> Result<Sourced<PathBu
     })
 }
 
+/// `master_key`, `$PGKEEP_MASTER_KEY_FILE`, or `pgkeep/master.key` in the user's configuration directory.
+pub(super) fn master_key(common: &Common, environment: &Environment) -> Option<Sourced<PathBuf>> {
+    let named = || {
+        Some(Sourced {
+            value: environment.variable(MASTER_KEY_VARIABLE)?.into(),
+            origin: Origin::Environment(MASTER_KEY_VARIABLE),
+        })
+    };
+    let usual = || {
+        let directory = environment.configuration_directory()?;
+        Some(Sourced {
+            value: directory.join("pgkeep/master.key"),
+            origin: Origin::Default,
+        })
+    };
+    common.master_key.clone().or_else(named).or_else(usual)
+}
+
+const MASTER_KEY_VARIABLE: &str = "PGKEEP_MASTER_KEY_FILE";
+
 fn compression(common: &Common) -> Result<Compression> {
     let algorithm = value_or_default(common.compression.clone());
     match &common.compression_level {
@@ -197,7 +219,11 @@ fn shown<T>(key: &str, given: &Sourced<T>, show: impl Fn(&T) -> String) -> Entry
 
 /// The lines of `conf ls` for settings that main section and servers share;
 /// with a default where there is one worth showing.
-pub(super) fn common_entries(common: &Common, base_dir: &Sourced<PathBuf>) -> Vec<Entry> {
+pub(super) fn common_entries(
+    common: &Common,
+    base_dir: &Sourced<PathBuf>,
+    master_key: Option<&Sourced<PathBuf>>,
+) -> Vec<Entry> {
     fn or_default<T: Clone + Default>(given: &Option<Sourced<T>>) -> Sourced<T> {
         given.clone().unwrap_or(Sourced {
             value: T::default(),
@@ -213,11 +239,9 @@ pub(super) fn common_entries(common: &Common, base_dir: &Sourced<PathBuf>) -> Ve
             &or_default(&common.compression),
             ToString::to_string,
         ),
-        shown(
-            "encryption",
-            &or_default(&common.encryption),
-            ToString::to_string,
-        ),
+        shown("encryption", &or_default(&common.encryption), |cipher| {
+            cipher.map_or("none".to_owned(), |cipher| cipher.to_string())
+        }),
         shown(
             "retention",
             &or_default(&common.retention),
@@ -243,10 +267,7 @@ pub(super) fn common_entries(common: &Common, base_dir: &Sourced<PathBuf>) -> Ve
             .compression_level
             .as_ref()
             .map(|given| shown("compression_level", given, ToString::to_string)),
-        common
-            .master_key
-            .as_ref()
-            .map(|given| shown("master_key", given, path)),
+        master_key.map(|found| shown("master_key", found, path)),
         common
             .log_level
             .as_ref()

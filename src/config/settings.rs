@@ -1,6 +1,5 @@
 //! What one section of the configuration file says, checked value by value.
 
-use super::encryption::Encryption;
 use super::environment::Environment;
 use super::foreign::{self, Ignored};
 use super::ini::{Section, Setting};
@@ -9,6 +8,7 @@ use super::retention::Retention;
 use super::{duration, endpoint, suggestion};
 use crate::error::{Error, Result};
 use crate::size;
+use crate::stored::cipher::Cipher;
 use crate::stored::compression::Algorithm;
 use log::LevelFilter;
 use std::num::NonZero;
@@ -49,14 +49,14 @@ const SERVER_KEYS: &[&str] = &[
 
 /// Settings that stand in the main section and may stand in a server's.
 ///
-/// A value that switches something off (`workers = 0`) is `Some(None)`: it is
+/// A value that switches something off (`workers = 0`, `encryption = none`) is `Some(None)`: it is
 /// given and overrides the main section's.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Common {
     pub(super) base_dir: Given<PathBuf>,
     pub(super) compression: Given<Algorithm>,
     pub(super) compression_level: Given<i32>,
-    pub(super) encryption: Given<Encryption>,
+    pub(super) encryption: Given<Option<Cipher>>,
     pub(super) master_key: Given<PathBuf>,
     pub(super) workers: Given<Option<NonZero<usize>>>,
     pub(super) max_rate: Given<Option<NonZero<u64>>>,
@@ -200,8 +200,7 @@ impl Reader<'_> {
                     Some(self.read(setting, "a whole number", |text| text.parse().ok())?);
             }
             "encryption" => {
-                common.encryption =
-                    Some(self.read(setting, Encryption::ALLOWED, Encryption::parse)?);
+                common.encryption = Some(self.read(setting, Cipher::ALLOWED, encryption)?);
             }
             "master_key" => common.master_key = Some(self.path(setting)?),
             // In a server's section of pgmoneta, -1 stands for the main section's value.
@@ -304,6 +303,13 @@ pub(super) fn level_error(level: &Sourced<i32>, allowed: &str) -> Error {
         level.origin, level.value
     ))
     .hint(format!("compression_level may be {allowed}"))
+}
+
+fn encryption(text: &str) -> Option<Option<Cipher>> {
+    match text.to_ascii_lowercase().as_str() {
+        "none" | "off" => Some(None),
+        name => Cipher::parse(name).map(Some),
+    }
 }
 
 const WORKERS_ALLOWED: &str = "a number of threads up to 1024, or 0 to leave it to pgkeep";

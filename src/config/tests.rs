@@ -5,6 +5,7 @@
 use super::testing::{configuration, environment};
 use super::*;
 use crate::error::Kind;
+use crate::stored::cipher::Cipher;
 use crate::stored::compression::{Algorithm, Compression};
 use proptest::prelude::*;
 use std::num::NonZero;
@@ -28,7 +29,7 @@ fn the_configuration_of_the_tutorial_is_accepted() {
     assert_eq!(server.compression, Compression::default());
     assert_eq!(server.retention.to_string(), "7, -, -, -");
     assert_eq!(server.verification, Some(Duration::from_secs(3600)));
-    assert_eq!(server.encryption, Encryption::Aes256Cbc);
+    assert_eq!(server.encryption, Cipher::parse("aes-256-cbc"));
     assert_eq!(server.wal_slot.as_deref(), Some("repl"));
     assert_eq!(server.connection.user, "repl");
     assert_eq!(configuration.log_level(), Some(LevelFilter::Info));
@@ -49,7 +50,7 @@ fn a_servers_section_overrides_the_main_one() {
     let inherited = primary(main, "").unwrap();
     assert_eq!(inherited.base_dir, Path::new("/b"));
     assert_eq!(inherited.compression.algorithm, Algorithm::Gzip);
-    assert_eq!(inherited.encryption, Encryption::Aes128Ctr);
+    assert_eq!(inherited.encryption, Cipher::parse("aes-128-ctr"));
     assert_eq!(
         inherited.master_key.as_deref(),
         Some(Path::new("/home/ann/key"))
@@ -68,7 +69,7 @@ fn a_servers_section_overrides_the_main_one() {
     let own = primary(main, server).unwrap();
     assert_eq!(own.base_dir, Path::new("/c"));
     assert_eq!(own.compression.algorithm, Algorithm::None);
-    assert_eq!(own.encryption, Encryption::None);
+    assert_eq!(own.encryption, None);
     assert_eq!(own.master_key.as_deref(), Some(Path::new("/k")));
     assert_eq!((own.workers, own.max_rate), (None, None));
     assert!(own.retention.is_unlimited());
@@ -90,7 +91,7 @@ fn nothing_is_set_by_default() {
     let server = primary("", "").unwrap();
     assert_eq!(server.base_dir, Path::new("/home/ann/.local/share/pgkeep"));
     assert_eq!(server.compression, Compression::default());
-    assert_eq!(server.encryption, Encryption::None);
+    assert_eq!(server.encryption, None);
     assert!(server.retention.is_unlimited());
     assert_eq!((server.workers, server.max_rate), (None, None));
     assert_eq!((server.wal_slot, server.create_slot), (None, false));

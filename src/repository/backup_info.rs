@@ -15,7 +15,11 @@ use crate::repository::durable;
 use crate::repository::identifier::Identifier;
 use crate::repository::layout::{BackupFolder, FORMAT};
 use crate::stored::checksum::{Sha512Digest, sha512};
-use crate::stored::compression::Algorithm;
+use crate::stored::cipher::Cipher;
+use crate::stored::coding::{Coding, Suffix};
+use crate::stored::compression::{Algorithm, Compression};
+use crate::stored::encryption::Encryption;
+use crate::stored::master_key::{Fingerprint, Keyring};
 
 /// Everything known about a finished backup.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,6 +45,8 @@ pub struct BackupInfo {
     pub compression: Algorithm,
     /// The level of compression, where the algorithm has levels.
     pub compression_level: Option<i32>,
+    /// How its files are encrypted; `None` where they are not.
+    pub encryption: Option<EncryptedWith>,
     /// Bytes of all stored files.
     pub backup_size: u64,
     /// Bytes of the cluster when restored, WAL included.
@@ -99,6 +105,25 @@ pub struct BackupInfo {
     pub corrupt: Vec<CorruptPage>,
     /// SHA-512 of `backup.sha512`.
     pub checksums: String,
+}
+
+/// What the files of a backup are encrypted with. Nothing in it is secret.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct EncryptedWith {
+    /// The cipher.
+    pub cipher: Cipher,
+    /// The fingerprint of the master key.
+    pub key: Fingerprint,
+}
+
+impl From<&Encryption> for EncryptedWith {
+    fn from(encryption: &Encryption) -> EncryptedWith {
+        EncryptedWith {
+            cipher: encryption.cipher,
+            key: encryption.key.fingerprint(),
+        }
+    }
 }
 
 /// What makes a backup incremental.
@@ -176,6 +201,31 @@ impl BackupInfo {
         self.checksums.parse().ok()
     }
 
+    /// What the names of its stored files end in.
+    pub fn suffix(&self) -> Suffix {
+        Suffix {
+            algorithm: self.compression,
+            is_encrypted: self.encryption.is_some(),
+        }
+    }
+
+    /// How to read its stored files. An error names the master key that is missing.
+    pub fn coding(&self, keys: &Keyring) -> Result<Coding> {
+        let encryption = match self.encryption {
+            None => None,
+            Some(EncryptedWith { cipher, key }) => Some(Encryption {
+                cipher,
+                key: keys.find(key).map_err(|error| {
+                    error.context(format!("backup {} is encrypted", self.backup))
+                })?,
+            }),
+        };
+        Ok(Coding {
+            compression: Compression::of(self.compression),
+            encryption,
+        })
+    }
+
     /// Writes it into the backup's folder, durably.
     pub fn write(&self, folder: &BackupFolder) -> Result<()> {
         let mut text = serde_yaml::to_string(self).map_err(|error| {
@@ -247,6 +297,7 @@ pub(crate) mod tests {
             incremental: None,
             compression: Algorithm::Zstd,
             compression_level: Some(3),
+            encryption: None,
             backup_size: 8_531_968,
             restore_size: 48_799_744,
             number_of_files: 971,

@@ -17,6 +17,8 @@ use crate::repository::catalogue::{Backup, Catalogue};
 use crate::repository::contents::Contents;
 use crate::repository::file_list::{Crc32c, FileEntry, FileKind};
 use crate::repository::layout::BackupFolder;
+use crate::stored::coding::Coding;
+use crate::stored::master_key::Keyring;
 
 /// A backup and its ancestors, down to a full one.
 ///
@@ -35,6 +37,7 @@ pub struct Chain {
 struct Ancestor {
     folder: BackupFolder,
     info: BackupInfo,
+    coding: Coding,
 }
 
 /// Where a file comes from.
@@ -136,14 +139,14 @@ pub enum Portion<'a> {
 
 impl Chain {
     /// Reads the lists of a backup and of all that it needs. They are one chain, and every file has a base in it.
-    pub fn read(catalogue: &Catalogue, backup: &Backup) -> Result<Chain> {
-        let newest = Contents::read(&backup.folder)?;
+    pub fn read(catalogue: &Catalogue, backup: &Backup, keys: &Keyring) -> Result<Chain> {
+        let newest = Contents::read(&backup.folder, keys)?;
         let files = &newest.list.files;
         let mut descent = Descent::begin(files);
         descent.step(Member::NEWEST, &newest)?;
         let mut ancestors: Vec<Ancestor> = Vec::new();
         for link in catalogue.ancestors(&newest.info)? {
-            let contents = Contents::read(link.folder)?;
+            let contents = Contents::read(link.folder, keys)?;
             if contents.info.checksums != link.info.checksums {
                 return Err(Error::failed(format!(
                     "backup {} was replaced while it was being read",
@@ -155,6 +158,7 @@ impl Chain {
             ancestors.push(Ancestor {
                 folder: contents.folder,
                 info: contents.info,
+                coding: contents.coding,
             });
         }
         let (origins, layers) = descent.finish()?;
@@ -179,6 +183,14 @@ impl Chain {
         match self.ancestor(member) {
             None => &self.newest.folder,
             Some(ancestor) => &ancestor.folder,
+        }
+    }
+
+    /// How the stored files of a backup of the chain are read.
+    pub fn coding(&self, member: Member) -> &Coding {
+        match self.ancestor(member) {
+            None => &self.newest.coding,
+            Some(ancestor) => &ancestor.coding,
         }
     }
 

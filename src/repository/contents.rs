@@ -1,5 +1,6 @@
 //! A finished backup opened for reading: what it holds, and where.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
 
@@ -10,6 +11,8 @@ use crate::repository::checksums::Checksums;
 use crate::repository::file_list::{FileEntry, FileList};
 use crate::repository::layout::{self, BackupFolder};
 use crate::stored::checksum::sha512;
+use crate::stored::coding::Coding;
+use crate::stored::master_key::Keyring;
 use crate::stored::reader::read_hashed;
 
 /// A backup whose own lists have been read and are sound. The files they name have not been looked at.
@@ -18,6 +21,8 @@ pub struct Contents {
     pub folder: BackupFolder,
     /// What is known about it.
     pub info: BackupInfo,
+    /// How its stored files are read.
+    pub coding: Coding,
     /// Every file of the cluster.
     pub list: FileList,
     /// Every stored file.
@@ -28,19 +33,26 @@ pub struct Contents {
 pub enum Portion<'a> {
     /// A file stored by itself.
     Alone(&'a FileEntry),
-    /// Small files in one bundle, by their paths.
-    Bundle(u32, BTreeMap<&'a str, &'a FileEntry>),
+    /// Small files in one bundle, by their paths in it.
+    Bundle(u32, BTreeMap<Cow<'a, str>, &'a FileEntry>),
 }
 
 impl Contents {
-    /// Reads the lists of a backup.
-    pub fn read(folder: &BackupFolder) -> Result<Contents> {
+    /// Reads the lists of a backup, with the master key that it is encrypted with.
+    pub fn read(folder: &BackupFolder, keys: &Keyring) -> Result<Contents> {
         let info = BackupInfo::read(folder)?;
+        let coding = info.coding(keys)?;
+        Contents::read_lists(folder, info, coding)
+    }
+
+    /// Reads the lists of a backup of which this is known.
+    pub fn read_lists(folder: &BackupFolder, info: BackupInfo, coding: Coding) -> Result<Contents> {
         let checksums = read_checksums(folder, &info)?;
-        let list = read_list(folder, &info, &checksums)?;
+        let list = read_list(folder, &coding, &checksums)?;
         Ok(Contents {
             folder: folder.clone(),
             info,
+            coding,
             list,
             checksums,
         })
@@ -49,20 +61,21 @@ impl Contents {
     /// Where a portion is stored, as a path in the backup's folder.
     pub fn stored(&self, portion: &Portion<'_>) -> String {
         match portion {
-            Portion::Alone(file) => layout::stored_file(&file.path, self.info.compression),
-            Portion::Bundle(number, _) => layout::bundle(*number, self.info.compression),
+            Portion::Alone(file) => layout::stored_file(&file.stored_path(), self.info.suffix()),
+            Portion::Bundle(number, _) => layout::bundle(*number, self.info.suffix()),
         }
     }
 
     /// All content, the largest files first.
     pub fn portions(&self) -> Vec<Portion<'_>> {
         let mut alone = Vec::new();
-        let mut bundles: BTreeMap<u32, BTreeMap<&str, &FileEntry>> = BTreeMap::new();
+        let mut bundles: BTreeMap<u32, BTreeMap<Cow<'_, str>, &FileEntry>> = BTreeMap::new();
         for file in &self.list.files {
             match file.bundle {
                 None => alone.push(file),
                 Some(number) => {
-                    bundles.entry(number).or_default().insert(&file.path, file);
+                    let members = bundles.entry(number).or_default();
+                    members.insert(file.stored_path(), file);
                 }
             }
         }
@@ -134,12 +147,12 @@ pub fn read_checksums(folder: &BackupFolder, info: &BackupInfo) -> Result<Checks
 }
 
 /// The list is read whole; it has a line a file.
-fn read_list(folder: &BackupFolder, info: &BackupInfo, checksums: &Checksums) -> Result<FileList> {
-    let stored = layout::file_list(info.compression);
+fn read_list(folder: &BackupFolder, coding: &Coding, checksums: &Checksums) -> Result<FileList> {
+    let stored = layout::file_list(coding.suffix());
     let path = folder.stored(&stored);
     let mut text = Vec::new();
     let mut part = vec![0; 64 * 1024];
-    let (digest, decoded) = read_hashed(&path, info.compression, &mut part, |bytes| {
+    let (digest, decoded) = read_hashed(&path, coding, &mut part, |bytes| {
         text.extend_from_slice(bytes);
     })
     .map_err(|error| Error::damage(error.message()))?;
@@ -149,6 +162,6 @@ fn read_list(folder: &BackupFolder, info: &BackupInfo, checksums: &Checksums) ->
     if checksums.get(&stored) != Some(digest) {
         return Err(damaged("was changed since the backup was made"));
     }
-    decoded.map_err(|why| damaged(&format!("cannot be decompressed: {why}")))?;
+    decoded.map_err(|why| damaged(&format!("cannot be decoded: {why}")))?;
     FileList::read(&text[..]).map_err(|error| error.context(path.display()))
 }

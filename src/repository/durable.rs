@@ -13,19 +13,44 @@ use crate::error::{Error, Result};
 /// Writes `content` beside `path`, syncs it, renames it into place and syncs the folder.
 pub fn replace(path: &Path, content: &[u8]) -> Result<()> {
     let beside = path.with_added_extension("tmp");
-    let written = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&beside)
-        .and_then(|mut file| file.write_all(content).and_then(|()| file.sync_all()));
-    let renamed = written.and_then(|()| fs::rename(&beside, path));
+    let renamed = write_synced(&beside, content).and_then(|()| fs::rename(&beside, path));
     if let Err(error) = renamed {
         // The failure is told; that its remains cannot be removed adds nothing.
         let _ = fs::remove_file(&beside);
         return Err(Error::io("write", path, &error));
     }
+    sync_parent(path)
+}
+
+/// The same for a new file; false where something has that name, which is left as it is. Only one process may
+/// do so at a time.
+pub fn create(path: &Path, content: &[u8]) -> Result<bool> {
+    let beside = path.with_added_extension("tmp");
+    let created = write_synced(&beside, content)
+        .map_err(|error| Error::io("write", path, &error))
+        .and_then(|()| rename_to_new(&beside, path));
+    if !matches!(created, Ok(true)) {
+        // What failed is told; that its remains cannot be removed adds nothing.
+        let _ = fs::remove_file(&beside);
+        return created;
+    }
+    sync_parent(path)?;
+    Ok(true)
+}
+
+fn write_synced(path: &Path, content: &[u8]) -> io::Result<()> {
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)?;
+    file.write_all(content)?;
+    file.sync_all()
+}
+
+/// Makes the name of a file durable.
+pub fn sync_parent(path: &Path) -> Result<()> {
     match path.parent() {
         Some(folder) => sync_folder(folder),
         None => Ok(()),

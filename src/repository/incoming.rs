@@ -5,16 +5,18 @@
 //! purpose by one that does. As long as its writer lives it is locked, so what a
 //! killed process left is told from what another one is writing just now.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::{Error, Result};
 use crate::repository::durable;
-use crate::stored::compression::{Algorithm, Compression, Compressor};
+use crate::stored::coding::Coding;
+use crate::stored::compression::Compressor;
 use crate::stored::reader::StoredReader;
+use crate::stored::writer::StoredWriter;
 
 const FOLDER: &str = "incoming";
 
@@ -23,33 +25,43 @@ const SLICE_BYTES: usize = 4 << 20;
 
 /// A stored file being written. Dropped before it is published, it is removed.
 pub struct Incoming {
-    folder: PathBuf,
-    path: PathBuf,
-    file: File,
-    algorithm: Algorithm,
+    place: Place,
+    writer: StoredWriter,
     compressor: Compressor,
     slice: Vec<u8>,
     frame: Vec<u8>,
     has_frame: bool,
+}
+
+/// Where a file lies until it has its name.
+struct Place {
+    folder: PathBuf,
+    path: PathBuf,
+    coding: Coding,
+    /// Holds the lock, and syncs.
+    file: File,
     published: bool,
 }
 
 impl Incoming {
     /// Begins a file for `folder`, which must be there.
-    pub fn create(folder: &Path, compression: Compression) -> Result<Incoming> {
+    pub fn create(folder: &Path, coding: &Coding) -> Result<Incoming> {
         let incoming = folder.join(FOLDER);
         durable::create_folder(&incoming)?;
-        let (path, file) = create_locked(&incoming)?;
+        let (path, file, writer) = create_locked(&incoming, coding)?;
         Ok(Incoming {
-            folder: folder.to_owned(),
-            path,
-            file,
-            algorithm: compression.algorithm,
-            compressor: Compressor::new(compression)?,
+            place: Place {
+                folder: folder.to_owned(),
+                path,
+                coding: coding.clone(),
+                file,
+                published: false,
+            },
+            writer,
+            compressor: Compressor::new(coding.compression)?,
             slice: Vec::new(),
             frame: Vec::new(),
             has_frame: false,
-            published: false,
         })
     }
 
@@ -71,26 +83,26 @@ impl Incoming {
         self.compressor.compress(&self.slice, &mut self.frame)?;
         self.slice.clear();
         self.has_frame = true;
-        self.file
-            .write_all(&self.frame)
-            .map_err(|error| Error::io("write", &self.path, &error))
+        self.writer.append(&self.frame)
     }
 
-    /// Writes what is left to write, and syncs. Nothing can be appended after that.
+    /// Writes what is left to write, and syncs.
     pub fn finish(mut self) -> Result<Finished> {
         // Even of nothing there is one frame.
         if !self.slice.is_empty() || !self.has_frame {
             self.write_slice()?;
         }
-        self.slice = Vec::new();
-        self.file
+        self.writer.finish()?;
+        let place = self.place;
+        place
+            .file
             .sync_all()
-            .map_err(|error| Error::io("sync", &self.path, &error))?;
-        Ok(Finished(self))
+            .map_err(|error| Error::io("sync", &place.path, &error))?;
+        Ok(Finished(place))
     }
 }
 
-impl Drop for Incoming {
+impl Drop for Place {
     fn drop(&mut self) {
         if !self.published {
             // What cannot be removed now, the next writer removes.
@@ -100,12 +112,12 @@ impl Drop for Incoming {
 }
 
 /// A file that is whole and synced, and has no name in its folder yet.
-pub struct Finished(Incoming);
+pub struct Finished(Place);
 
 impl Finished {
     /// Reads it back.
     pub fn open(&self) -> Result<StoredReader> {
-        StoredReader::open(&self.0.path, self.0.algorithm)
+        StoredReader::open(&self.0.path, &self.0.coding)
     }
 
     /// Gives it a name, and the suffix of what was done to it, if that is free; false where it is
@@ -129,33 +141,37 @@ impl Finished {
     }
 
     fn target(&self, name: &str) -> PathBuf {
-        let suffix = self.0.algorithm.suffix();
+        let suffix = self.0.coding.suffix();
         self.0.folder.join(format!("{name}{suffix}"))
     }
 }
 
 /// A new file that this process alone has, and has locked.
-fn create_locked(incoming: &Path) -> Result<(PathBuf, File)> {
+fn create_locked(incoming: &Path, coding: &Coding) -> Result<(PathBuf, File, StoredWriter)> {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     // Processes of different machines or containers may have the same number.
     let moment = jiff::Timestamp::now().as_nanosecond();
     loop {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let path = incoming.join(format!("{}-{moment}-{number}", std::process::id()));
-        let created = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&path);
-        let file = match created {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
-            created => created.map_err(|error| Error::io("create", &path, &error))?,
-        };
-        // Between the two calls another process may have taken the file for a leftover.
-        let is_ours = file.try_lock().is_ok() && file.metadata().is_ok_and(|file| file.nlink() > 0);
-        if is_ours {
-            return Ok((path, file));
+        let writer = StoredWriter::create(&path, coding)?;
+        // Until it is locked, another process may take it for a leftover.
+        match lock(&path) {
+            Ok(Some(file)) => return Ok((path, file, writer)),
+            Ok(None) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(Error::io("lock", &path, &error)),
         }
+    }
+}
+
+/// Locks a file, unless somebody else has, or it is not there any more.
+fn lock(path: &Path) -> io::Result<Option<File>> {
+    let file = OpenOptions::new().write(true).open(path)?;
+    match file.try_lock() {
+        Ok(()) => Ok((file.metadata()?.nlink() > 0).then_some(file)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => Err(error),
     }
 }
 
@@ -170,11 +186,7 @@ pub fn remove_leftovers(folder: &Path) -> Result<()> {
         let entry = entry.map_err(|error| Error::io("read the folder", &incoming, &error))?;
         let path = entry.path();
         // What vanishes meanwhile was published, or removed by somebody else.
-        let Ok(file) = OpenOptions::new().write(true).open(&path) else {
-            continue;
-        };
-        let is_left = file.try_lock().is_ok() && file.metadata().is_ok_and(|file| file.nlink() > 0);
-        if is_left {
+        if let Ok(Some(_locked)) = lock(&path) {
             let _ = fs::remove_file(&path);
         }
     }
@@ -185,11 +197,10 @@ pub fn remove_leftovers(folder: &Path) -> Result<()> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::stored::compression::Algorithm;
     use crate::stored::reader::read_whole;
 
     fn finished(folder: &Path, content: &[u8]) -> Finished {
-        let mut incoming = Incoming::create(folder, Compression::default()).unwrap();
+        let mut incoming = Incoming::create(folder, &Coding::default()).unwrap();
         incoming.append(content).unwrap();
         incoming.finish().unwrap()
     }
@@ -205,7 +216,7 @@ mod tests {
             .map(|byte| (byte / 3) as u8)
             .collect();
         assert!(finished(base.path(), &content).publish("a").unwrap());
-        let read = read_whole(&base.path().join("a.zstd"), Algorithm::Zstd).unwrap();
+        let read = read_whole(&base.path().join("a.zstd"), &Coding::default()).unwrap();
         assert!(read == content);
         assert_eq!(count(&base.path().join(FOLDER)), 0);
     }
@@ -216,9 +227,9 @@ mod tests {
         assert!(finished(base.path(), b"one").publish("a").unwrap());
         assert!(!finished(base.path(), b"two").publish("a").unwrap());
         let path = base.path().join("a.zstd");
-        assert_eq!(read_whole(&path, Algorithm::Zstd).unwrap(), b"one");
+        assert_eq!(read_whole(&path, &Coding::default()).unwrap(), b"one");
         finished(base.path(), b"three").replace("a").unwrap();
-        assert_eq!(read_whole(&path, Algorithm::Zstd).unwrap(), b"three");
+        assert_eq!(read_whole(&path, &Coding::default()).unwrap(), b"three");
         assert_eq!(count(&base.path().join(FOLDER)), 0);
     }
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::error::{Error, Result};
 use crate::repository::durable;
 use crate::repository::identifier::Identifier;
-use crate::stored::compression::Algorithm;
+use crate::stored::coding::Suffix;
 
 /// The format of the repository that this pgkeep reads and writes.
 pub const FORMAT: u32 = 1;
@@ -146,14 +146,13 @@ pub const INFO: &str = "backup.info";
 pub const CHECKSUMS: &str = "backup.sha512";
 
 /// The list of files, as a path in the backup's folder.
-pub fn file_list(algorithm: Algorithm) -> String {
-    format!("backup.files{}", algorithm.suffix())
+pub fn file_list(suffix: Suffix) -> String {
+    format!("backup.files{suffix}")
 }
 
 /// A file that is stored by itself, as a path in the backup's folder. `path`
 /// is relative to PGDATA, or absolute for a further file of the server.
-pub fn stored_file(path: &str, algorithm: Algorithm) -> String {
-    let suffix = algorithm.suffix();
+pub fn stored_file(path: &str, suffix: Suffix) -> String {
     match path.strip_prefix('/') {
         Some(further) => format!("{EXTRA}/{further}{suffix}"),
         None => format!("{DATA}/{path}{suffix}"),
@@ -161,6 +160,6 @@ pub fn stored_file(path: &str, algorithm: Algorithm) -> String {
 }
 
 /// A bundle, as a path in the backup's folder.
-pub fn bundle(number: u32, algorithm: Algorithm) -> String {
-    format!("{BUNDLES}/{number:06}.tar{}", algorithm.suffix())
+pub fn bundle(number: u32, suffix: Suffix) -> String {
+    format!("{BUNDLES}/{number:06}.tar{suffix}")
 }

@@ -16,12 +16,14 @@
 //! base_dir/SERVER/wal/archive.info         which cluster's WAL it is
 //! base_dir/SERVER/wal/NAME[SUFFIX]         a segment, a history file, …
 //! base_dir/SERVER/wal/incoming/            what is being written
+//! base_dir/SERVER/summary/                 block maps of the WAL, named like WAL summaries
 //! ```
 //!
 //! A backup becomes one by a rename, the last step; so a crash at any point
 //! leaves every finished backup whole.
 
 pub mod backup_info;
+pub mod block_maps;
 pub mod catalogue;
 pub mod chain;
 pub mod checksums;

@@ -20,7 +20,9 @@ use crate::repository::catalogue::Catalogue;
 use crate::repository::durable;
 use crate::repository::incoming::{self, Finished, Incoming};
 use crate::repository::layout::ServerFolder;
-use crate::stored::compression::{Algorithm, Compression};
+use crate::stored::coding::{Coding, Suffix};
+use crate::stored::compression::Algorithm;
+use crate::stored::master_key::Keyring;
 use crate::stored::reader::StoredReader;
 
 pub use cluster::ClusterIdentity;
@@ -31,6 +33,7 @@ pub use inventory::{Contiguous, Gap, Inventory};
 pub struct WalArchive {
     folder: PathBuf,
     cluster: ClusterIdentity,
+    keys: Keyring,
 }
 
 /// A file of the archive.
@@ -40,8 +43,6 @@ pub struct StoredWal {
     pub name: WalFileName,
     /// Where it lies.
     pub path: PathBuf,
-    /// How it is compressed.
-    pub algorithm: Algorithm,
 }
 
 /// What came of storing a file.
@@ -57,12 +58,17 @@ pub enum Stored {
 const COMPARED_BYTES: usize = 256 << 10;
 
 impl WalArchive {
-    /// Opens the archive of a server; nothing where no WAL was ever stored.
-    pub fn open(server: &ServerFolder) -> Result<Option<WalArchive>> {
+    /// Opens the archive of a server; nothing where no WAL was ever stored. The keys are those that
+    /// its files may be encrypted with.
+    pub fn open(server: &ServerFolder, keys: Keyring) -> Result<Option<WalArchive>> {
         server.check_format()?;
         let folder = server.wal();
         let cluster = ClusterIdentity::read(&folder.join(cluster::FILE))?;
-        Ok(cluster.map(|cluster| WalArchive { folder, cluster }))
+        Ok(cluster.map(|cluster| WalArchive {
+            folder,
+            cluster,
+            keys,
+        }))
     }
 
     /// Opens the archive for storing the WAL of a cluster, and creates it where it is not there.
@@ -71,6 +77,7 @@ impl WalArchive {
         server: &ServerFolder,
         name: &str,
         cluster: ClusterIdentity,
+        keys: Keyring,
     ) -> Result<WalArchive> {
         server.create()?;
         let folder = server.wal();
@@ -81,7 +88,7 @@ impl WalArchive {
                 refuse_strangers_to_backups(server, name, cluster)?;
                 durable::create_folder(&folder)?;
                 durable::sync_folder(server.root())?;
-                let mut file = Incoming::create(&folder, Compression::NONE)?;
+                let mut file = Incoming::create(&folder, &Coding::PLAIN)?;
                 file.append(cluster.format()?.as_bytes())?;
                 // Somebody else may come first.
                 file.finish()?.publish(cluster::FILE)?;
@@ -96,7 +103,11 @@ impl WalArchive {
             .hint("give the other cluster a name of its own in the configuration, or move the old archive away"));
         }
         incoming::remove_leftovers(&folder)?;
-        Ok(WalArchive { folder, cluster })
+        Ok(WalArchive {
+            folder,
+            cluster,
+            keys,
+        })
     }
 
     /// The cluster whose WAL it holds.
@@ -105,8 +116,13 @@ impl WalArchive {
     }
 
     /// Begins a file, which [`WalArchive::store`] gives its name.
-    pub fn begin(&self, compression: Compression) -> Result<Incoming> {
-        Incoming::create(&self.folder, compression)
+    pub fn begin(&self, coding: &Coding) -> Result<Incoming> {
+        Incoming::create(&self.folder, coding)
+    }
+
+    /// Opens a stored file for reading.
+    pub fn read(&self, stored: &StoredWal) -> Result<StoredReader> {
+        StoredReader::open(&stored.path, &Coding::of_file(&stored.path, &self.keys)?)
     }
 
     /// Gives a file its name, unless the archive has a file of that name: that must have the same
@@ -141,7 +157,7 @@ impl WalArchive {
     /// An error where the content differs from what is stored. Once this returns, what is stored
     /// is on disk for certain: whoever stored it may have been killed before he made sure.
     pub fn expect_same(&self, stored: &StoredWal, content: &mut StoredReader) -> Result<()> {
-        if !is_same(&mut stored.open()?, content)? {
+        if !is_same(&mut self.read(stored)?, content)? {
             return Err(differs(&stored.name));
         }
         File::open(&stored.path)
@@ -159,24 +175,24 @@ impl WalArchive {
     fn variants(&self, name: &WalFileName) -> Result<Vec<StoredWal>> {
         let mut found = Vec::new();
         for algorithm in Algorithm::ALL {
-            let stored = self.stored(name.clone(), algorithm);
-            if exists(&stored.path)? {
-                found.push(stored);
+            for is_encrypted in [false, true] {
+                let suffix = Suffix {
+                    algorithm,
+                    is_encrypted,
+                };
+                let path = self.folder.join(format!("{name}{suffix}"));
+                if exists(&path)? {
+                    found.push(StoredWal {
+                        name: name.clone(),
+                        path,
+                    });
+                }
             }
         }
         Ok(found)
     }
 
-    fn stored(&self, name: WalFileName, algorithm: Algorithm) -> StoredWal {
-        let path = self.folder.join(format!("{name}{}", algorithm.suffix()));
-        StoredWal {
-            name,
-            path,
-            algorithm,
-        }
-    }
-
-    /// Two processes that compress in different ways do not meet at one path. So each looks for
+    /// Two processes that compress or encrypt in different ways do not meet at one path. So each looks for
     /// the other's file when its own is there.
     fn refuse_twins(&self, name: &WalFileName) -> Result<()> {
         let variants = self.variants(name)?;
@@ -184,7 +200,7 @@ impl WalArchive {
             return Ok(());
         };
         for other in others {
-            if !is_same(&mut first.open()?, &mut other.open()?)? {
+            if !is_same(&mut self.read(first)?, &mut self.read(other)?)? {
                 return Err(differs(name));
             }
         }
@@ -207,8 +223,15 @@ impl WalArchive {
     pub fn history(&self, timeline: Timeline) -> Result<TimelineHistory> {
         match self.find(&WalFileName::history(timeline))? {
             None => Ok(TimelineHistory::without_ancestors(timeline)),
-            Some(stored) => stored.read_history(timeline),
+            Some(stored) => self.read_history(&stored, timeline),
         }
+    }
+
+    fn read_history(&self, stored: &StoredWal, timeline: Timeline) -> Result<TimelineHistory> {
+        let mut content = Vec::new();
+        self.read(stored)?.read_to_end(&mut content)?;
+        TimelineHistory::parse(timeline, &String::from_utf8_lossy(&content))
+            .map_err(|error| error.context(stored.path.display()))
     }
 
     /// What the archive holds now.
@@ -216,8 +239,10 @@ impl WalArchive {
         let mut inventory = Inventory::new(self.cluster.segment_size);
         let unreadable = |error: io::Error| Error::io("read the folder", &self.folder, &error);
         for entry in fs::read_dir(&self.folder).map_err(unreadable)? {
-            let file_name = entry.map_err(unreadable)?.file_name();
-            let Some((name, algorithm)) = file_name.to_str().and_then(split_suffix) else {
+            let entry = entry.map_err(unreadable)?;
+            let file_name = entry.file_name();
+            let plain = file_name.to_str().map(|name| Suffix::split(name).0);
+            let Some(name) = plain.and_then(WalFileName::parse) else {
                 continue;
             };
             match (
@@ -225,7 +250,8 @@ impl WalArchive {
                 name.segment_name(self.cluster.segment_size),
             ) {
                 (Some(timeline), _) => {
-                    let history = self.stored(name, algorithm).read_history(timeline)?;
+                    let path = entry.path();
+                    let history = self.read_history(&StoredWal { name, path }, timeline)?;
                     inventory.add_history(history);
                 }
                 (None, Some(segment)) => inventory.add(name.kind(), segment),
@@ -233,20 +259,6 @@ impl WalArchive {
             }
         }
         Ok(inventory)
-    }
-}
-
-impl StoredWal {
-    /// Opens it for reading.
-    pub fn open(&self) -> Result<StoredReader> {
-        StoredReader::open(&self.path, self.algorithm)
-    }
-
-    fn read_history(&self, timeline: Timeline) -> Result<TimelineHistory> {
-        let mut content = Vec::new();
-        self.open()?.read_to_end(&mut content)?;
-        TimelineHistory::parse(timeline, &String::from_utf8_lossy(&content))
-            .map_err(|error| error.context(self.path.display()))
     }
 }
 
@@ -271,14 +283,6 @@ fn refuse_strangers_to_backups(
         ))),
         _ => Ok(()),
     }
-}
-
-/// The name in PostgreSQL of a stored file, and how it is compressed.
-fn split_suffix(file_name: &str) -> Option<(WalFileName, Algorithm)> {
-    Algorithm::ALL.into_iter().find_map(|algorithm| {
-        let name = WalFileName::parse(file_name.strip_suffix(algorithm.suffix())?)?;
-        Some((name, algorithm))
-    })
 }
 
 fn differs(name: &WalFileName) -> Error {
@@ -322,6 +326,7 @@ mod tests {
     use crate::pg::segment::SegmentSize;
     use crate::pg::version::Major;
     use crate::repository::backup_info::tests::example;
+    use crate::stored::compression::Compression;
 
     fn cluster() -> ClusterIdentity {
         ClusterIdentity {
@@ -346,13 +351,16 @@ mod tests {
 
     impl Place {
         fn claim(&self, cluster: ClusterIdentity) -> Result<WalArchive> {
-            WalArchive::claim(&self.server, "primary", cluster)
+            WalArchive::claim(&self.server, "primary", cluster, Keyring::new(None))
         }
     }
 
     fn finished(archive: &WalArchive, content: &[u8], algorithm: Algorithm) -> Finished {
-        let compression = Compression::new(algorithm, None).unwrap();
-        let mut file = archive.begin(compression).unwrap();
+        let coding = Coding {
+            compression: Compression::of(algorithm),
+            encryption: None,
+        };
+        let mut file = archive.begin(&coding).unwrap();
         file.append(content).unwrap();
         file.finish().unwrap()
     }
@@ -368,7 +376,7 @@ mod tests {
     #[test]
     fn a_name_has_one_content_however_it_is_stored() {
         let place = place();
-        assert!(WalArchive::open(&place.server).unwrap().is_none());
+        assert!(WalArchive::open(&place.server, Keyring::new(None)).unwrap().is_none());
         let archive = place.claim(cluster()).unwrap();
         let content = vec![7; 1 << 20];
         for (algorithm, expected) in [
@@ -392,9 +400,9 @@ mod tests {
             .find(&WalFileName::parse(SEGMENT).unwrap())
             .unwrap()
             .unwrap();
-        assert_eq!(stored.algorithm, Algorithm::Zstd);
+        assert!(stored.path.to_string_lossy().ends_with(".zstd"));
         let mut read = Vec::new();
-        stored.open().unwrap().read_to_end(&mut read).unwrap();
+        archive.read(&stored).unwrap().read_to_end(&mut read).unwrap();
         assert!(read == content);
         assert_eq!(
             fs::read_dir(place.server.wal().join("incoming"))
@@ -433,7 +441,7 @@ mod tests {
                 "{error}"
             );
         }
-        let archive = WalArchive::open(&place.server).unwrap().unwrap();
+        let archive = WalArchive::open(&place.server, Keyring::new(None)).unwrap().unwrap();
         assert_eq!(archive.cluster(), cluster());
     }
 

@@ -1,10 +1,12 @@
 //! From a backup to a data directory that starts.
 //!
-//! Each file is written once, straight from what is stored. `global/pg_control` gets its name only
+//! Each file is written once, straight from what is stored, in one backup or in several. `global/pg_control` gets its name only
 //! when everything else is on disk, so a restore that was cut short cannot be started.
 
 mod directory;
+mod manifest;
 pub mod position;
+mod rebuild;
 mod recovery;
 mod space;
 pub mod tablespaces;
@@ -15,7 +17,7 @@ use std::path::PathBuf;
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
 use crate::progress::Progress;
-use crate::repository::contents::Contents;
+use crate::repository::chain::Chain;
 
 use directory::DataDirectory;
 use position::Position;
@@ -23,8 +25,8 @@ use tablespaces::TablespaceMapping;
 
 /// Which backup to restore, whereto and how.
 pub struct Request<'a> {
-    /// The backup.
-    pub contents: &'a Contents,
+    /// The backup, with all that it needs.
+    pub chain: &'a Chain,
     /// The folder above the data directory.
     pub directory: PathBuf,
     /// What the restored cluster becomes.
@@ -45,7 +47,7 @@ pub fn run(
     progress: &dyn Progress,
     interrupt: &Interrupt,
 ) -> Result<PathBuf> {
-    let contents = request.contents;
+    let contents = &request.chain.newest;
     let missing = contents.missing_wal()?;
     if !missing.is_empty() {
         return Err(Error::damage(format!(
@@ -64,15 +66,20 @@ pub fn run(
     directory.create_folders(&contents.list.directories)?;
 
     progress.step("restore", Some(contents.info.restore_size));
-    let control_crc32c =
-        write::write_files(contents, &directory, request.workers, progress, interrupt)?;
+    let changed = write::write_files(
+        request.chain,
+        &directory,
+        request.workers,
+        progress,
+        interrupt,
+    )?;
     recovery::write_settings(
         &directory,
         &contents.info,
         request.position,
         &request.primary_conninfo,
     )?;
-    write::write_manifest(contents, &directory, control_crc32c)?;
+    manifest::write(request.chain, &directory, &changed)?;
 
     progress.step("sync", None);
     interrupt.check()?;

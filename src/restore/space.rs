@@ -21,7 +21,7 @@ pub(super) fn check(contents: &Contents, directory: &DataDirectory) -> Result<()
             .find(|folder| path.starts_with(folder))
             .map(existing);
         if let Some(folder) = folder {
-            *folders.entry(folder).or_default() += file.size;
+            *folders.entry(folder).or_default() += file.restored_size();
         }
     }
     for (folder, bytes) in folders {

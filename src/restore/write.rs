@@ -1,57 +1,68 @@
 //! The workers of a restore: read what is stored, check it, write it.
 
+use std::collections::HashMap;
 use std::fs::File;
-use std::io::{BufWriter, Write};
-use std::path::Path;
+use std::io::Write;
+use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
 use crate::parallel::{self, Stop};
 use crate::pg::control::{CONTROL_FILE, forbid_start_without_label};
-use crate::pg::history::{TimelineHistory, WalRange, file_name};
-use crate::pg::manifest::{BACKUP_MANIFEST_FILE, ManifestWriter};
+use crate::pg::incremental;
+use crate::pg::label::{BACKUP_LABEL_FILE, without_incremental_from};
+use crate::pg::manifest::BACKUP_MANIFEST_FILE;
 use crate::pg::tablespace_map::TABLESPACE_MAP_FILE;
-use crate::pg::version::Major;
 use crate::progress::Progress;
-use crate::repository::contents::{Contents, Portion};
-use crate::repository::file_list::{Crc32c, FileEntry};
+use crate::repository::chain::{Chain, Member, Portion, Sources};
+use crate::repository::file_list::Crc32c;
 use crate::repository::layout;
 use crate::restore::directory::DataDirectory;
+use crate::restore::rebuild::Rebuilder;
 use crate::stored::bundle::visit_members;
+use crate::stored::coding::Coding;
 use crate::stored::reader::{StoredReader, read_whole};
 
-/// Bytes that are read, checked and written at a time. With 1 MiB, which no longer stays in a core's
+/// Bytes that are read, checked and written at a time; whole blocks. With 1 MiB, which no longer stays in a core's
 /// cache, the same restore took half as long again.
 const PART_BYTES: usize = 256 << 10;
 
 /// Not written as stored: the manifest is made anew, and the links of tablespaces are there already.
-const LEFT_OUT: [&str; 2] = [BACKUP_MANIFEST_FILE, TABLESPACE_MAP_FILE];
+pub(super) const LEFT_OUT: [&str; 2] = [BACKUP_MANIFEST_FILE, TABLESPACE_MAP_FILE];
 
-/// Writes all files. Returns the checksum of `global/pg_control`, which is changed on the way:
-/// without `backup_label` the cluster must not start.
-pub(super) fn write_files(
-    contents: &Contents,
+const VERIFY: &str = "run pgkeep verify on this backup, and restore another one";
+
+/// Size and checksum of the files that are not as any backup stores them, by their paths.
+pub(super) type Changed<'a> = HashMap<&'a str, (u64, Crc32c)>;
+
+/// Writes all files. Returns those that are not as any backup stores them: the rebuilt ones, and two
+/// that are changed on the way. From its `global/pg_control` alone, without `backup_label`, the cluster must
+/// not start, and with an incremental backup's `backup_label` it does not.
+pub(super) fn write_files<'a>(
+    chain: &'a Chain,
     directory: &DataDirectory,
     workers: usize,
     progress: &dyn Progress,
     interrupt: &Interrupt,
-) -> Result<Crc32c> {
-    let extra = contents.list.files.iter().filter(|file| file.is_extra());
-    for file in extra {
-        directory.create_extra_folders(&file.path)?;
+) -> Result<Changed<'a>> {
+    let extra = chain.files().filter(|sources| sources.file.is_extra());
+    for sources in extra {
+        directory.create_extra_folders(&sources.file.path)?;
     }
-    let mut workers: Vec<Worker<'_>> = (0..workers)
+    let mut workers: Vec<Worker<'_, 'a>> = (0..workers)
         .map(|_| Worker {
-            contents,
+            chain,
             directory,
             progress,
             part: vec![0; PART_BYTES],
+            rebuilder: Rebuilder::new(),
+            changed: Changed::new(),
         })
         .collect();
-    let portions: Vec<Portion<'_>> = contents
+    let portions: Vec<Portion<'_>> = chain
         .portions()
         .into_iter()
-        .filter(|portion| !matches!(portion, Portion::Alone(file) if is_special(file)))
+        .filter(|portion| !matches!(portion, Portion::Alone(sources) if is_special(sources)))
         .collect();
     parallel::run(
         &mut workers,
@@ -60,76 +71,186 @@ pub(super) fn write_files(
         |worker, portion, stop| worker.write(portion, stop),
         || Ok(()),
     )?;
-    write_control_file(contents, directory)
+    let mut changed = Changed::new();
+    for worker in workers {
+        changed.extend(worker.changed);
+    }
+    let control_file = write_changed(chain, directory, CONTROL_FILE, |mut content| {
+        forbid_start_without_label(&mut content).map_err(|fault| fault.to_string())?;
+        Ok(content)
+    })?;
+    let label = write_changed(chain, directory, BACKUP_LABEL_FILE, |content| {
+        let label = String::from_utf8(content).map_err(|error| error.to_string())?;
+        Ok(without_incremental_from(&label).into_bytes())
+    })?;
+    changed.insert(CONTROL_FILE, control_file);
+    changed.insert(BACKUP_LABEL_FILE, label);
+    Ok(changed)
 }
 
-fn is_special(file: &FileEntry) -> bool {
-    file.path == CONTROL_FILE || LEFT_OUT.contains(&file.path.as_str())
+fn is_special(sources: &Sources<'_>) -> bool {
+    let path = sources.file.path.as_str();
+    [CONTROL_FILE, BACKUP_LABEL_FILE].contains(&path) || LEFT_OUT.contains(&path)
 }
 
-struct Worker<'a> {
-    contents: &'a Contents,
-    directory: &'a DataDirectory,
-    progress: &'a dyn Progress,
+struct Worker<'w, 'a> {
+    chain: &'a Chain,
+    directory: &'w DataDirectory,
+    progress: &'w dyn Progress,
     part: Vec<u8>,
+    rebuilder: Rebuilder,
+    changed: Changed<'a>,
 }
 
-impl Worker<'_> {
-    fn write(&mut self, portion: &Portion<'_>, stop: &Stop<'_>) -> Result<()> {
-        let stored = self.contents.folder.stored(&self.contents.stored(portion));
+impl<'a> Worker<'_, 'a> {
+    fn write(&mut self, portion: &Portion<'a>, stop: &Stop<'_>) -> Result<()> {
         match portion {
-            Portion::Alone(file) => self.write_alone(file, &stored, stop),
-            Portion::Bundle(_, members) => {
-                let tar = read_whole(&stored, self.contents.info.compression)?;
-                let mut left = members.len();
-                visit_members(&stored, &tar, |path, content| {
-                    stop.check()?;
-                    // What is in the bundle but not in the list was dropped after it was read.
-                    let Some(file) = members.get(path) else {
-                        return Ok(());
-                    };
-                    left -= 1;
-                    check(file, content.len() as u64, crc32c::crc32c(content), &stored)?;
-                    let path = self.directory.path(path);
-                    let mut target = self.directory.create_file(&path)?;
-                    write_all(&mut target, content, &path)?;
-                    self.progress.advance(file.size);
-                    Ok(())
-                })?;
-                if left == 0 {
-                    Ok(())
-                } else {
-                    Err(
-                        Error::damage(format!("{} lacks {left} of its files", stored.display()))
-                            .hint("run pgkeep verify on this backup, and restore another one"),
-                    )
-                }
-            }
+            Portion::Alone(sources) if sources.is_base() => self.copy(sources, stop),
+            Portion::Alone(sources) => self.rebuild(sources, None, stop),
+            Portion::Bundle {
+                member,
+                number,
+                files,
+            } => self.write_bundle(*member, *number, files, stop),
         }
     }
 
-    fn write_alone(&mut self, file: &FileEntry, stored: &Path, stop: &Stop<'_>) -> Result<()> {
-        let path = if file.is_extra() {
-            self.directory.extra_path(&file.path)
-        } else {
-            self.directory.path(&file.path)
-        };
-        let mut target = self.directory.create_file(&path)?;
-        let mut reader = StoredReader::open(stored, self.contents.info.compression)?;
-        let (mut size, mut crc32c) = (0, 0);
-        loop {
+    fn write_bundle(
+        &mut self,
+        member: Member,
+        number: u32,
+        files: &[Sources<'a>],
+        stop: &Stop<'_>,
+    ) -> Result<()> {
+        let coding = self.chain.coding(member);
+        let stored = self.chain.folder(member);
+        let stored = stored.stored(&layout::bundle(number, coding.suffix()));
+        let tar = read_whole(&stored, coding)?;
+        let mut left = files.len();
+        visit_members(&stored, &tar, |path, content| {
             stop.check()?;
-            let filled = reader.fill(&mut self.part)?;
-            if filled == 0 {
-                break;
+            // The others were dropped after they had been read, or a newer backup holds them.
+            let place = files.binary_search_by(|sources| sources.file.path.as_str().cmp(path));
+            let Ok(place) = place else {
+                return Ok(());
+            };
+            let (sources, base) = (&files[place], files[place].base);
+            left -= 1;
+            let found = (content.len() as u64, Crc32c(crc32c::crc32c(content)));
+            check(path, found, (base.size, base.crc32c), &stored)?;
+            if !sources.is_base() {
+                return self.rebuild(sources, Some(content), stop);
             }
-            let content = &self.part[..filled];
-            size += filled as u64;
-            crc32c = crc32c::crc32c_append(crc32c, content);
-            write_all(&mut target, content, &path)?;
-            self.progress.advance(filled as u64);
+            let path = self.directory.path(path);
+            write_all(&mut self.directory.create_file(&path)?, content, &path)?;
+            self.progress.advance(base.size);
+            Ok(())
+        })?;
+        if left == 0 {
+            Ok(())
+        } else {
+            let lacking = format!("{} lacks {left} of its files", stored.display());
+            Err(Error::damage(lacking).hint(VERIFY))
         }
-        check(file, size, crc32c, stored)
+    }
+
+    /// Writes a file as it is stored.
+    fn copy(&mut self, sources: &Sources<'a>, stop: &Stop<'_>) -> Result<()> {
+        let (path, base) = (&sources.file.path, sources.base);
+        let written = if sources.file.is_extra() {
+            self.directory.extra_path(path)
+        } else {
+            self.directory.path(path)
+        };
+        let (stored, coding) = stored_alone(self.chain, base.member, path);
+        let mut target = self.directory.create_file(&written)?;
+        let progress = self.progress;
+        let (mut size, mut crc32c) = (0, 0);
+        read(&stored, coding, &mut self.part, stop, |content| {
+            size += content.len() as u64;
+            crc32c = crc32c::crc32c_append(crc32c, content);
+            write_all(&mut target, content, &written)?;
+            progress.advance(content.len() as u64);
+            Ok(())
+        })?;
+        check(
+            path,
+            (size, Crc32c(crc32c)),
+            (base.size, base.crc32c),
+            &stored,
+        )
+    }
+
+    /// Puts a file together from its layers and its base, which is `content` where that came from a bundle.
+    fn rebuild(
+        &mut self,
+        sources: &Sources<'a>,
+        content: Option<&[u8]>,
+        stop: &Stop<'_>,
+    ) -> Result<()> {
+        let (path, progress) = (&sources.file.path, self.progress);
+        let written = self.directory.path(path);
+        let target = self.directory.create_file(&written)?;
+        let mut rebuild = self.rebuilder.begin(&target, &written, sources.size())?;
+        for layer in sources.layers {
+            let segment_blocks = self.chain.info(layer.member).relation_segment_blocks;
+            let incremental = incremental::file_path(path);
+            let (stored, coding) = stored_alone(self.chain, layer.member, &incremental);
+            let mut source = rebuild.layer(layer, segment_blocks, &stored);
+            read(&stored, coding, &mut self.part, stop, |content| {
+                progress.advance(source.take(content)?);
+                Ok(())
+            })?;
+            check(
+                &incremental,
+                source.finish(),
+                (layer.size(), layer.crc32c),
+                &stored,
+            )?;
+        }
+        let base = sources.base;
+        let (stored, coding) = stored_alone(self.chain, base.member, path);
+        let mut source = rebuild.base(base);
+        match content {
+            Some(content) => progress.advance(source.take(content)?),
+            None => {
+                read(&stored, coding, &mut self.part, stop, |content| {
+                    progress.advance(source.take(content)?);
+                    Ok(())
+                })?;
+                check(path, source.finish(), (base.size, base.crc32c), &stored)?;
+            }
+        }
+        let (crc32c, zeros) = rebuild.finish();
+        progress.advance(zeros);
+        self.changed.insert(path, (sources.size(), crc32c));
+        Ok(())
+    }
+}
+
+/// Where a file lies that is stored by itself, and how it is coded.
+fn stored_alone<'a>(chain: &'a Chain, member: Member, path: &str) -> (PathBuf, &'a Coding) {
+    let coding = chain.coding(member);
+    let stored = layout::stored_file(path, coding.suffix());
+    (chain.folder(member).stored(&stored), coding)
+}
+
+/// Reads the content of a stored file in parts.
+fn read(
+    stored: &Path,
+    coding: &Coding,
+    part: &mut [u8],
+    stop: &Stop<'_>,
+    mut take: impl FnMut(&[u8]) -> Result<()>,
+) -> Result<()> {
+    let mut reader = StoredReader::open(stored, coding)?;
+    loop {
+        stop.check()?;
+        let filled = reader.fill(part)?;
+        if filled == 0 {
+            return Ok(());
+        }
+        take(&part[..filled])?;
     }
 }
 
@@ -139,103 +260,40 @@ fn write_all(target: &mut File, content: &[u8], path: &Path) -> Result<()> {
         .map_err(|error| Error::io("write", path, &error))
 }
 
-/// What came out must be what went in.
-fn check(file: &FileEntry, size: u64, crc32c: u32, stored: &Path) -> Result<()> {
+/// What came out must be what went in: size and checksum.
+fn check(path: &str, found: (u64, Crc32c), expected: (u64, Crc32c), stored: &Path) -> Result<()> {
     let damaged = |why: String| {
-        Error::damage(format!(
-            "{} is damaged: {} {why}",
-            stored.display(),
-            file.path
-        ))
-        .hint("run pgkeep verify on this backup, and restore another one")
+        Error::damage(format!("{} is damaged: {path} {why}", stored.display())).hint(VERIFY)
     };
-    if size != file.size {
+    if found.0 != expected.0 {
         return Err(damaged(format!(
-            "has {size} bytes in it, not {}",
-            file.size
+            "has {} bytes in it, not {}",
+            found.0, expected.0
         )));
     }
-    if Crc32c(crc32c) != file.crc32c {
+    if found.1 != expected.1 {
         return Err(damaged("does not fit its checksum".to_owned()));
     }
     Ok(())
 }
 
-fn write_control_file(contents: &Contents, directory: &DataDirectory) -> Result<Crc32c> {
-    let stored = contents.folder.stored(&layout::stored_file(
-        CONTROL_FILE,
-        contents.info.compression,
-    ));
-    let mut content = read_whole(&stored, contents.info.compression)?;
-    let file = contents
-        .list
-        .files
-        .iter()
-        .find(|file| file.path == CONTROL_FILE)
-        .ok_or_else(|| {
-            Error::damage(format!(
-                "backup {} lists no {CONTROL_FILE}",
-                contents.info.backup
-            ))
-        })?;
-    check(
-        file,
-        content.len() as u64,
-        crc32c::crc32c(&content),
-        &stored,
-    )?;
-    forbid_start_without_label(&mut content)
-        .map_err(|fault| Error::damage(format!("{}: {fault}", stored.display())))?;
-    let path = directory.path(CONTROL_FILE);
-    write_all(&mut directory.create_file(&path)?, &content, &path)?;
-    Ok(Crc32c(crc32c::crc32c(&content)))
-}
-
-/// A manifest of what was written, for pg_verifybackup.
-pub(super) fn write_manifest(
-    contents: &Contents,
+/// Writes a small file, changed by `change`; returns its size and checksum.
+fn write_changed(
+    chain: &Chain,
     directory: &DataDirectory,
-    control_file: Crc32c,
-) -> Result<()> {
-    let info = &contents.info;
-    let path = directory.path(BACKUP_MANIFEST_FILE);
-    let failed = |error: std::io::Error| Error::io("write", &path, &error);
-    let major = Major::from_number(info.major_version)
-        .ok_or_else(|| Error::damage("backup.info has an unknown major version"))?;
-    let target = BufWriter::new(directory.create_file(&path)?);
-    let mut manifest =
-        ManifestWriter::new(target, major.manifest_version(), info.system_identifier)
-            .map_err(failed)?;
-    let written = contents.list.files.iter().filter(|file| {
-        !file.is_extra()
-            && !file.path.starts_with("pg_wal/")
-            && !LEFT_OUT.contains(&file.path.as_str())
-    });
-    for file in written {
-        let crc32c = if file.path == CONTROL_FILE {
-            control_file
-        } else {
-            file.crc32c
-        };
-        manifest
-            .file(&file.path, file.size, file.modified, crc32c.0)
-            .map_err(failed)?;
-    }
-    let mut target = manifest
-        .finish(&wal_ranges(contents, directory)?)
-        .map_err(failed)?;
-    target.flush().map_err(failed)
-}
-
-fn wal_ranges(contents: &Contents, directory: &DataDirectory) -> Result<Vec<WalRange>> {
-    let info = &contents.info;
-    let path = directory.path(&format!("pg_wal/{}", file_name(info.end_timeline)));
-    let history = match std::fs::read_to_string(&path) {
-        Ok(text) => TimelineHistory::parse(info.end_timeline, &text)?,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            TimelineHistory::without_ancestors(info.end_timeline)
-        }
-        Err(error) => return Err(Error::io("read", &path, &error)),
-    };
-    history.ranges(info.start_lsn, info.end_lsn, info.end_timeline)
+    path: &str,
+    change: impl FnOnce(Vec<u8>) -> std::result::Result<Vec<u8>, String>,
+) -> Result<(u64, Crc32c)> {
+    let (stored, coding) = stored_alone(chain, Member::NEWEST, path);
+    let backup = chain.newest.info.backup;
+    let file = chain.newest.list.find(path);
+    let file = file.ok_or_else(|| Error::damage(format!("backup {backup} lists no {path}")))?;
+    let content = read_whole(&stored, coding)?;
+    let checksum = |content: &[u8]| (content.len() as u64, Crc32c(crc32c::crc32c(content)));
+    check(path, checksum(&content), (file.size, file.crc32c), &stored)?;
+    let content = change(content)
+        .map_err(|why| Error::damage(format!("{}: {why}", stored.display())).hint(VERIFY))?;
+    let written = directory.path(path);
+    write_all(&mut directory.create_file(&written)?, &content, &written)?;
+    Ok(checksum(&content))
 }

@@ -67,6 +67,17 @@ impl Algorithm {
         }
     }
 
+    /// Splits a name into what is before the suffix, and the algorithm that this means.
+    pub(super) fn split_suffix(name: &str) -> (&str, Algorithm) {
+        let compressing = Algorithm::ALL
+            .into_iter()
+            .filter(|algorithm| *algorithm != Algorithm::None);
+        compressing
+            .into_iter()
+            .find_map(|algorithm| Some((name.strip_suffix(algorithm.suffix())?, algorithm)))
+            .unwrap_or((name, Algorithm::None))
+    }
+
     /// The levels it has, and the one it takes by itself.
     fn levels(self) -> Option<Levels> {
         let levels = |range, default| Some(Levels { range, default });
@@ -111,6 +122,14 @@ impl Compression {
         algorithm: Algorithm::None,
         level: None,
     };
+
+    /// An algorithm with the level it takes by itself.
+    pub const fn of(algorithm: Algorithm) -> Compression {
+        Compression {
+            algorithm,
+            level: None,
+        }
+    }
 
     /// Checks that the algorithm has the level; the error says which it has.
     /// Without compression any level is fine, and none is taken.

@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 use crate::stored::checksum::{BackgroundHasher, Sha512Digest, Sha512Hasher};
-use crate::stored::compression::{Algorithm, decompress};
+use crate::stored::coding::Coding;
+use crate::stored::compression::decompress;
+use crate::stored::encryption::Decryptor;
 
 /// Bytes read from disk at a time.
 const READ_BYTES: usize = 256 * 1024;
@@ -21,11 +23,10 @@ pub struct StoredReader {
 }
 
 impl StoredReader {
-    /// Opens a stored file of this compression.
-    pub fn open(path: &Path, algorithm: Algorithm) -> Result<StoredReader> {
+    /// Opens a stored file of this coding.
+    pub fn open(path: &Path, coding: &Coding) -> Result<StoredReader> {
         let file = File::open(path).map_err(|error| Error::io("open", path, &error))?;
-        let buffered = io::BufReader::with_capacity(READ_BYTES, file);
-        let plain = decompress(algorithm, buffered).map_err(|error| undecodable(path, &error))?;
+        let plain = decode(file, coding).map_err(|error| undecodable(path, &error))?;
         Ok(StoredReader {
             path: path.to_owned(),
             plain,
@@ -48,18 +49,18 @@ impl StoredReader {
 }
 
 /// Reads a whole stored file's plain content into memory.
-pub fn read_whole(path: &Path, algorithm: Algorithm) -> Result<Vec<u8>> {
+pub fn read_whole(path: &Path, coding: &Coding) -> Result<Vec<u8>> {
     let mut content = Vec::new();
-    StoredReader::open(path, algorithm)?.read_to_end(&mut content)?;
+    StoredReader::open(path, coding)?.read_to_end(&mut content)?;
     Ok(content)
 }
 
 /// Hashes a stored file while its plain content goes to `consume` in parts of
-/// up to `part` bytes; every byte on disk is read once. An `Err` inside tells that the bytes do not
-/// decompress; the digest is that of the whole file all the same.
+/// up to `part` bytes; every byte on disk is read once. An `Err` inside tells why the bytes cannot be
+/// decrypted or decompressed; the digest is that of the whole file all the same.
 pub fn read_hashed(
     path: &Path,
-    algorithm: Algorithm,
+    coding: &Coding,
     part: &mut [u8],
     mut consume: impl FnMut(&[u8]),
 ) -> Result<(Sha512Digest, std::result::Result<(), String>)> {
@@ -75,7 +76,7 @@ pub fn read_hashed(
         },
         failure: None,
     };
-    let decoded = decode(&mut hashed, algorithm, part, &mut consume);
+    let decoded = read_parts(&mut hashed, coding, part, &mut consume);
     let drained = io::copy(&mut hashed, &mut io::sink());
     if let Some(failure) = hashed.failure {
         return Err(unreadable(failure));
@@ -88,14 +89,23 @@ pub fn read_hashed(
     Ok((digest, decoded.map_err(|error| error.to_string())))
 }
 
-fn decode(
+/// Undoes what was done to the content.
+fn decode<'a>(stored: impl Read + 'a, coding: &Coding) -> io::Result<Box<dyn Read + 'a>> {
+    let algorithm = coding.compression.algorithm;
+    let buffered = io::BufReader::with_capacity(READ_BYTES, stored);
+    match &coding.encryption {
+        None => decompress(algorithm, buffered),
+        Some(encryption) => decompress(algorithm, Decryptor::begin(buffered, &encryption.key)?),
+    }
+}
+
+fn read_parts(
     hashed: &mut HashedRead,
-    algorithm: Algorithm,
+    coding: &Coding,
     part: &mut [u8],
     consume: &mut impl FnMut(&[u8]),
 ) -> io::Result<()> {
-    let buffered = io::BufReader::with_capacity(READ_BYTES, hashed);
-    let mut plain = decompress(algorithm, buffered)?;
+    let mut plain = decode(hashed, coding)?;
     loop {
         let filled = fill(&mut plain, part)?;
         if filled == 0 {
@@ -111,7 +121,7 @@ enum Hasher {
 }
 
 /// A file whose bytes are hashed as they are read. A failing disk is kept
-/// apart from bytes that do not decompress.
+/// apart from bytes that cannot be decoded.
 struct HashedRead {
     file: File,
     hasher: Hasher,
@@ -152,9 +162,6 @@ fn fill(source: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
 }
 
 fn undecodable(path: &Path, error: &io::Error) -> Error {
-    Error::damage(format!(
-        "{} cannot be decompressed: {error}",
-        path.display()
-    ))
-    .hint("run pgkeep verify on this backup, and restore another one")
+    Error::damage(format!("{} cannot be decoded: {error}", path.display()))
+        .hint("run pgkeep verify on this backup, and restore another one")
 }

@@ -1,4 +1,4 @@
-//! Writing a stored file, hashed as it passes.
+//! Writing a stored file, encrypted where asked for, and hashed as it passes.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 use crate::stored::checksum::{Sha512Digest, Sha512Hasher};
+use crate::stored::coding::Coding;
+use crate::stored::encryption::Encryptor;
 
 /// Bytes that are written and hashed at a time: what stays in a core's cache.
 const WRITE_BYTES: usize = 256 * 1024;
@@ -26,11 +28,19 @@ pub struct StoredWriter {
     file: File,
     size: u64,
     hasher: Sha512Hasher,
+    encryptor: Option<Encryptor>,
+    /// What is encrypted and not yet written.
+    encrypted: Vec<u8>,
 }
 
 impl StoredWriter {
     /// Creates the file; it must not exist.
-    pub fn create(path: &Path) -> Result<StoredWriter> {
+    pub fn create(path: &Path, coding: &Coding) -> Result<StoredWriter> {
+        let mut encrypted = Vec::new();
+        let encryptor = match &coding.encryption {
+            Some(encryption) => Some(Encryptor::begin(encryption, &mut encrypted)?),
+            None => None,
+        };
         let file = OpenOptions::new()
             .write(true)
             .create_new(true)
@@ -42,33 +52,59 @@ impl StoredWriter {
             file,
             size: 0,
             hasher: Sha512Hasher::default(),
+            encryptor,
+            encrypted,
         })
     }
 
-    /// Appends bytes as they shall lie on disk.
-    pub fn append(&mut self, bytes: &[u8]) -> Result<()> {
-        for part in bytes.chunks(WRITE_BYTES) {
-            self.file
-                .write_all(part)
-                .map_err(|error| Error::io("write", &self.path, &error))?;
-            self.hasher.update(part);
+    /// Appends content that is compressed already.
+    pub fn append(&mut self, frame: &[u8]) -> Result<()> {
+        for part in frame.chunks(WRITE_BYTES) {
+            match &mut self.encryptor {
+                None => self.write(part)?,
+                Some(encryptor) => {
+                    encryptor.push(part, &mut self.encrypted)?;
+                    self.write_encrypted()?;
+                }
+            }
         }
-        self.size += bytes.len() as u64;
         Ok(())
     }
 
     /// Ends the file.
-    pub fn finish(self) -> Written {
-        Written {
+    pub fn finish(mut self) -> Result<Written> {
+        if let Some(encryptor) = self.encryptor.take() {
+            encryptor.finish(&mut self.encrypted)?;
+            self.write_encrypted()?;
+        }
+        Ok(Written {
             size: self.size,
             sha512: self.hasher.finish(),
-        }
+        })
+    }
+
+    fn write_encrypted(&mut self) -> Result<()> {
+        let mut encrypted = std::mem::take(&mut self.encrypted);
+        self.write(&encrypted)?;
+        encrypted.clear();
+        self.encrypted = encrypted;
+        Ok(())
+    }
+
+    /// Writes bytes as they shall lie on disk.
+    fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.file
+            .write_all(bytes)
+            .map_err(|error| Error::io("write", &self.path, &error))?;
+        self.hasher.update(bytes);
+        self.size += bytes.len() as u64;
+        Ok(())
     }
 }
 
-/// Writes a whole stored file from memory.
-pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<Written> {
-    let mut writer = StoredWriter::create(path)?;
-    writer.append(bytes)?;
-    Ok(writer.finish())
+/// Writes a whole stored file from memory; its content is compressed already.
+pub fn write_whole(path: &Path, coding: &Coding, frame: &[u8]) -> Result<Written> {
+    let mut writer = StoredWriter::create(path, coding)?;
+    writer.append(frame)?;
+    writer.finish()
 }

@@ -1,9 +1,11 @@
 //! The plain content of a stored file, against all that is known of it.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::error::Error;
+use crate::pg::incremental::HeaderReader;
 use crate::pg::page::{PAGE_SIZE, PageVerdict, verify};
 use crate::pg::relation::RelationFile;
 use crate::pg::segment::{SegmentName, SegmentSize};
@@ -11,7 +13,7 @@ use crate::pg::version::Major;
 use crate::pg::wal::SegmentCheck;
 use crate::repository::backup_info::BackupInfo;
 use crate::repository::contents::Portion;
-use crate::repository::file_list::{Crc32c, FileEntry};
+use crate::repository::file_list::{Crc32c, FileEntry, FileKind};
 use crate::stored::bundle::visit_members;
 
 /// How many of a file's problems are told.
@@ -26,7 +28,7 @@ pub(super) enum Content<'a> {
         /// What is known about the backup.
         info: &'a BackupInfo,
         /// Its files.
-        members: &'a BTreeMap<&'a str, &'a FileEntry>,
+        members: &'a BTreeMap<Cow<'a, str>, &'a FileEntry>,
         /// Its tar.
         tar: Vec<u8>,
     },
@@ -69,10 +71,10 @@ impl<'a> Content<'a> {
 fn bundle_problem(
     path: &Path,
     info: &BackupInfo,
-    members: &BTreeMap<&str, &FileEntry>,
+    members: &BTreeMap<Cow<'_, str>, &FileEntry>,
     tar: &[u8],
 ) -> Option<String> {
-    let mut missing: Vec<&str> = members.keys().copied().collect();
+    let mut missing: Vec<&str> = members.keys().map(Cow::as_ref).collect();
     let mut problems = Vec::new();
     let visited = visit_members(path, tar, |member, content| {
         // What is not in the list was dropped after it was read.
@@ -116,11 +118,24 @@ fn told(mut problems: Vec<String>) -> Option<String> {
 pub(super) struct FileContent<'a> {
     info: &'a BackupInfo,
     file: &'a FileEntry,
+    blocks: Blocks,
     relation: Option<RelationFile>,
     wal: Option<SegmentCheck>,
     size: u64,
     crc32c: u32,
-    bad_pages: Vec<String>,
+    problems: Vec<String>,
+}
+
+/// Which blocks of its file a stored file holds.
+enum Blocks {
+    /// All; so many have come.
+    All(u32),
+    /// Those of a header that is not complete yet.
+    Header(HeaderReader),
+    /// Those that the header named and that have not come yet.
+    Listed(std::vec::IntoIter<u32>),
+    /// There is no telling, the header is bad.
+    Unknown,
 }
 
 impl<'a> FileContent<'a> {
@@ -145,31 +160,41 @@ impl<'a> FileContent<'a> {
                     info.end_lsn,
                 ))
             });
+        let blocks = match file.kind {
+            FileKind::Whole => Blocks::All(0),
+            FileKind::Incremental { .. } => {
+                Blocks::Header(HeaderReader::new(file.size, info.relation_segment_blocks))
+            }
+        };
         FileContent {
             info,
             file,
+            blocks,
             relation,
             wal,
             size: 0,
             crc32c: 0,
-            bad_pages: Vec::new(),
+            problems: Vec::new(),
         }
     }
 
     fn take(&mut self, part: &[u8]) {
+        let pages = self.take_header(part);
         if let Some(relation) = &self.relation {
-            let first = (self.size / PAGE_SIZE as u64) as u32;
             let base = relation
                 .segment
                 .wrapping_mul(self.info.relation_segment_blocks);
-            let (pages, _) = part.as_chunks::<PAGE_SIZE>();
-            for (block, page) in (first..).zip(pages) {
+            let (pages, _) = pages.as_chunks::<PAGE_SIZE>();
+            for page in pages {
+                let Some(block) = self.blocks.next_number() else {
+                    break;
+                };
                 let absolute = base.wrapping_add(block);
                 if let PageVerdict::Bad {
                     expected, found, ..
                 } = verify(page, absolute, self.info.start_lsn, Some(self.info.end_lsn))
                 {
-                    self.bad_pages.push(format!(
+                    self.problems.push(format!(
                         "block {block}: checksum {found:04X} where {expected:04X} fits its content"
                     ));
                 }
@@ -182,6 +207,36 @@ impl<'a> FileContent<'a> {
         self.crc32c = crc32c::crc32c_append(self.crc32c, part);
     }
 
+    /// Takes what belongs to the header of an incremental file; what is left are pages.
+    fn take_header<'p>(&mut self, part: &'p [u8]) -> &'p [u8] {
+        let Blocks::Header(reader) = &mut self.blocks else {
+            return part;
+        };
+        match reader.push(part) {
+            Ok(None) => &[],
+            Ok(Some((header, pages))) => {
+                let found = FileKind::Incremental {
+                    blocks: header.blocks.len() as u32,
+                    length: header.length,
+                };
+                if found != self.file.kind {
+                    self.problems.push(format!(
+                        "its header tells of {} blocks of {}, other than the list of files",
+                        header.blocks.len(),
+                        header.length
+                    ));
+                }
+                self.blocks = Blocks::Listed(header.blocks.into_iter());
+                pages
+            }
+            Err(error) => {
+                self.problems.push(error.message().to_owned());
+                self.blocks = Blocks::Unknown;
+                &[]
+            }
+        }
+    }
+
     fn problem(self) -> Option<String> {
         if self.size != self.file.size {
             return Some(format!(
@@ -192,9 +247,27 @@ impl<'a> FileContent<'a> {
         if Crc32c(self.crc32c) != self.file.crc32c {
             return Some("does not fit its CRC-32C".to_owned());
         }
+        if matches!(self.blocks, Blocks::Header(_)) {
+            return Some("ends inside its header".to_owned());
+        }
         if let Some(Err(fault)) = self.wal.map(SegmentCheck::finish) {
             return Some(fault.to_string());
         }
-        told(self.bad_pages)
+        told(self.problems)
+    }
+}
+
+impl Blocks {
+    /// The number of the next block in its file.
+    fn next_number(&mut self) -> Option<u32> {
+        match self {
+            Blocks::All(count) => {
+                let block = *count;
+                *count = block.wrapping_add(1);
+                Some(block)
+            }
+            Blocks::Listed(numbers) => numbers.next(),
+            Blocks::Header(_) | Blocks::Unknown => None,
+        }
     }
 }

@@ -12,11 +12,10 @@ use crate::interrupt::Interrupt;
 use crate::parallel;
 use crate::pg::manifest::{BACKUP_MANIFEST_FILE, Checksum, Manifest, ManifestFile};
 use crate::progress::Progress;
-use crate::repository::contents::Contents;
+use crate::repository::chain::Chain;
 use crate::repository::durable;
-use crate::repository::layout::BackupFolder;
 use crate::restore::{self, position::Position, tablespaces::TablespaceMapping};
-use crate::verify::Finding;
+use crate::verify::Findings;
 
 const PART_BYTES: usize = 256 << 10;
 
@@ -30,20 +29,19 @@ const NOT_IN_MANIFEST: [&str; 4] = [
 
 /// Rebuilds the cluster below `directory`, checks every file against its manifest, and removes it.
 pub(super) fn verify(
-    folder: &BackupFolder,
+    chain: &Chain,
     directory: &Path,
     workers: usize,
     progress: &dyn Progress,
     interrupt: &Interrupt,
-) -> Result<Vec<Finding>> {
-    let contents = Contents::read(folder)?;
-    let name = format!("{}-{}.verify", contents.info.server, contents.info.backup);
+) -> Result<Findings> {
+    let info = &chain.newest.info;
+    let name = format!("{}-{}.verify", info.server, info.backup);
     // Links of tablespaces must be absolute.
     let directory = std::path::absolute(directory)
         .map_err(|error| Error::io("find the folder", directory, &error))?;
     let scratch = Scratch::create(directory.join(name))?;
-    let linked = contents
-        .info
+    let linked = info
         .tablespaces
         .iter()
         .filter(|tablespace| tablespace.path.is_some());
@@ -54,7 +52,7 @@ pub(super) fn verify(
         })
         .collect();
     let request = restore::Request {
-        contents: &contents,
+        chain,
         directory: scratch.path.clone(),
         position: Position::default(),
         mappings: &mappings,
@@ -63,8 +61,10 @@ pub(super) fn verify(
         workers,
     };
     let root = restore::run(&request, progress, interrupt)?;
-    progress.step("read back", Some(contents.info.restore_size));
-    check(&root, workers, progress, interrupt)
+    progress.step("read back", Some(info.restore_size));
+    let mut findings = Findings::new(info.backup, false);
+    check(&root, &mut findings, workers, progress, interrupt)?;
+    Ok(findings)
 }
 
 /// The folder the cluster is rebuilt in; it goes whatever happens.
@@ -95,39 +95,44 @@ impl Drop for Scratch {
 
 fn check(
     root: &Path,
+    findings: &mut Findings,
     workers: usize,
     progress: &dyn Progress,
     interrupt: &Interrupt,
-) -> Result<Vec<Finding>> {
+) -> Result<()> {
     let path = root.join(BACKUP_MANIFEST_FILE);
     let file = File::open(&path).map_err(|error| Error::io("open", &path, &error))?;
     let manifest = Manifest::parse(file).map_err(|error| error.context(path.display()))?;
-    let mut findings = unlisted(root, &manifest)?;
-    let mut workers: Vec<Vec<Finding>> = (0..workers).map(|_| Vec::new()).collect();
+    for path in unlisted(root, &manifest)? {
+        findings.add_bad(&path, "is not in the manifest");
+    }
+    let mut workers: Vec<Vec<(String, String)>> = (0..workers).map(|_| Vec::new()).collect();
     parallel::run(
         &mut workers,
         &manifest.files,
         interrupt,
-        |findings, file, stop| {
+        |problems, file, stop| {
             stop.check()?;
             let problem = problem(&root.join(&file.path), file, progress);
-            findings.extend(problem.map(|problem| Finding::bad(file.path.as_str(), problem)));
+            problems.extend(problem.map(|problem| (file.path.clone(), problem)));
             Ok(())
         },
         || Ok(()),
     )?;
-    findings.extend(workers.into_iter().flatten());
-    Ok(findings)
+    for (path, problem) in workers.into_iter().flatten() {
+        findings.add_bad(&path, problem);
+    }
+    Ok(())
 }
 
 /// Files that the manifest does not know.
-fn unlisted(root: &Path, manifest: &Manifest) -> Result<Vec<Finding>> {
+fn unlisted(root: &Path, manifest: &Manifest) -> Result<Vec<String>> {
     let listed: BTreeSet<&str> = manifest
         .files
         .iter()
         .map(|file| file.path.as_str())
         .collect();
-    let mut findings = Vec::new();
+    let mut unlisted = Vec::new();
     for entry in WalkDir::new(root).follow_links(true) {
         let entry = entry
             .map_err(|error| Error::failed(format!("cannot read {}: {error}", root.display())))?;
@@ -140,10 +145,10 @@ fn unlisted(root: &Path, manifest: &Manifest) -> Result<Vec<Finding>> {
             || NOT_IN_MANIFEST.contains(&path.as_ref())
             || path.starts_with("pg_wal/");
         if entry.file_type().is_file() && !known {
-            findings.push(Finding::bad(path, "is not in the manifest"));
+            unlisted.push(path.into_owned());
         }
     }
-    Ok(findings)
+    Ok(unlisted)
 }
 
 fn problem(path: &Path, expected: &ManifestFile, progress: &dyn Progress) -> Option<String> {

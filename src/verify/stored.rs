@@ -9,14 +9,15 @@ use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
 use crate::parallel::{self, Stop};
 use crate::progress::Progress;
-use crate::repository::backup_info::BackupInfo;
+use crate::repository::catalogue::Link;
 use crate::repository::checksums::Checksums;
 use crate::repository::contents::{self, Contents, Portion};
 use crate::repository::layout::{self, BackupFolder, CHECKSUMS, INFO};
 use crate::stored::checksum::Sha512Digest;
+use crate::stored::coding::Coding;
 use crate::stored::reader::read_hashed;
-use crate::verify::Finding;
 use crate::verify::content::Content;
+use crate::verify::{Findings, Request};
 
 /// Bytes of plain content that are looked at a time; whole pages.
 const PART_BYTES: usize = 256 << 10;
@@ -28,29 +29,38 @@ struct Task<'a> {
     portion: Option<&'a Portion<'a>>,
 }
 
-/// Verifies all stored files against the backup's own lists, and the lists against each other.
+/// Verifies all stored files of one backup against its own lists, and the lists against each other.
 pub(super) fn verify(
-    folder: &BackupFolder,
-    info: &BackupInfo,
-    workers: usize,
+    backup: Link<'_>,
+    request: &Request<'_>,
     progress: &dyn Progress,
     interrupt: &Interrupt,
-) -> Result<Vec<Finding>> {
+) -> Result<Findings> {
+    let Link { folder, info } = backup;
+    let mut findings = Findings::new(info.backup, request.all);
     let checksums = match contents::read_checksums(folder, info) {
         Ok(checksums) => checksums,
-        Err(error) => return Ok(vec![Finding::bad(CHECKSUMS, error.message())]),
-    };
-    let mut findings = vec![Finding::sound(CHECKSUMS)];
-    findings.extend(files_on_disk(folder, &checksums)?);
-    let contents = match Contents::read(folder) {
-        Ok(contents) => Some(contents),
         Err(error) => {
-            findings.push(Finding::bad(
-                layout::file_list(info.compression),
-                error.message(),
-            ));
+            findings.add_bad(CHECKSUMS, error.message());
+            return Ok(findings);
+        }
+    };
+    findings.add_sound(CHECKSUMS);
+    compare_with_disk(folder, &checksums, &mut findings)?;
+    let coding = match info.coding(request.keys) {
+        Ok(coding) => Some(coding),
+        Err(error) => {
+            findings.unchecked = Some(error);
             None
         }
+    };
+    let contents = match &coding {
+        None => None,
+        Some(coding) => Contents::read_lists(folder, info.clone(), coding.clone())
+            .inspect_err(|error| {
+                findings.add_bad(&layout::file_list(info.suffix()), error.message());
+            })
+            .ok(),
     };
     let portions: Vec<(String, Portion<'_>)> = contents
         .iter()
@@ -62,25 +72,78 @@ pub(super) fn verify(
         })
         .collect();
     if let Some(contents) = &contents {
-        findings.extend(contents.missing_wal()?.into_iter().map(|segment| {
-            let stored = layout::stored_file(&format!("pg_wal/{segment}"), info.compression);
-            Finding::bad(stored, "is missing: the backup needs this WAL segment")
-        }));
+        for segment in contents.missing_wal()? {
+            let stored = layout::stored_file(&format!("pg_wal/{segment}"), info.suffix());
+            findings.add_bad(&stored, "is missing: the backup needs this WAL segment");
+        }
     }
-    findings.extend(
-        portions
-            .iter()
-            .filter(|(path, _)| checksums.get(path).is_none())
-            .map(|(path, _)| Finding::bad(path.as_str(), format!("is not in {CHECKSUMS}"))),
-    );
-    findings.extend(read_all(
-        folder, info, &checksums, &portions, workers, progress, interrupt,
-    )?);
+    for (path, _) in &portions {
+        if checksums.get(path).is_none() {
+            findings.add_bad(path, format!("is not in {CHECKSUMS}"));
+        }
+    }
+    let bytes = contents
+        .as_ref()
+        .map(|contents| contents.list.files.iter().map(|file| file.size).sum());
+    progress.step(&format!("verify {}", info.backup), bytes);
+    // Without the key, files are read as they lie there, and nothing is known of their content.
+    let coding = coding.unwrap_or(Coding::PLAIN);
+    let mut workers: Vec<Worker<'_>> = (0..request.workers)
+        .map(|_| Worker {
+            backup,
+            coding: &coding,
+            progress,
+            part: vec![0; PART_BYTES],
+            findings: Findings::new(info.backup, request.all),
+        })
+        .collect();
+    parallel::run(
+        &mut workers,
+        &tasks(folder, &checksums, &portions),
+        interrupt,
+        |worker, task, stop| worker.verify(task, stop),
+        || Ok(()),
+    )?;
+    for worker in workers {
+        findings.append(worker.findings);
+    }
     Ok(findings)
 }
 
-/// Files that are missing, and files that nobody put there.
-fn files_on_disk(folder: &BackupFolder, checksums: &Checksums) -> Result<Vec<Finding>> {
+/// Every stored file that is there, those of the cluster first.
+fn tasks<'a>(
+    folder: &BackupFolder,
+    checksums: &'a Checksums,
+    portions: &'a [(String, Portion<'a>)],
+) -> Vec<Task<'a>> {
+    let by_path: BTreeMap<&str, &Portion<'_>> = portions
+        .iter()
+        .map(|(path, portion)| (path.as_str(), portion))
+        .collect();
+    let in_portions = portions.iter().map(|(path, _)| path.as_str());
+    let others = checksums
+        .iter()
+        .map(|(path, _)| path)
+        .filter(|path| !by_path.contains_key(path));
+    in_portions
+        .chain(others)
+        .filter(|path| folder.stored(path).exists())
+        .filter_map(|path| {
+            Some(Task {
+                path,
+                digest: checksums.get(path)?,
+                portion: by_path.get(path).copied(),
+            })
+        })
+        .collect()
+}
+
+/// Finds files that are missing, and files that nobody put there.
+fn compare_with_disk(
+    folder: &BackupFolder,
+    checksums: &Checksums,
+    findings: &mut Findings,
+) -> Result<()> {
     let mut found = BTreeSet::new();
     for entry in WalkDir::new(folder.path()) {
         let entry = entry.map_err(|error| {
@@ -95,101 +158,50 @@ fn files_on_disk(folder: &BackupFolder, checksums: &Checksums) -> Result<Vec<Fin
             found.insert(path.to_string_lossy().into_owned());
         }
     }
-    let missing = checksums
-        .iter()
-        .filter(|(path, _)| !found.contains(*path))
-        .map(|(path, _)| Finding::bad(path, "is missing"));
-    let extra = found
-        .iter()
-        .filter(|path| checksums.get(path).is_none() && ![INFO, CHECKSUMS].contains(&path.as_str()))
-        .map(|path| Finding::bad(path.as_str(), "does not belong to this backup"));
-    Ok(missing.chain(extra).collect())
-}
-
-fn read_all(
-    folder: &BackupFolder,
-    info: &BackupInfo,
-    checksums: &Checksums,
-    portions: &[(String, Portion<'_>)],
-    workers: usize,
-    progress: &dyn Progress,
-    interrupt: &Interrupt,
-) -> Result<Vec<Finding>> {
-    let by_path: BTreeMap<&str, &Portion<'_>> = portions
-        .iter()
-        .map(|(path, portion)| (path.as_str(), portion))
-        .collect();
-    let in_portions = portions.iter().map(|(path, _)| path.as_str());
-    let others = checksums
-        .iter()
-        .map(|(path, _)| path)
-        .filter(|path| !by_path.contains_key(path));
-    let tasks: Vec<Task<'_>> = in_portions
-        .chain(others)
-        .filter(|path| folder.stored(path).exists())
-        .filter_map(|path| {
-            Some(Task {
-                path,
-                digest: checksums.get(path)?,
-                portion: by_path.get(path).copied(),
-            })
-        })
-        .collect();
-    let mut workers: Vec<Worker<'_>> = (0..workers)
-        .map(|_| Worker {
-            folder,
-            info,
-            progress,
-            part: vec![0; PART_BYTES],
-            findings: Vec::new(),
-        })
-        .collect();
-    parallel::run(
-        &mut workers,
-        &tasks,
-        interrupt,
-        |worker, task, stop| worker.verify(task, stop),
-        || Ok(()),
-    )?;
-    Ok(workers
-        .into_iter()
-        .flat_map(|worker| worker.findings)
-        .collect())
+    for (path, _) in checksums.iter().filter(|(path, _)| !found.contains(*path)) {
+        findings.add_bad(path, "is missing");
+    }
+    for path in &found {
+        if checksums.get(path).is_none() && ![INFO, CHECKSUMS].contains(&path.as_str()) {
+            findings.add_bad(path, "does not belong to this backup");
+        }
+    }
+    Ok(())
 }
 
 struct Worker<'a> {
-    folder: &'a BackupFolder,
-    info: &'a BackupInfo,
+    backup: Link<'a>,
+    coding: &'a Coding,
     progress: &'a dyn Progress,
     part: Vec<u8>,
-    findings: Vec<Finding>,
+    findings: Findings,
 }
 
 impl Worker<'_> {
     fn verify(&mut self, task: &Task<'_>, stop: &Stop<'_>) -> Result<()> {
-        let path = self.folder.stored(task.path);
-        let mut content = Content::new(self.info, task.portion);
+        let Link { folder, info } = self.backup;
+        let path = folder.stored(task.path);
+        let mut content = Content::new(info, task.portion);
         let progress = self.progress;
-        let read = read_hashed(&path, self.info.compression, &mut self.part, |part| {
+        let read = read_hashed(&path, self.coding, &mut self.part, |part| {
             if !stop.is_set() {
                 content.take(part);
                 progress.advance(part.len() as u64);
             }
         });
         stop.check()?;
-        let finding = match read {
-            Err(error) => Finding::bad(task.path, error.message()),
-            Ok((digest, _)) if digest != task.digest => Finding::bad(
-                task.path,
-                format!("its SHA-512 is not the one in {CHECKSUMS}"),
-            ),
-            Ok((_, Err(why))) => Finding::bad(task.path, format!("cannot be decompressed: {why}")),
-            Ok((_, Ok(()))) => match content.problem(Path::new(task.path)) {
-                Some(problem) => Finding::bad(task.path, problem),
-                None => Finding::sound(task.path),
-            },
+        let problem = match read {
+            Err(error) => Some(error.message().to_owned()),
+            Ok((digest, _)) if digest != task.digest => {
+                Some(format!("its SHA-512 is not the one in {CHECKSUMS}"))
+            }
+            Ok((_, Err(why))) => Some(format!("cannot be decoded: {why}")),
+            Ok((_, Ok(()))) => content.problem(Path::new(task.path)),
         };
-        self.findings.push(finding);
+        match problem {
+            Some(problem) => self.findings.add_bad(task.path, problem),
+            None => self.findings.add_sound(task.path),
+        }
         Ok(())
     }
 }

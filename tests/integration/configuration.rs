@@ -204,12 +204,3 @@ fn a_damaged_backup_info_makes_one_backup_invalid_and_no_other() {
     }
     pgkeep.backup();
 }
-
-#[test]
-fn encryption_is_not_silently_left_out() {
-    let cluster = Cluster::new(17);
-    let pgkeep = Pgkeep::of(&cluster).with("encryption", "aes-256-gcm");
-    let error = pgkeep.run(&["backup", SERVER]).failed(2);
-    assert!(error.contains("encrypt"), "{error}");
-    assert!(checks::tree(pgkeep.base()).is_empty());
-}

@@ -4,7 +4,6 @@ use crate::backup::{self, ParentRequest};
 use crate::cli::app::App;
 use crate::cli::commands::describe;
 use crate::cli::report::{Answer, Fields, field};
-use crate::config::Encryption;
 use crate::error::{Error, Result};
 use crate::repository::identifier::Selector;
 use crate::server::session::Checkpoint;
@@ -62,27 +61,22 @@ impl Backup {
         }
         let server = app.server(&self.server)?;
         let configuration = &server.configuration;
-        if configuration.encryption != Encryption::None {
-            return Err(Error::usage(format!(
-                "encryption = {} is configured for server {}, and this pgkeep cannot encrypt",
-                configuration.encryption,
-                server.name()
-            ))
-            .hint("set encryption = none"));
-        }
+        let coding = server.coding()?;
+        let keys = server.keys();
         let request = backup::Request {
             server: server.name(),
             folder: &server.folder,
             label: &self.label,
             parent: self.parent.as_ref().map(|selector| ParentRequest {
                 selector,
+                keys: &keys,
                 or_full: self.or_full,
             }),
             checkpoint: match self.checkpoint {
                 CheckpointMode::Fast => Checkpoint::Fast,
                 CheckpointMode::Spread => Checkpoint::Spread,
             },
-            compression: configuration.compression,
+            coding: &coding,
             workers: server.workers,
             max_rate: configuration.max_rate.map(u64::from),
             extra: &configuration.extra,

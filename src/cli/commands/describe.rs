@@ -23,7 +23,7 @@ fn summary_of(info: &BackupInfo, is_valid: bool) -> Fields {
         field("BackupSize", Value::Size(info.backup_size)),
         field("Comments", comments(info)),
         field("Compression", info.compression.to_string()),
-        field("Encryption", "none"),
+        field("Encryption", encryption(info)),
         field("Incremental", info.incremental.is_some()),
         field("Keep", info.keep),
         field("MajorVersion", info.major_version),
@@ -52,7 +52,7 @@ pub(crate) fn details(info: &BackupInfo, unusable: Option<&Error>) -> Fields {
         field("Comments", comments(info)),
         field("Compression", info.compression.to_string()),
         field("Elapsed", info.elapsed.div_ceil(1000)),
-        field("Encryption", "none"),
+        field("Encryption", encryption(info)),
     ]);
     fields.extend(lsn("End", info.end_lsn));
     fields.extend([
@@ -87,6 +87,9 @@ pub(crate) fn details(info: &BackupInfo, unusable: Option<&Error>) -> Fields {
         field("NumberOfFiles", info.number_of_files),
         field("CorruptPages", info.corrupt_pages),
     ]);
+    if let Some(encrypted) = info.encryption {
+        fields.push(field("MasterKey", encrypted.key.to_string()));
+    }
     if let Some(increment) = &info.incremental {
         fields.push(field("FromLSN", increment.from_lsn));
         fields.push(field("FromTimeline", increment.from_timeline.0));
@@ -152,6 +155,11 @@ fn lsn(name: &str, lsn: Lsn) -> [(String, Value); 2] {
         (format!("{name}HiLSN"), Value::LsnHalf(lsn.high())),
         (format!("{name}LoLSN"), Value::LsnHalf(lsn.low())),
     ]
+}
+
+fn encryption(info: &BackupInfo) -> String {
+    info.encryption
+        .map_or("none".to_owned(), |encrypted| encrypted.cipher.to_string())
 }
 
 fn comments(info: &BackupInfo) -> String {

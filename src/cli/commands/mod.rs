@@ -6,6 +6,7 @@ pub(super) mod conf;
 pub(super) mod describe;
 pub(super) mod info;
 pub(super) mod list_backup;
+pub(super) mod master_key;
 pub(super) mod permissions;
 pub(super) mod restore;
 pub(super) mod verify;

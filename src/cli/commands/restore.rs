@@ -6,7 +6,7 @@ use crate::cli::app::App;
 use crate::cli::commands::describe;
 use crate::cli::report::{Answer, Fields, field};
 use crate::error::{Error, Result};
-use crate::repository::contents::Contents;
+use crate::repository::chain::Chain;
 use crate::repository::identifier::Selector;
 use crate::restore::{self, position::Position, tablespaces::TablespaceMapping};
 
@@ -65,9 +65,9 @@ impl Restore {
         let server = app.server(&self.server)?;
         let catalogue = server.catalogue()?;
         let backup = catalogue.select(&self.backup)?;
-        let contents = Contents::read(&backup.folder)?;
+        let chain = Chain::read(&catalogue, backup, &server.keys())?;
         let request = restore::Request {
-            contents: &contents,
+            chain: &chain,
             directory,
             position,
             mappings: &self.tablespace,
@@ -76,7 +76,7 @@ impl Restore {
             workers: server.workers,
         };
         let root = restore::run(&request, &*app.progress, &app.interrupt)?;
-        let mut response = describe::summary(&contents.info);
+        let mut response = describe::summary(&chain.newest.info);
         response.push(field("Directory", root.display().to_string()));
         Ok(Answer::success(response))
     }
