@@ -20,6 +20,7 @@ pub mod page;
 pub mod relation;
 pub mod segment;
 pub mod tablespace_map;
+pub mod timestamp;
 pub mod version;
 pub mod wal;
 pub mod wal_file;
