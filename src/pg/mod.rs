@@ -17,6 +17,7 @@ mod little_endian;
 pub mod lsn;
 pub mod manifest;
 pub mod page;
+pub mod recovery;
 pub mod relation;
 pub mod segment;
 pub mod tablespace_map;
