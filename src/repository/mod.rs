@@ -34,5 +34,7 @@ pub mod identifier;
 pub mod incoming;
 pub mod layout;
 pub mod lock;
+pub mod roll_forward;
 pub mod staging;
 pub mod wal_archive;
+pub mod wal_path;

@@ -5,6 +5,7 @@ use crate::cli::commands::describe;
 use crate::cli::report::{Answer, Fields, field};
 use crate::error::{Error, Result};
 use crate::repository::identifier::Selector;
+use crate::repository::roll_forward::HeldWal;
 
 /// Show everything known about one backup
 #[derive(Debug, Args)]
@@ -31,6 +32,12 @@ impl Info {
         let backup = catalogue.select(&self.backup)?;
         let info = backup.info.as_ref().map_err(Error::clone)?;
         let unusable = catalogue.check(backup).err();
-        Ok(Answer::success(describe::details(info, unusable.as_ref())))
+        let mut response = describe::details(info, unusable.as_ref());
+        let forward = HeldWal::look(&server.folder, server.keys()).and_then(|held| {
+            held.map(|mut held| held.roll_forward(&backup.folder, info, &app.interrupt))
+                .transpose()
+        });
+        response.extend(describe::roll_forward(&forward));
+        Ok(Answer::success(response))
     }
 }
