@@ -168,6 +168,8 @@ impl Finish<'_> {
             corrupt_pages,
             corrupt,
             checksums: sha512(checksums.as_bytes()).to_string(),
+            verification: None,
+            drill: None,
         }
     }
 }

@@ -10,6 +10,7 @@ mod logging;
 mod progress;
 mod report;
 mod signals;
+mod status;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -17,10 +18,11 @@ use std::time::Instant;
 
 use clap::Parser;
 
-use crate::error::Error;
+use crate::error::{Error, Kind};
 use app::App;
 use arguments::{Arguments, Format};
 use report::{Answer, Report};
+use status::{CANNOT_TELL, StatusReader};
 
 /// Runs the command line and returns the exit status.
 pub fn main() -> ExitCode {
@@ -32,21 +34,29 @@ pub fn main() -> ExitCode {
     let format = arguments.global.format;
     let request = arguments.command.request();
     let name = arguments.command.name();
+    let reader = arguments.command.reader();
+    if reader == StatusReader::Recovery {
+        signals::exit_on_panic(CANNOT_TELL);
+    }
     let answer = App::new(&arguments.global).and_then(|app| {
+        // A server that recovers wants to see that it was the signal that ended this.
+        if reader == StatusReader::Anybody {
+            app.watch_signals()?;
+        }
         let answer = arguments.command.run(&app);
         // Whatever failed then failed because of it.
         answer.map_err(|error| app.interrupt.check().err().unwrap_or(error))
     });
     let answer = answer.unwrap_or_else(Answer::failure);
-    let status = answer.exit_status();
-    if let Some(error) = &answer.error {
+    if let Some(error) = answer.what_failed() {
         logging::print_error(error);
     }
+    let status = reader.status_of(&answer);
     let text = match answer.plain_text(format) {
         Some(text) => text.to_owned(),
         None => Report::new(name, format, began.elapsed(), request, answer).render(),
     };
-    print(&text, status)
+    print(&text, status, reader)
 }
 
 /// The command line was not understood, or only help was asked for.
@@ -74,19 +84,20 @@ fn misunderstood(error: &clap::Error, began: Instant) -> ExitCode {
         .unwrap_or_default()
         .trim_start_matches("error: ");
     let answer = Answer::failure(Error::usage(message));
-    let status = answer.exit_status();
+    let reader = StatusReader::of_words(&words);
+    let status = reader.status_of(&answer);
     let report = Report::new(command, format, began.elapsed(), Vec::new(), answer);
-    print(&report.render(), status)
+    print(&report.render(), status, reader)
 }
 
-fn print(text: &str, status: u8) -> ExitCode {
+fn print(text: &str, status: u8, reader: StatusReader) -> ExitCode {
     match std::io::stdout().lock().write_all(text.as_bytes()) {
         Ok(()) => ExitCode::from(status),
         // A reader that has seen enough, such as head, is no failure.
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::from(status),
         Err(error) => {
             eprintln!("pgkeep: cannot write the report: {error}");
-            ExitCode::FAILURE
+            ExitCode::from(reader.status(Kind::Failed))
         }
     }
 }

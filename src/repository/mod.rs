@@ -3,6 +3,7 @@
 //! ```text
 //! base_dir/repository.version              the format of everything below it
 //! base_dir/SERVER/lock                     held by the one writer, with its pid
+//! base_dir/SERVER/info.lock                held for moments, while a backup.info is replaced
 //! base_dir/SERVER/backup/IDENTIFIER/       a finished backup
 //!     backup.info                          what `info` shows; written last
 //!     backup.sha512                        every stored file, for sha512sum --check

@@ -86,7 +86,7 @@ impl Route {
                 timeline,
                 destination,
             } => Recovery::Archive {
-                restore_command: wal_get.restore_command()?,
+                restore_command: wal_get.to_the_end()?,
                 timeline: *timeline,
                 target: destination
                     .as_ref()
@@ -94,9 +94,7 @@ impl Route {
             },
             Route::Replica { from_archive } => Recovery::Replica {
                 primary_conninfo,
-                restore_command: from_archive
-                    .then(|| wal_get.restore_command())
-                    .transpose()?,
+                restore_command: from_archive.then(|| wal_get.whole_segments()).transpose()?,
             },
         })
     }

@@ -19,14 +19,23 @@ pub struct WalGet {
 }
 
 impl WalGet {
-    /// The value of the setting.
-    pub fn restore_command(&self) -> Result<String> {
+    /// The setting of a server that recovers as far as there is WAL.
+    pub fn to_the_end(&self) -> Result<String> {
+        self.restore_command("--partial ")
+    }
+
+    /// The setting of a standby. Of a segment that is unfinished here, its primary has more.
+    pub fn whole_segments(&self) -> Result<String> {
+        self.restore_command("")
+    }
+
+    fn restore_command(&self, option: &str) -> Result<String> {
         let mut command = String::new();
         for (variable, value) in &self.environment {
             command.push_str(&format!("{variable}={} ", word(value)?));
         }
         command.push_str(&format!(
-            "{} -c {} wal get {} \"%f\" \"%p\"",
+            "{} -c {} wal get {option}{} \"%f\" \"%p\"",
             word(&self.program)?,
             word(&self.configuration)?,
             self.server
@@ -63,13 +72,13 @@ mod tests {
             server: "primary".to_owned(),
         };
         assert_eq!(
-            get.restore_command().unwrap(),
-            r#"XDG_DATA_HOME='/home/ann' '/usr/bin/pgkeep' -c '/it'\''s 100%%/pgkeep.conf' wal get primary "%f" "%p""#
+            get.to_the_end().unwrap(),
+            r#"XDG_DATA_HOME='/home/ann' '/usr/bin/pgkeep' -c '/it'\''s 100%%/pgkeep.conf' wal get --partial primary "%f" "%p""#
         );
         let broken = WalGet {
             program: "/new\nline".into(),
             ..get
         };
-        assert!(broken.restore_command().is_err());
+        assert!(broken.whole_segments().is_err());
     }
 }

@@ -3,7 +3,7 @@ use clap::Args;
 use crate::cli::app::App;
 use crate::cli::commands::describe;
 use crate::cli::report::{Answer, Fields, field};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::repository::identifier::Selector;
 use crate::repository::roll_forward::HeldWal;
 
@@ -30,14 +30,14 @@ impl Info {
         let server = app.server(&self.server)?;
         let catalogue = server.catalogue()?;
         let backup = catalogue.select(&self.backup)?;
-        let info = backup.info.as_ref().map_err(Error::clone)?;
-        let unusable = catalogue.check(backup).err();
-        let mut response = describe::details(info, unusable.as_ref());
-        let forward = HeldWal::look(&server.folder, server.keys()).and_then(|held| {
-            held.map(|mut held| held.roll_forward(&backup.folder, info, &app.interrupt))
-                .transpose()
-        });
-        response.extend(describe::roll_forward(&forward));
+        let mut response = describe::details(&catalogue, backup)?;
+        if let Ok(info) = catalogue.check(backup) {
+            let forward = HeldWal::look(&server.folder, server.keys()).and_then(|held| {
+                held.map(|mut held| held.roll_forward(&backup.folder, info, &app.interrupt))
+                    .transpose()
+            });
+            response.extend(describe::roll_forward(&forward));
+        }
         Ok(Answer::success(response))
     }
 }
