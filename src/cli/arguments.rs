@@ -92,6 +92,7 @@ pub(super) enum Command {
     MasterKey(commands::master_key::CreateMasterKey),
     Permissions(commands::permissions::Permissions),
     Conf(commands::conf::Conf),
+    Completions(commands::completions::Completions),
 }
 
 /// Hands a method on to the command at hand.
@@ -107,6 +108,7 @@ macro_rules! each {
             Command::MasterKey($args) => $call,
             Command::Permissions($args) => $call,
             Command::Conf($args) => $call,
+            Command::Completions($args) => $call,
         }
     };
 }
@@ -124,6 +126,7 @@ impl Command {
             Command::MasterKey(_) => "master-key",
             Command::Permissions(_) => "permissions",
             Command::Conf(_) => "conf",
+            Command::Completions(_) => "completions",
         }
     }
 

@@ -6,6 +6,7 @@
 mod app;
 mod arguments;
 mod commands;
+mod completion;
 mod help;
 mod logging;
 mod progress;
@@ -21,12 +22,15 @@ use clap::error::ErrorKind;
 
 use crate::error::{Error, Kind, Result};
 use app::App;
-use arguments::{Arguments, Format};
+use arguments::{Arguments, Command, Format};
 use report::{Answer, Report};
 
 /// Runs the command line and returns the exit status.
 pub fn main() -> ExitCode {
     let began = Instant::now();
+    if let Some(candidates) = completion::answer() {
+        return print(&candidates, 0);
+    }
     let matches = help::command().try_get_matches();
     let parsed = matches.and_then(|matches| Arguments::from_arg_matches(&matches));
     let arguments = match parsed {
@@ -49,6 +53,10 @@ pub fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<Answer> {
+    // Every new shell may ask for its script, whatever is wrong with the configuration.
+    if let Command::Completions(completions) = &arguments.command {
+        return Ok(completions.answer());
+    }
     let app = App::new(&arguments.global)?;
     // Whatever failed after an interrupt failed because of it.
     let answer = arguments.command.run(&app);

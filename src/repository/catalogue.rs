@@ -40,7 +40,7 @@ impl Catalogue {
     /// Reads the catalogue. A server without any backup has an empty one.
     pub fn read(server: &str, folder: &ServerFolder) -> Result<Catalogue> {
         folder.check_format()?;
-        let mut backups: Vec<Backup> = identifiers(folder)?
+        let backups = identifiers(folder)?
             .into_iter()
             .map(|identifier| {
                 let folder = folder.backup(identifier);
@@ -52,7 +52,6 @@ impl Catalogue {
                 }
             })
             .collect();
-        backups.sort_by_key(|backup| backup.identifier);
         Ok(Catalogue {
             server: server.to_owned(),
             backups,
@@ -185,7 +184,8 @@ impl Catalogue {
     }
 }
 
-fn identifiers(folder: &ServerFolder) -> Result<Vec<Identifier>> {
+/// The names of all finished backups, the oldest first, without a look into them.
+pub fn identifiers(folder: &ServerFolder) -> Result<Vec<Identifier>> {
     let backups = folder.backups();
     let entries = match fs::read_dir(&backups) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -200,6 +200,7 @@ fn identifiers(folder: &ServerFolder) -> Result<Vec<Identifier>> {
                 .and_then(|name| name.parse::<Identifier>().ok()),
         );
     }
+    identifiers.sort_unstable();
     Ok(identifiers)
 }
 

@@ -2,6 +2,7 @@
 
 pub(super) mod backup;
 pub(super) mod check;
+pub(super) mod completions;
 pub(super) mod conf;
 pub(super) mod describe;
 pub(super) mod info;
