@@ -102,6 +102,7 @@ pub(super) enum Command {
     Permissions(commands::permissions::Permissions),
     Conf(commands::conf::Conf),
     Wal(commands::wal::Wal),
+    Completions(commands::completions::Completions),
 }
 
 /// Hands a method on to the command at hand.
@@ -126,6 +127,7 @@ macro_rules! each {
             Command::Permissions($args) => $call,
             Command::Conf($args) => $call,
             Command::Wal($args) => $call,
+            Command::Completions($args) => $call,
         }
     };
 }
@@ -152,6 +154,7 @@ impl Command {
             Command::Permissions(_) => "permissions",
             Command::Conf(_) => "conf",
             Command::Wal(wal) => wal.name(),
+            Command::Completions(_) => "completions",
         }
     }
 
