@@ -174,8 +174,6 @@ pub enum PageDefect {
         /// Where it says it is.
         found: Lsn,
     },
-    /// The page is not zero although the WAL left the segment before it.
-    BehindSwitch,
     /// Unknown flags, or a long header where none belongs or the reverse.
     Flags(u16),
     /// The timeline is zero.
@@ -227,9 +225,6 @@ impl fmt::Display for PageDefect {
             }
             PageDefect::Address { expected, found } => {
                 write!(f, "belongs to position {found} instead of {expected}")
-            }
-            PageDefect::BehindSwitch => {
-                f.write_str("holds something although the WAL left the segment before it")
             }
             PageDefect::Flags(found) => write!(f, "has the invalid flags {found:04X}"),
             PageDefect::NoTimeline => f.write_str("is of no timeline"),
