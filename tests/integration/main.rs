@@ -13,6 +13,7 @@
 mod support;
 
 mod annotations;
+mod chains;
 mod compression;
 mod configuration;
 mod corrupt_pages;
