@@ -16,6 +16,7 @@ mod annotations;
 mod compression;
 mod configuration;
 mod corrupt_pages;
+mod deletion;
 mod ground;
 mod incremental;
 mod interruption;
