@@ -35,6 +35,8 @@ pub mod identifier;
 pub mod incoming;
 pub mod layout;
 pub mod lock;
+pub mod roll_forward;
 pub mod staging;
 pub mod store;
 pub mod wal_archive;
+pub mod wal_path;

@@ -26,7 +26,9 @@ use crate::repository::identifier::Identifier;
 use crate::repository::layout::{self, BackupFolder, ServerFolder};
 use crate::stored::bundle::BundleBuilder;
 use crate::stored::checksum::sha512;
+use crate::stored::coding::Coding;
 use crate::stored::compression::{Algorithm, Compression, Compressor};
+use crate::stored::master_key::Keyring;
 use crate::stored::writer::write_whole;
 use crate::verify;
 
@@ -342,17 +344,32 @@ impl Model {
         store.finish(info);
     }
 
-    /// Restores a backup, and compares it with what there was.
-    fn check(&self, taken: &Taken, catalogue: &Catalogue, directory: &Path) {
-        let backup = catalogue.get(taken.identifier).unwrap();
+    fn verify(
+        &self,
+        catalogue: &Catalogue,
+        taken: &Taken,
+        rebuild: Option<verify::Rebuild<'_>>,
+    ) -> verify::Findings {
         let request = verify::Request {
+            folder: &self.server,
             catalogue,
-            backup,
-            directory: Some(directory),
+            backup: catalogue.get(taken.identifier).unwrap(),
+            keys: &keys(),
+            rebuild,
             all: false,
             workers: 1,
         };
-        let findings = verify::run(&request, &Silent, &Interrupt::default()).unwrap();
+        let verified = verify::run(&request, &Silent, &Interrupt::default()).unwrap();
+        verified.findings
+    }
+
+    /// Restores a backup, and compares it with what there was.
+    fn check(&self, taken: &Taken, catalogue: &Catalogue, directory: &Path) {
+        let rebuild = verify::Rebuild {
+            directory,
+            drill: None,
+        };
+        let findings = self.verify(catalogue, taken, Some(rebuild));
         assert_eq!(findings.files, [], "{}", taken.identifier);
         let root = restore(catalogue, taken, directory).unwrap();
         let mut restored = BTreeSet::new();
@@ -390,15 +407,18 @@ impl Model {
 fn restore(catalogue: &Catalogue, taken: &Taken, directory: &Path) -> Result<PathBuf> {
     let backup = catalogue.get(taken.identifier).unwrap();
     let request = Request {
-        chain: &Chain::read(catalogue, backup)?,
+        chain: &Chain::read(catalogue, backup, &keys())?,
         directory: directory.to_owned(),
-        position: Position::default(),
+        recovery: Recovery::OwnWal,
         mappings: &[],
         force: false,
-        primary_conninfo: String::new(),
         workers: 2,
     };
     run(&request, &Silent, &Interrupt::default())
+}
+
+fn keys() -> Keyring {
+    Keyring::new(None)
 }
 
 /// Decisions that must not matter.
@@ -424,7 +444,7 @@ impl Choices {
 /// Writes a backup's folder.
 struct TestStore {
     folder: BackupFolder,
-    algorithm: Algorithm,
+    coding: Coding,
     compressor: Compressor,
     checksums: Checksums,
     files: Vec<FileEntry>,
@@ -433,10 +453,14 @@ struct TestStore {
 
 impl TestStore {
     fn new(folder: &BackupFolder, algorithm: Algorithm) -> TestStore {
+        let compression = Compression::new(algorithm, None).unwrap();
         TestStore {
             folder: folder.clone(),
-            algorithm,
-            compressor: Compressor::new(Compression::new(algorithm, None).unwrap()).unwrap(),
+            coding: Coding {
+                compression,
+                encryption: None,
+            },
+            compressor: Compressor::new(compression).unwrap(),
             checksums: Checksums::default(),
             files: Vec::new(),
             bundle: BundleBuilder::new(Vec::new()),
@@ -444,7 +468,7 @@ impl TestStore {
     }
 
     fn add(&mut self, path: &str, kind: FileKind, content: &[u8], bundled: bool) {
-        let bundled = bundled && self.algorithm != Algorithm::None;
+        let bundled = bundled && !self.coding.suffix().is_plain();
         let entry = FileEntry {
             path: path.to_owned(),
             size: content.len() as u64,
@@ -459,7 +483,7 @@ impl TestStore {
                 .unwrap();
         } else {
             self.store(
-                &layout::stored_file(&entry.stored_path(), self.algorithm),
+                &layout::stored_file(&entry.stored_path(), self.coding.suffix()),
                 content,
             );
         }
@@ -471,7 +495,7 @@ impl TestStore {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         let mut frame = Vec::new();
         self.compressor.compress(content, &mut frame).unwrap();
-        let written = write_whole(&path, &frame).unwrap();
+        let written = write_whole(&path, &self.coding, &frame).unwrap();
         self.checksums.insert(stored.to_owned(), written.sha512);
     }
 
@@ -479,7 +503,7 @@ impl TestStore {
         let bundle = std::mem::replace(&mut self.bundle, BundleBuilder::new(Vec::new()));
         if self.files.iter().any(|file| file.bundle.is_some()) {
             self.store(
-                &layout::bundle(0, self.algorithm),
+                &layout::bundle(0, self.coding.suffix()),
                 &bundle.finish().unwrap(),
             );
         }
@@ -490,7 +514,7 @@ impl TestStore {
         list.files.sort_by(|one, other| one.path.cmp(&other.path));
         let mut text = Vec::new();
         list.write(&mut text).unwrap();
-        self.store(&layout::file_list(self.algorithm), &text);
+        self.store(&layout::file_list(self.coding.suffix()), &text);
         let checksums = self.checksums.format();
         fs::write(self.folder.checksums(), &checksums).unwrap();
         info.checksums = sha512(checksums.as_bytes()).to_string();
@@ -556,7 +580,7 @@ fn chain_of_four(compression: Algorithm) -> Vec<Step> {
 /// What must be read to restore the relations: the backups and their stored files.
 fn needed(catalogue: &Catalogue, taken: &Taken) -> BTreeSet<(Identifier, String)> {
     let backup = catalogue.get(taken.identifier).unwrap();
-    let chain = Chain::read(catalogue, backup).unwrap();
+    let chain = Chain::read(catalogue, backup, &keys()).unwrap();
     let mut needed = BTreeSet::new();
     for sources in chain
         .files()
@@ -567,7 +591,7 @@ fn needed(catalogue: &Catalogue, taken: &Taken) -> BTreeSet<(Identifier, String)
         let layers = layers.map(|layer| (layer.member, incremental::file_path(path)));
         for (member, path) in layers.chain([(sources.base.member, path.clone())]) {
             let info = chain.info(member);
-            needed.insert((info.backup, layout::stored_file(&path, info.compression)));
+            needed.insert((info.backup, layout::stored_file(&path, info.suffix())));
         }
     }
     // The whole file and the block that was written later; and the other relation, which is empty.
@@ -598,15 +622,7 @@ fn damage_anywhere_in_a_chain_is_found() {
                 let mut damaged = sound.clone();
                 damaged[last] ^= 1;
                 fs::write(&path, damaged).unwrap();
-                let backup = catalogue.get(newest.identifier).unwrap();
-                let request = verify::Request {
-                    catalogue: &catalogue,
-                    backup,
-                    directory: None,
-                    all: false,
-                    workers: 1,
-                };
-                let findings = verify::run(&request, &Silent, &Interrupt::default()).unwrap();
+                let findings = model.verify(&catalogue, newest, None);
                 let found = findings.bad().any(|finding| {
                     (finding.backup, finding.file.as_str()) == (taken.identifier, stored)
                 });

@@ -3,6 +3,7 @@
 pub(super) mod annotate;
 pub(super) mod backup;
 pub(super) mod check;
+pub(super) mod completions;
 pub(super) mod conf;
 pub(super) mod delete;
 pub(super) mod describe;
