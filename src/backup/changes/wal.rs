@@ -35,7 +35,7 @@ struct Chunk {
 struct Told {
     /// Where its first record begins.
     start: Lsn,
-    /// Where its last record ends.
+    /// Where the record after its last one begins.
     end: Lsn,
     changed: ChangedBlocks,
 }
@@ -210,6 +210,7 @@ impl Worker<'_> {
             RecordReader::new(major, facts.control.system_identifier, size, chunk.start);
         let mut summarizer = Summarizer::new(major);
         let mut start = None;
+        let mut beyond = None;
         let first_of_chunk = chunk.start.segment(size);
         let places = &self.segments.places[(first_of_chunk.0 - first.0) as usize..];
         for (place, number) in places.iter().zip(first_of_chunk.0..) {
@@ -219,6 +220,7 @@ impl Worker<'_> {
             self.read_segment(place, end.0 - begin.0, stop, &mut |bytes| {
                 records.push(bytes, &mut |record| {
                     if record.start >= chunk.end {
+                        beyond.get_or_insert(record.start);
                         return Ok(());
                     }
                     start.get_or_insert(record.start);
@@ -235,7 +237,7 @@ impl Worker<'_> {
         if let Some(start) = start {
             self.told.push(Told {
                 start,
-                end: records.position(),
+                end: beyond.unwrap_or(records.position()),
                 changed,
             });
         }
