@@ -130,16 +130,16 @@ impl Configuration {
             ignored: reader.ignored,
             environment: environment.clone(),
         };
-        configuration.check_levels()?;
+        configuration.check_sections()?;
         Ok(configuration)
     }
 
-    /// A level and its algorithm may stand in different sections.
-    fn check_levels(&self) -> Result<()> {
+    /// A level and its algorithm may stand in different sections, and so may parts of retention.
+    fn check_sections(&self) -> Result<()> {
         let sections = self.servers.iter().map(|(_, server)| server.common.clone());
         sections
             .chain([Common::default()])
-            .try_for_each(|own| server::check_level(&self.main, own))
+            .try_for_each(|own| server::check(&self.main, own))
     }
 
     /// The file that was read, if there is one.

@@ -6,6 +6,7 @@ use super::connection::{self, ConnectionSettings};
 use super::duration;
 use super::environment::Environment;
 use super::origin::{Entry, Origin, Sourced};
+use super::retention;
 use super::settings::{self, Common, level_error};
 use crate::error::{Error, Result};
 use crate::stored::cipher::Cipher;
@@ -100,6 +101,7 @@ impl ServerConfiguration {
         let common = overridden(main, own);
         let base_dir = base_dir(&common, environment)?;
         let compression = compression(&common)?;
+        let retention = retention(&common)?;
         let master_key = master_key(&common, environment);
         entries.extend(common_entries(&common, &base_dir, master_key.as_ref()));
         let wal_slot = section.and_then(|section| section.wal_slot.clone());
@@ -118,7 +120,7 @@ impl ServerConfiguration {
             master_key: master_key.map(|found| found.value),
             workers: value_or_default(common.workers),
             max_rate: value_or_default(common.max_rate),
-            retention: value_or_default(common.retention),
+            retention,
             verification: value_or_default(common.verification),
             wal_slot: wal_slot.map(|given| given.value),
             create_slot: value_or_default(common.create_slot),
@@ -144,6 +146,16 @@ fn overridden(main: &Common, own: Common) -> Common {
             .compression_level
             .or_else(|| main.compression_level.clone()),
     };
+    let retention = match own.retention {
+        None => main.retention.clone(),
+        Some(own) => Some(Sourced {
+            value: own.value.or(match &main.retention {
+                Some(main) => main.value,
+                None => retention::Fields::DEFAULT,
+            }),
+            origin: own.origin,
+        }),
+    };
     Common {
         base_dir: own.base_dir.or_else(|| main.base_dir.clone()),
         compression: own.compression.or_else(|| main.compression.clone()),
@@ -152,7 +164,7 @@ fn overridden(main: &Common, own: Common) -> Common {
         master_key: own.master_key.or_else(|| main.master_key.clone()),
         workers: own.workers.or_else(|| main.workers.clone()),
         max_rate: own.max_rate.or_else(|| main.max_rate.clone()),
-        retention: own.retention.or_else(|| main.retention.clone()),
+        retention,
         verification: own.verification.or_else(|| main.verification.clone()),
         create_slot: own.create_slot.or_else(|| main.create_slot.clone()),
         log_level: own.log_level.or_else(|| main.log_level.clone()),
@@ -160,9 +172,26 @@ fn overridden(main: &Common, own: Common) -> Common {
     }
 }
 
-/// Checks that a server's level is one of its algorithm's.
-pub(super) fn check_level(main: &Common, own: Common) -> Result<()> {
-    compression(&overridden(main, own)).map(|_| ())
+/// Checks what two sections give together: a level must be one of its algorithm's, and the
+/// fields of retention fit each other.
+pub(super) fn check(main: &Common, own: Common) -> Result<()> {
+    let common = overridden(main, own);
+    compression(&common)?;
+    retention(&common).map(|_| ())
+}
+
+/// How long backups are kept; a default where nothing says so.
+fn retention(common: &Common) -> Result<Retention> {
+    let Some(given) = &common.retention else {
+        return Ok(Retention::default());
+    };
+    given.value.retention().ok_or_else(|| {
+        Error::usage(format!(
+            "{}: retention cannot be \"{}\"",
+            given.origin, given.value
+        ))
+        .hint(format!("retention may be {}", retention::ALLOWED))
+    })
 }
 
 fn base_dir(common: &Common, environment: &Environment) -> Result<Sourced<PathBuf>> {
@@ -243,11 +272,14 @@ pub(super) fn common_entries(
         shown("encryption", &or_default(&common.encryption), |cipher| {
             cipher.map_or("none".to_owned(), |cipher| cipher.to_string())
         }),
-        shown(
-            "retention",
-            &or_default(&common.retention),
-            ToString::to_string,
-        ),
+        match &common.retention {
+            Some(given) => shown("retention", given, ToString::to_string),
+            None => shown(
+                "retention",
+                &or_default(&None::<Sourced<Retention>>),
+                ToString::to_string,
+            ),
+        },
         shown("workers", &or_default(&common.workers), |workers| {
             number(workers.map(|workers| workers.get() as u64))
         }),

@@ -4,7 +4,7 @@ use super::environment::Environment;
 use super::foreign::{self, Ignored};
 use super::ini::{Section, Setting};
 use super::origin::{Origin, Sourced};
-use super::retention::Retention;
+use super::retention;
 use super::{duration, endpoint, suggestion};
 use crate::error::{Error, Result};
 use crate::size;
@@ -60,7 +60,7 @@ pub(super) struct Common {
     pub(super) master_key: Given<PathBuf>,
     pub(super) workers: Given<Option<NonZero<usize>>>,
     pub(super) max_rate: Given<Option<NonZero<u64>>>,
-    pub(super) retention: Given<Retention>,
+    pub(super) retention: Given<retention::Fields>,
     pub(super) verification: Given<Option<Duration>>,
     pub(super) create_slot: Given<bool>,
     pub(super) log_level: Given<LevelFilter>,
@@ -216,7 +216,7 @@ impl Reader<'_> {
             }
             "retention" => {
                 common.retention =
-                    Some(self.read(setting, Retention::ALLOWED, Retention::parse)?);
+                    Some(self.read(setting, retention::ALLOWED, retention::Fields::parse)?);
             }
             "verification" => {
                 let interval = |text: &str| {

@@ -64,7 +64,7 @@ fn a_servers_section_overrides_the_main_one() {
     assert!(inherited.create_slot);
 
     let server = "base_dir = /c\ncompression = none\nencryption = none\nmaster_key = /k\n\
-        workers = 0\nmax_rate = 0\nretention = -\nverification = 0\nlog_level = off\n\
+        workers = 0\nmax_rate = 0\nretention = 14, 2\nverification = 0\nlog_level = off\n\
         log_file = /m\ncreate_slot = no\nextra = /a, /b c\nwal_slot = s_1";
     let own = primary(main, server).unwrap();
     assert_eq!(own.base_dir, Path::new("/c"));
@@ -72,7 +72,7 @@ fn a_servers_section_overrides_the_main_one() {
     assert_eq!(own.encryption, None);
     assert_eq!(own.master_key.as_deref(), Some(Path::new("/k")));
     assert_eq!((own.workers, own.max_rate), (None, None));
-    assert!(own.retention.is_unlimited());
+    assert_eq!(own.retention.to_string(), "14, 2, 12, 1");
     assert_eq!(own.verification, None);
     assert_eq!(own.log_level, Some(LevelFilter::Off));
     assert_eq!(own.log_file.as_deref(), Some(Path::new("/m")));
@@ -92,7 +92,7 @@ fn nothing_is_set_by_default() {
     assert_eq!(server.base_dir, Path::new("/home/ann/.local/share/pgkeep"));
     assert_eq!(server.compression, Compression::default());
     assert_eq!(server.encryption, None);
-    assert!(server.retention.is_unlimited());
+    assert_eq!(server.retention.to_string(), "7, -, -, -");
     assert_eq!((server.workers, server.max_rate), (None, None));
     assert_eq!((server.wal_slot, server.create_slot), (None, false));
 }
@@ -150,12 +150,14 @@ fn every_bad_value_is_named_with_its_line() {
         ("backup_max_rate = fast", "a number of bytes"),
         ("network_max_rate = -5", "a number of bytes"),
         ("retention = 7 days", "days, weeks, months and years"),
+        ("retention = 7, 5, 12", "up to 4 weeks"),
         ("verification = daily", "a number of seconds"),
         ("create_slot = maybe", "yes or no"),
         ("log_level = loud", "off, error, warn"),
         ("log_file = here", "an absolute path"),
     ];
     let main = [
+        ("retention = -, 4", "at least one day"),
         ("storage_engine = s3", "local"),
         ("log_type = paper", "console or file"),
     ];
@@ -417,7 +419,7 @@ fn every_setting_tells_where_it_came_from() {
         ("primary.user", "bob from $PGUSER"),
         ("primary.database", "postgres from default"),
         ("primary.password", "(hidden) from $PGPASSWORD"),
-        ("primary.retention", "-, -, -, - from default"),
+        ("primary.retention", "7, -, -, - from default"),
     ];
     for (key, value) in expected {
         assert_eq!(shown(key), value, "{key}");

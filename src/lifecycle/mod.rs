@@ -7,3 +7,4 @@ pub mod annotate;
 pub mod delete;
 mod merge;
 pub mod retain;
+pub mod retention;

@@ -3,7 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-use jiff::{Timestamp, civil::DateTime, tz::TimeZone};
+use jiff::civil::{Date, DateTime};
+use jiff::{Timestamp, tz::TimeZone};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 const FORMAT: &str = "%Y%m%d%H%M%S";
@@ -22,6 +23,11 @@ impl Identifier {
     /// The time it stands for.
     pub fn time(self) -> Option<Timestamp> {
         TimeZone::UTC.to_timestamp(self.0).ok()
+    }
+
+    /// The day of that time in UTC.
+    pub fn date(self) -> Date {
+        self.0.date()
     }
 
     /// Its fourteen digits as a number.

@@ -20,6 +20,7 @@ mod completions;
 mod compression;
 mod configuration;
 mod corrupt_pages;
+mod deletion;
 mod ground;
 mod incremental;
 mod interruption;
