@@ -16,6 +16,7 @@ mod annotations;
 mod archiving;
 mod compression;
 mod configuration;
+mod copying;
 mod corrupt_pages;
 mod ground;
 mod incremental;
