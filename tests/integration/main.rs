@@ -19,6 +19,7 @@ mod changed_blocks;
 mod completions;
 mod compression;
 mod configuration;
+mod copying;
 mod corrupt_pages;
 mod deletion;
 mod ground;
