@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use postgres::Client;
 
 use crate::backup::parent::Parent;
-use crate::backup::plan::{BUNDLED_BYTES, Wanted};
+use crate::backup::plan::Wanted;
 use crate::backup::wal::read_history;
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
@@ -24,6 +24,7 @@ use crate::progress::Progress;
 use crate::repository::backup_info::{ChangeSource, Increment};
 use crate::repository::block_maps::BlockMaps;
 use crate::repository::layout::ServerFolder;
+use crate::repository::store::BUNDLED_BYTES;
 use crate::server::facts::Facts;
 use crate::server::pg_wal;
 use crate::server::reading::{FileReader, Range, ranges};

@@ -9,7 +9,6 @@ mod orphans;
 mod parent;
 mod plan;
 mod rate;
-mod store;
 mod wal;
 
 use std::time::{Duration, Instant};

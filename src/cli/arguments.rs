@@ -11,18 +11,12 @@ use crate::cli::report::{Answer, Fields};
 use crate::cli::status::StatusReader;
 use crate::error::Result;
 
-const EXIT_STATUS: &str = "\
-Exit status:
-  0  done
-  1  failed
-  2  wrong usage or configuration
-  3  a check found damage
-  4  another pgkeep holds the lock
-  5  the server cannot be reached, or lacks a permission";
+/// The version, the commit where it is known, and the target the binary is for.
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("PGKEEP_BUILD"), ")");
 
 /// Physical backups of PostgreSQL 14 to 18: no daemon, no agent, no extension
 #[derive(Debug, Parser)]
-#[command(name = "pgkeep", version, after_help = EXIT_STATUS, max_term_width = 100)]
+#[command(name = "pgkeep", version = VERSION, arg_required_else_help = true, max_term_width = 100)]
 pub(super) struct Arguments {
     #[command(flatten)]
     pub global: Global,
@@ -98,6 +92,7 @@ pub(super) enum Command {
     Annotate(commands::annotate::Annotate),
     Retain(commands::retain::Retain),
     Expunge(commands::retain::Expunge),
+    Delete(commands::delete::Delete),
     Check(commands::check::Check),
     MasterKey(commands::master_key::CreateMasterKey),
     Encrypt(commands::files::Encrypt),
@@ -107,6 +102,7 @@ pub(super) enum Command {
     Permissions(commands::permissions::Permissions),
     Conf(commands::conf::Conf),
     Wal(commands::wal::Wal),
+    Completions(commands::completions::Completions),
 }
 
 /// Hands a method on to the command at hand.
@@ -121,6 +117,7 @@ macro_rules! each {
             Command::Annotate($args) => $call,
             Command::Retain($args) => $call,
             Command::Expunge($args) => $call,
+            Command::Delete($args) => $call,
             Command::Check($args) => $call,
             Command::MasterKey($args) => $call,
             Command::Encrypt($args) => $call,
@@ -130,6 +127,7 @@ macro_rules! each {
             Command::Permissions($args) => $call,
             Command::Conf($args) => $call,
             Command::Wal($args) => $call,
+            Command::Completions($args) => $call,
         }
     };
 }
@@ -146,6 +144,7 @@ impl Command {
             Command::Annotate(_) => "annotate",
             Command::Retain(_) => "retain",
             Command::Expunge(_) => "expunge",
+            Command::Delete(_) => "delete",
             Command::Check(_) => "check",
             Command::MasterKey(_) => "master-key",
             Command::Encrypt(_) => "encrypt",
@@ -155,6 +154,7 @@ impl Command {
             Command::Permissions(_) => "permissions",
             Command::Conf(_) => "conf",
             Command::Wal(wal) => wal.name(),
+            Command::Completions(_) => "completions",
         }
     }
 

@@ -6,6 +6,8 @@
 mod app;
 mod arguments;
 mod commands;
+mod completion;
+mod help;
 mod logging;
 mod progress;
 mod report;
@@ -16,18 +18,24 @@ use std::io::Write;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use clap::Parser;
+use clap::FromArgMatches;
+use clap::error::ErrorKind;
 
-use crate::error::{Error, Kind};
+use crate::error::{Error, Kind, Result};
 use app::App;
-use arguments::{Arguments, Format};
+use arguments::{Arguments, Command, Format};
 use report::{Answer, Report};
 use status::{CANNOT_TELL, StatusReader};
 
 /// Runs the command line and returns the exit status.
 pub fn main() -> ExitCode {
     let began = Instant::now();
-    let arguments = match Arguments::try_parse() {
+    if let Some(candidates) = completion::answer() {
+        return print(&candidates, 0, StatusReader::Anybody);
+    }
+    let matches = help::command().try_get_matches();
+    let parsed = matches.and_then(|matches| Arguments::from_arg_matches(&matches));
+    let arguments = match parsed {
         Ok(arguments) => arguments,
         Err(error) => return misunderstood(&error, began),
     };
@@ -38,16 +46,7 @@ pub fn main() -> ExitCode {
     if reader == StatusReader::Recovery {
         signals::exit_on_panic(CANNOT_TELL);
     }
-    let answer = App::new(&arguments.global).and_then(|app| {
-        // A server that recovers wants to see that it was the signal that ended this.
-        if reader == StatusReader::Anybody {
-            app.watch_signals()?;
-        }
-        let answer = arguments.command.run(&app);
-        // Whatever failed then failed because of it.
-        answer.map_err(|error| app.interrupt.check().err().unwrap_or(error))
-    });
-    let answer = answer.unwrap_or_else(Answer::failure);
+    let answer = run(&arguments, reader).unwrap_or_else(Answer::failure);
     if let Some(error) = answer.what_failed() {
         logging::print_error(error);
     }
@@ -59,31 +58,50 @@ pub fn main() -> ExitCode {
     print(&text, status, reader)
 }
 
+fn run(arguments: &Arguments, reader: StatusReader) -> Result<Answer> {
+    // Every new shell may ask for its script, whatever is wrong with the configuration.
+    if let Command::Completions(completions) = &arguments.command {
+        return Ok(completions.answer());
+    }
+    let app = App::new(&arguments.global)?;
+    // A server that recovers wants to see that it was the signal that ended this.
+    if reader == StatusReader::Anybody {
+        app.watch_signals()?;
+    }
+    // Whatever failed after an interrupt failed because of it.
+    let answer = arguments.command.run(&app);
+    answer.map_err(|error| app.interrupt.check().err().unwrap_or(error))
+}
+
 /// The command line was not understood, or only help was asked for.
 fn misunderstood(error: &clap::Error, began: Instant) -> ExitCode {
     // Where even this cannot be printed, nothing can.
     let _ = error.print();
-    if !error.use_stderr() {
-        return ExitCode::SUCCESS;
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => return ExitCode::SUCCESS,
+        // Nothing was asked, so there is nothing to report on.
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            return ExitCode::from(Kind::Usage.exit_status());
+        }
+        _ => {}
     }
     let words: Vec<String> = std::env::args().skip(1).collect();
-    let is_json = |word: &String| word.ends_with("json");
-    let format = if words.iter().any(is_json) {
+    let format = if words.iter().any(|word| word.ends_with("json")) {
         Format::Json
     } else {
         Format::Text
     };
-    let command = words
-        .iter()
-        .find(|word| !word.starts_with('-'))
-        .map_or("", String::as_str);
-    let message = error.to_string();
-    let message = message
-        .lines()
-        .next()
-        .unwrap_or_default()
-        .trim_start_matches("error: ");
-    let answer = Answer::failure(Error::usage(message));
+    let line = help::command();
+    let is_command = |word: &&String| line.find_subcommand(word).is_some();
+    let command = words.iter().find(is_command).map_or("", String::as_str);
+    let text = error.to_string();
+    let mut lines = text.lines().map(str::trim);
+    let message = lines.next().unwrap_or_default();
+    let wrong = Error::usage(message.trim_start_matches("error: "));
+    let answer = Answer::failure(match lines.find_map(|line| line.strip_prefix("tip: ")) {
+        Some(tip) => wrong.hint(tip),
+        None => wrong,
+    });
     let reader = StatusReader::of_words(&words);
     let status = reader.status_of(&answer);
     let report = Report::new(command, format, began.elapsed(), Vec::new(), answer);

@@ -293,7 +293,7 @@ impl fmt::Display for ControlFault {
 impl std::error::Error for ControlFault {}
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     #![allow(clippy::unwrap_used)]
 
     use proptest::prelude::*;
@@ -301,7 +301,7 @@ mod tests {
     use super::*;
 
     /// A control file of this version whose fields hold small numbers.
-    fn control_file(version: u32) -> Vec<u8> {
+    pub(crate) fn control_file(version: u32) -> Vec<u8> {
         let mut bytes = vec![0; CONTROL_FILE_SIZE];
         for (offset, value) in [
             (0, 42),

@@ -12,6 +12,8 @@ pub mod recovery;
 pub mod restore_command;
 mod space;
 pub mod tablespaces;
+#[cfg(test)]
+mod tests;
 mod write;
 
 use std::path::PathBuf;

@@ -9,7 +9,6 @@ use std::collections::BTreeSet;
 use postgres::Client;
 
 use crate::backup::changes::Search;
-use crate::backup::plan::SLICE_BYTES;
 use crate::error::{Error, Result};
 use crate::parallel::{self, Stop};
 use crate::pg::changed_blocks::ChangedBlocks;
@@ -18,6 +17,7 @@ use crate::pg::lsn::{Lsn, Timeline};
 use crate::pg::segment::{SegmentName, SegmentNumber, SegmentSize};
 use crate::pg::wal::{MinimalWal, RecordReader, Summarizer, behind_page_header};
 use crate::pg::wal_file::WalFileName;
+use crate::repository::store::SLICE_BYTES;
 use crate::repository::wal_archive::{StoredWal, WalArchive};
 use crate::server::pg_wal;
 use crate::server::reading::{FileReader, Range, ranges};
