@@ -12,6 +12,7 @@ pub mod master_key;
 pub mod parallel;
 pub mod pg;
 pub mod progress;
+pub mod rate;
 pub mod repository;
 pub mod restore;
 pub mod server;

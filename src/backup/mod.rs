@@ -8,7 +8,6 @@ mod finish;
 mod orphans;
 mod parent;
 mod plan;
-mod rate;
 mod wal;
 
 use std::time::{Duration, Instant};
@@ -20,6 +19,7 @@ use crate::interrupt::Interrupt;
 use crate::pg::exclusion::Exclusion;
 use crate::pg::page::PAGE_SIZE;
 use crate::progress::Progress;
+use crate::rate::RateLimit;
 use crate::repository::backup_info::BackupInfo;
 use crate::repository::catalogue::Catalogue;
 use crate::repository::identifier::{Identifier, Selector};
@@ -39,7 +39,6 @@ use changes::Search;
 use corruption::PageCheck;
 use parent::Parent;
 use plan::Plan;
-use rate::RateLimit;
 
 /// What to back up, whereto and how.
 #[derive(Debug, Clone)]

@@ -1,7 +1,6 @@
 //! The WAL a backup needs to become consistent.
 
 use crate::backup::Request;
-use crate::backup::rate::RateLimit;
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
 use crate::parallel::{self, Stop};
@@ -10,6 +9,7 @@ use crate::pg::lsn::{Lsn, Timeline};
 use crate::pg::segment::{SegmentName, SegmentNumber, SegmentSize};
 use crate::pg::version::Major;
 use crate::pg::wal::SegmentCheck;
+use crate::rate::RateLimit;
 use crate::repository::file_list::{Crc32c, FileEntry, FileKind};
 use crate::repository::layout::BackupFolder;
 use crate::repository::store::{SLICE_BYTES, Store, Stored};

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 /// What a duration may look like, for messages.
-pub(super) const ALLOWED: &str = "a number of seconds, or one with S, M, H, D or W";
+pub const ALLOWED: &str = "a number of seconds, or one with S, M, H, D or W";
 
 /// Reads a duration in seconds, or with one of pgmoneta's units in any case:
 /// seconds, minutes, hours, days, weeks.
-pub(super) fn parse(text: &str) -> Option<Duration> {
+pub fn parse(text: &str) -> Option<Duration> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at_checked(digits)?;
     let seconds = match unit.trim_start().to_ascii_uppercase().as_str() {

@@ -30,6 +30,7 @@ mod tests;
 mod tls;
 
 pub use connection::{ChannelBinding, ConnectionSettings, TargetSession};
+pub use duration::{ALLOWED as DURATIONS, parse as parse_duration};
 pub use endpoint::{Endpoint, Host};
 pub use environment::Environment;
 pub use foreign::{Ignored, Reason};

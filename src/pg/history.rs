@@ -111,6 +111,12 @@ impl TimelineHistory {
         path
     }
 
+    /// The timeline it came from, and where it left that; nothing for one without ancestors.
+    pub fn parent(&self) -> Option<(Timeline, Lsn)> {
+        let Ancestor { timeline, end } = *self.ancestors.last()?;
+        Some((timeline, end))
+    }
+
     /// Where the history left a timeline; nothing for the timeline itself and
     /// for those that are no part of the history (tliSwitchPoint).
     pub fn switch_point(&self, timeline: Timeline) -> Option<Lsn> {
@@ -221,6 +227,7 @@ mod tests {
     #[test]
     fn knows_its_ancestors() {
         let history = history();
+        assert_eq!(history.parent(), Some((Timeline(2), Lsn(0x0500_0098))));
         assert_eq!(history.switch_point(Timeline(2)), Some(Lsn(0x0500_0098)));
         assert_eq!(history.switch_point(Timeline(4)), None);
         for (timeline, is_part) in [(1, true), (2, true), (3, false), (4, true), (5, false)] {

@@ -84,6 +84,11 @@ impl ServerFolder {
         self.root.join("info.lock")
     }
 
+    /// The file whose lock makes its holder the one who copies WAL.
+    pub fn copy_lock(&self) -> PathBuf {
+        self.root.join("wal.lock")
+    }
+
     /// The folder that holds the backups.
     pub fn backups(&self) -> PathBuf {
         self.root.join("backup")

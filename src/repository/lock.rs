@@ -42,15 +42,42 @@ impl InfoLock {
     /// Takes the lock as soon as it is free.
     pub fn take(folder: &ServerFolder, interrupt: &Interrupt) -> Result<InfoLock> {
         let give_up = Instant::now() + PATIENCE;
-        loop {
-            match lock(&folder.info_lock(), folder) {
-                Ok(file) => return Ok(InfoLock { _file: file }),
-                Err(error) if error.kind() == Kind::Locked && Instant::now() < give_up => {
-                    interrupt.check()?;
-                    std::thread::sleep(PACE);
-                }
-                Err(error) => return Err(error),
+        let file = wait_for(&folder.info_lock(), folder, give_up, interrupt)?;
+        Ok(InfoLock { _file: file })
+    }
+}
+
+/// The lock of the one who copies a server's WAL. Who pushes WAL needs none.
+#[derive(Debug)]
+pub struct CopyLock {
+    _file: File,
+}
+
+impl CopyLock {
+    /// Takes the lock as soon as it is free, or says who has it when that is not before `give_up`.
+    pub fn take(
+        folder: &ServerFolder,
+        give_up: Instant,
+        interrupt: &Interrupt,
+    ) -> Result<CopyLock> {
+        let file = wait_for(&folder.copy_lock(), folder, give_up, interrupt)?;
+        Ok(CopyLock { _file: file })
+    }
+}
+
+fn wait_for(
+    path: &Path,
+    folder: &ServerFolder,
+    give_up: Instant,
+    interrupt: &Interrupt,
+) -> Result<File> {
+    loop {
+        match lock(path, folder) {
+            Err(error) if error.kind() == Kind::Locked && Instant::now() < give_up => {
+                interrupt.check()?;
+                std::thread::sleep(PACE);
             }
+            locked => return locked,
         }
     }
 }

@@ -13,7 +13,9 @@
 //!     extra/…                              further files of the server
 //! base_dir/SERVER/backup/IDENTIFIER.building/
 //!                                          a backup that is not finished: no command
+//!                                          takes it for one, the next backup removes it
 //!                                          takes it for one, the next writer removes it
+//! base_dir/SERVER/wal.lock                 held by the one who copies WAL, with its pid
 //! base_dir/SERVER/wal/archive.info         which cluster's WAL it is
 //! base_dir/SERVER/wal/NAME[SUFFIX]         a segment, a history file, …
 //! base_dir/SERVER/wal/incoming/            what is being written

@@ -163,6 +163,11 @@ impl WalArchive {
         File::open(&stored.path)
             .and_then(|file| file.sync_all())
             .map_err(|error| Error::io("sync", &stored.path, &error))?;
+        self.sync()
+    }
+
+    /// Makes all names in the archive durable, those that another process gave included.
+    pub fn sync(&self) -> Result<()> {
         durable::sync_folder(&self.folder)
     }
 

@@ -10,6 +10,8 @@ pub mod permissions;
 pub mod pg_wal;
 pub mod reading;
 pub mod session;
+pub mod slot;
+pub mod wal_end;
 
 use postgres::Client;
 

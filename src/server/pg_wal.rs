@@ -7,6 +7,7 @@ use postgres::Client;
 use crate::error::Result;
 use crate::pg::changed_blocks::SummaryName;
 use crate::pg::segment::{SegmentName, SegmentSize};
+use crate::pg::wal_file::{WalFileKind, WalFileName};
 use crate::server::connect::server_error;
 
 /// A WAL summary of the server, PostgreSQL 17 and later.
@@ -47,14 +48,22 @@ pub fn summaries(client: &mut Client) -> Result<Vec<Summary>> {
         .collect())
 }
 
-/// The WAL segments, those to be used again later included.
-pub fn segments(client: &mut Client, size: SegmentSize) -> Result<BTreeSet<SegmentName>> {
+/// The files of the WAL itself, segments to be used again later included.
+pub fn files(client: &mut Client) -> Result<Vec<WalFileName>> {
     let rows = client
         .query("SELECT pg_ls_dir('pg_wal')", &[])
         .map_err(|error| server_error("list the server's WAL", &error))?;
     Ok(rows
         .iter()
-        .filter_map(|row| row.try_get::<_, &str>(0).ok())
-        .filter_map(|name| SegmentName::parse(name, size))
+        .filter_map(|row| WalFileName::parse(row.try_get(0).ok()?))
+        .collect())
+}
+
+/// The WAL segments, those to be used again later included.
+pub fn segments(client: &mut Client, size: SegmentSize) -> Result<BTreeSet<SegmentName>> {
+    Ok(files(client)?
+        .iter()
+        .filter(|file| file.kind() == WalFileKind::Segment)
+        .filter_map(|file| file.segment_name(size))
         .collect())
 }

@@ -32,8 +32,11 @@ pub fn find(client: &mut Client, name: &str) -> Result<Option<Slot>> {
     let Some(row) = row else { return Ok(None) };
     let kind: String = row.try_get(0).map_err(failed)?;
     if kind != "physical" {
-        return Err(Error::server(format!("the replication slot {name} is a {kind} one"))
-            .hint("give wal_slot the name of a physical slot, or a new name with create_slot = yes"));
+        return Err(
+            Error::server(format!("the replication slot {name} is a {kind} one")).hint(
+                "give wal_slot the name of a physical slot, or a new name with create_slot = yes",
+            ),
+        );
     }
     let position: Option<String> = row.try_get(1).map_err(failed)?;
     let status: Option<String> = row.try_get(2).map_err(failed)?;
@@ -83,9 +86,9 @@ pub fn advance(client: &mut Client, name: &str, position: Lsn) -> Result<()> {
                 &error,
             );
             match error.code() {
-                Some(code) if *code == SqlState::OBJECT_IN_USE => {
-                    failure.hint("another program streams by that slot: give pgkeep one of its own (wal_slot)")
-                }
+                Some(code) if *code == SqlState::OBJECT_IN_USE => failure.hint(
+                    "another program streams by that slot: give pgkeep one of its own (wal_slot)",
+                ),
                 _ => failure,
             }
         })

@@ -54,13 +54,7 @@ pub(super) fn end_of_records(
     segment: SegmentName,
     content: &mut StoredReader,
 ) -> Result<Lsn> {
-    let start = segment.number.start(cluster.segment_size);
-    let mut reader = RecordReader::new(
-        cluster.major,
-        cluster.system_identifier,
-        cluster.segment_size,
-        start,
-    );
+    let mut reader = reader_of(cluster, segment);
     let mut part = vec![0; PART_BYTES];
     loop {
         let filled = content.fill(&mut part)?;
@@ -69,6 +63,37 @@ pub(super) fn end_of_records(
             return Ok(reader.position());
         }
     }
+}
+
+/// Where the last whole record in front of `until` ends. All up to there must be sound.
+pub(super) fn check(
+    cluster: ClusterIdentity,
+    segment: SegmentName,
+    until: Lsn,
+    content: &mut StoredReader,
+) -> Result<Lsn> {
+    let mut reader = reader_of(cluster, segment);
+    let mut part = vec![0; PART_BYTES];
+    let mut position = segment.number.start(cluster.segment_size);
+    while position < until {
+        let filled = content.fill(&mut part)?;
+        if filled == 0 {
+            break;
+        }
+        let wanted = usize::try_from(until.0 - position.0).unwrap_or(filled);
+        reader.push(&part[..filled.min(wanted)], &mut |_| Ok(()))?;
+        position.0 += filled as u64;
+    }
+    Ok(reader.position())
+}
+
+fn reader_of(cluster: ClusterIdentity, segment: SegmentName) -> RecordReader {
+    RecordReader::new(
+        cluster.major,
+        cluster.system_identifier,
+        cluster.segment_size,
+        segment.number.start(cluster.segment_size),
+    )
 }
 
 fn begin_alike(one: &mut StoredReader, other: &mut StoredReader, bytes: u64) -> Result<bool> {

@@ -14,7 +14,7 @@ use crate::pg::history::TimelineHistory;
 use crate::pg::lsn::{Lsn, Timeline};
 use crate::pg::segment::SegmentName;
 use crate::pg::version::Major;
-use crate::pg::wal::{FirstPage, RecordReader, behind_page_header};
+use crate::pg::wal::{FirstPage, behind_page_header};
 use crate::pg::wal_file::{WalFileKind, WalFileName};
 use crate::repository::block_maps::BlockMaps;
 use crate::repository::catalogue::Catalogue;
@@ -263,29 +263,26 @@ fn store_left(
 ) -> Result<Stored> {
     let cluster = archive.cluster();
     let size = cluster.segment_size;
-    let start = segment.number.start(size);
-    let mut reader = RecordReader::new(cluster.major, cluster.system_identifier, size, start);
+    let end = partial::check(cluster, segment, switch, &mut whole.open()?)?;
+    if behind_page_header(end, size) != behind_page_header(switch, size) {
+        return Err(Error::damage(format!(
+            "its records end at {end}, and its timeline was left at {switch}"
+        )));
+    }
+    let used = switch.0 - segment.number.start(size).0;
     let mut content = whole.open()?;
     let mut file = archive.begin(request.coding)?;
     let mut part = vec![0; PART_BYTES];
-    let mut position = start;
+    let mut position = 0;
     loop {
         let filled = content.fill(&mut part)?;
         if filled == 0 {
             break;
         }
-        let used = usize::try_from(switch.0.saturating_sub(position.0)).unwrap_or(filled);
-        let (used, behind) = part[..filled].split_at_mut(used.min(filled));
-        behind.fill(0);
-        reader.push(used, &mut |_| Ok(()))?;
+        let behind = usize::try_from(used.saturating_sub(position)).unwrap_or(filled);
+        part[behind.min(filled)..filled].fill(0);
         file.append(&part[..filled])?;
-        position.0 += filled as u64;
-    }
-    let end = reader.position();
-    if behind_page_header(end, size) != behind_page_header(switch, size) {
-        return Err(Error::damage(format!(
-            "its records end at {end}, and its timeline was left at {switch}"
-        )));
+        position += filled as u64;
     }
     partial::store(archive, segment, end, file.finish()?)
 }

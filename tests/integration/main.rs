@@ -18,6 +18,7 @@ mod changed_blocks;
 mod completions;
 mod compression;
 mod configuration;
+mod copying;
 mod corrupt_pages;
 mod ground;
 mod incremental;

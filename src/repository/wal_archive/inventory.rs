@@ -25,6 +25,18 @@ pub struct Gap {
     pub last: SegmentName,
 }
 
+impl Gap {
+    /// How many segments are missing.
+    pub fn segments(&self) -> u64 {
+        self.last.number.0 - self.first.number.0 + 1
+    }
+
+    /// Whether a segment is one of those that are missing.
+    pub fn contains(&self, segment: SegmentName) -> bool {
+        (self.first..=self.last).contains(&segment)
+    }
+}
+
 /// WAL from a position on, without a gap.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Contiguous {
@@ -38,7 +50,7 @@ pub struct Contiguous {
 
 impl Inventory {
     /// Nothing yet, of segments of this size.
-    pub(super) fn new(size: SegmentSize) -> Inventory {
+    pub fn new(size: SegmentSize) -> Inventory {
         Inventory {
             size,
             segments: BTreeSet::new(),

@@ -1,13 +1,16 @@
 //! `wal` and what comes behind it.
 
+pub(crate) mod copy;
 pub(crate) mod get;
+pub(crate) mod list;
 pub(crate) mod push;
 
 use clap::{Args, Subcommand};
 
 use crate::cli::app::App;
-use crate::cli::report::{Answer, Fields};
+use crate::cli::report::{Answer, Fields, Value, field};
 use crate::error::Result;
+use crate::wal::gap::NamedGap;
 
 /// Archive WAL, and hand it out again
 #[derive(Debug, Args)]
@@ -19,16 +22,20 @@ pub(crate) struct Wal {
 /// What to do with WAL.
 #[derive(Debug, Subcommand)]
 enum Action {
+    Copy(copy::Copy),
     Push(push::Push),
     Get(get::Get),
+    List(list::List),
 }
 
 impl Wal {
     /// The whole name on the command line.
     pub(crate) fn name(&self) -> &'static str {
         match &self.action {
+            Action::Copy(_) => "wal copy",
             Action::Push(_) => "wal push",
             Action::Get(_) => "wal get",
+            Action::List(_) => "wal list",
         }
     }
 
@@ -40,16 +47,32 @@ impl Wal {
     /// What was asked.
     pub(crate) fn request(&self) -> Fields {
         match &self.action {
+            Action::Copy(copy) => copy.request(),
             Action::Push(push) => push.request(),
             Action::Get(get) => get.request(),
+            Action::List(list) => list.request(),
         }
     }
 
     /// Does it.
     pub(crate) fn run(&self, app: &App) -> Result<Answer> {
         match &self.action {
+            Action::Copy(copy) => copy.run(app),
             Action::Push(push) => push.run(app),
             Action::Get(get) => get.run(app),
+            Action::List(list) => list.run(app),
         }
     }
+}
+
+fn gaps(gaps: &[NamedGap]) -> Vec<Value> {
+    gaps.iter()
+        .map(|gap| {
+            Value::Map(vec![
+                field("First", gap.first.as_str()),
+                field("Last", gap.last.as_str()),
+                field("Segments", gap.segments),
+            ])
+        })
+        .collect()
 }

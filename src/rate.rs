@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// Bytes over time. Without a limit it costs nothing.
-pub(super) struct RateLimit {
+pub struct RateLimit {
     limit: Option<u64>,
     began: Instant,
     used: AtomicU64,
@@ -15,7 +15,7 @@ const NAP: Duration = Duration::from_millis(100);
 
 impl RateLimit {
     /// A limit in bytes a second; `None` for no limit.
-    pub(super) fn new(limit: Option<u64>) -> RateLimit {
+    pub fn new(limit: Option<u64>) -> RateLimit {
         RateLimit {
             limit,
             began: Instant::now(),
@@ -24,7 +24,7 @@ impl RateLimit {
     }
 
     /// Counts bytes, then waits as long as they are more than the time allows, or until `stop`.
-    pub(super) fn take(&self, bytes: u64, stop: impl Fn() -> bool) {
+    pub fn take(&self, bytes: u64, stop: impl Fn() -> bool) {
         let Some(limit) = self.limit else { return };
         let used = self.used.fetch_add(bytes, Ordering::Relaxed) + bytes;
         let due = Duration::from_secs_f64(used as f64 / limit as f64);
