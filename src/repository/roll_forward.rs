@@ -13,7 +13,7 @@ use crate::pg::recovery::target::TargetTimeline;
 use crate::pg::segment::{SegmentName, SegmentNumber, SegmentSize};
 use crate::repository::backup_info::BackupInfo;
 use crate::repository::layout::{BackupFolder, ServerFolder};
-use crate::repository::wal_archive::{ClusterIdentity, Inventory, WalArchive};
+use crate::repository::wal_archive::{ClusterIdentity, Contiguous, Inventory, WalArchive};
 use crate::repository::wal_path::{WalEnd, WalPath};
 use crate::stored::master_key::Keyring;
 
@@ -210,20 +210,41 @@ impl HeldWal {
         let contiguous = self
             .inventory
             .contiguous(&history, begin_of_archived(info, &history, size));
-        let reached = contiguous.end;
-        let missing = self
-            .next_behind(&history, reached.segment(size), size)
-            .map(|next| MissingWal {
-                start: reached,
-                end: next.start(size),
-                first: name_on(&history, reached.segment(size), size),
-                last: name_on(&history, SegmentNumber(next.0.saturating_sub(1)), size),
-            });
-        let archived = WalPath::of_archive(&self.archive, &contiguous, &self.keys);
+        let missing = self.missing(&history, &contiguous);
+        let left = contiguous
+            .partial
+            .and_then(|partial| history.switch_point(partial.timeline));
+        let archived = WalPath::of_archive(&self.archive, &contiguous, left, &self.keys);
         Ok(Way {
             history,
             path: WalPath::of_backup(folder, info, &self.keys)?.then(archived),
             missing,
+        })
+    }
+
+    /// What is missing behind contiguous WAL.
+    ///
+    /// That may be no more than the first segment of the next timeline. Without it, recovery would
+    /// not end there: it takes any ancestor's segment instead, and goes on along that
+    /// one's WAL (access/transam/xlogrecovery.c, XLogFileReadAnyTLI).
+    fn missing(&self, history: &TimelineHistory, contiguous: &Contiguous) -> Option<MissingWal> {
+        let size = self.archive.cluster().segment_size;
+        let reached = contiguous.end;
+        let number = reached.segment(size);
+        let next = name_on(history, number, size);
+        let before = history.timeline_of(Lsn(reached.0.saturating_sub(1)));
+        let lacks_timeline = next.timeline > before && !self.inventory.holds_partial(next);
+        let end = match self.next_behind(history, number, size) {
+            Some(behind) => behind,
+            None if lacks_timeline => number.next(),
+            None => return None,
+        };
+        let last = name_on(history, SegmentNumber(end.0.saturating_sub(1)), size);
+        Some(MissingWal {
+            start: reached,
+            end: end.start(size),
+            first: next.file_name(size),
+            last: last.file_name(size),
         })
     }
 
@@ -272,13 +293,12 @@ fn lies_on(info: &BackupInfo, history: &TimelineHistory) -> bool {
 
 /// The name of a segment on the way of a history. Where a timeline was left inside of it, the next one's begins with
 /// a copy of what it needs of that.
-fn name_on(history: &TimelineHistory, number: SegmentNumber, size: SegmentSize) -> String {
-    let last_byte = Lsn(number.next().start(size).0 - 1);
+fn name_on(history: &TimelineHistory, number: SegmentNumber, size: SegmentSize) -> SegmentName {
+    let last_byte = Lsn(number.next().start(size).0.saturating_sub(1));
     SegmentName {
         timeline: history.timeline_of(last_byte),
         number,
     }
-    .file_name(size)
 }
 
 /// The first position that no segment in the backup itself serves. A primary left its last
@@ -420,12 +440,22 @@ mod tests {
             latest(&[("000000010000000000000007.partial", "")]),
             Some(("000000010000000000000006".to_owned(), 6, 7))
         );
-        // The first timeline's segments behind the switch are not on the way.
-        assert_eq!(latest(&[SIX, SEVEN, NINE, SECOND]), None);
+        // The first timeline's segments behind the switch are not on the way, but recovery would take them.
+        let first_of_second = "000000020000000000000007".to_owned();
+        assert_eq!(
+            latest(&[SIX, SEVEN, NINE, SECOND]),
+            Some((first_of_second.clone(), 7, 8))
+        );
+        for second in [
+            "000000020000000000000007",
+            "000000020000000000000007.partial",
+        ] {
+            assert_eq!(latest(&[SIX, SEVEN, NINE, SECOND, (second, "")]), None);
+        }
         let second = ("000000020000000000000008", "");
         assert_eq!(
             latest(&[SIX, second, SECOND]),
-            Some(("000000020000000000000007".to_owned(), 7, 8))
+            Some((first_of_second, 7, 8))
         );
     }
 

@@ -99,10 +99,12 @@ impl<'a> WalPath<'a> {
         })
     }
 
-    /// WAL that an archive holds without a gap.
+    /// WAL that an archive holds without a gap. An unfinished segment counts up to where its
+    /// timeline was left, if it was.
     pub fn of_archive(
         archive: &'a WalArchive,
         contiguous: &Contiguous,
+        left: Option<Lsn>,
         keys: &'a Keyring,
     ) -> WalPath<'a> {
         let cluster = archive.cluster();
@@ -112,10 +114,13 @@ impl<'a> WalPath<'a> {
             end: contiguous.end.min(name.number.next().start(size)),
             place: Place::Archive(*name),
         });
-        let unfinished = contiguous.partial.map(|name| Segment {
-            start: name.number.start(size),
-            end: name.number.next().start(size),
-            place: Place::Unfinished(name),
+        let unfinished = contiguous.partial.map(|name| {
+            let next = name.number.next().start(size);
+            Segment {
+                start: name.number.start(size),
+                end: left.map_or(next, |left| left.min(next)),
+                place: Place::Unfinished(name),
+            }
         });
         WalPath {
             cluster,
