@@ -21,13 +21,15 @@ pub enum Kind {
     Locked,
     /// The server cannot be reached, or lacks a permission or a setting.
     Server,
+    /// What was asked for is not there. To who asks, that is an answer.
+    Absent,
 }
 
 impl Kind {
     /// The exit status of the process, as documented in the manual.
     pub fn exit_status(self) -> u8 {
         match self {
-            Kind::Failed => 1,
+            Kind::Failed | Kind::Absent => 1,
             Kind::Usage => 2,
             Kind::Damage => 3,
             Kind::Locked => 4,
@@ -79,6 +81,11 @@ impl Error {
     /// The server refuses, lacks something or is not there.
     pub fn server(message: impl Into<String>) -> Error {
         Error::new(Kind::Server, message)
+    }
+
+    /// What was asked for is not there.
+    pub fn absent(message: impl Into<String>) -> Error {
+        Error::new(Kind::Absent, message)
     }
 
     /// A file could not be read, written, …: "cannot ACTION PATH: reason".

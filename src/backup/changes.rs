@@ -1,26 +1,35 @@
 //! Which blocks changed since the parent, from whichever source knows it.
 //!
-//! That is the server's WAL summaries.
+//! The server's WAL summaries come first, then the repository's block maps, and what
+//! neither covers is read from the WAL itself.
 
 mod coverage;
+mod wal;
 
 use std::collections::HashMap;
 
 use postgres::Client;
 
 use crate::backup::parent::Parent;
-use crate::backup::plan::{BUNDLED_BYTES, Wanted};
+use crate::backup::plan::Wanted;
+use crate::backup::wal::read_history;
 use crate::error::{Error, Result};
+use crate::interrupt::Interrupt;
 use crate::pg::changed_blocks::{ChangedBlocks, RelationFork};
 use crate::pg::history::{TimelineHistory, WalRange};
-use crate::pg::lsn::Lsn;
 use crate::pg::page::PAGE_SIZE;
 use crate::pg::relation::{Fork, RelationFile};
 use crate::pg::version::Major;
+use crate::progress::Progress;
 use crate::repository::backup_info::{ChangeSource, Increment};
+use crate::repository::block_maps::BlockMaps;
+use crate::repository::layout::ServerFolder;
+use crate::repository::store::BUNDLED_BYTES;
 use crate::server::facts::Facts;
 use crate::server::pg_wal;
 use crate::server::reading::{FileReader, Range, ranges};
+use crate::server::session::BackupSession;
+use crate::stored::master_key::Keyring;
 
 use coverage::{Piece, cover};
 
@@ -38,10 +47,20 @@ pub(super) struct Changes {
 /// All it takes to find out.
 pub(super) struct Search<'a> {
     pub(super) facts: &'a Facts,
+    /// The server's part of the repository.
+    pub(super) folder: &'a ServerFolder,
+    /// The master keys at hand.
+    pub(super) keys: &'a Keyring,
+    pub(super) progress: &'a dyn Progress,
+    pub(super) interrupt: &'a Interrupt,
+}
+
+/// The way from the parent to this backup.
+struct Path {
     /// The timelines the server came by.
-    pub(super) history: &'a TimelineHistory,
-    /// Where this backup's replay starts.
-    pub(super) start: Lsn,
+    history: TimelineHistory,
+    /// The WAL in between, the newest first.
+    ranges: Vec<WalRange>,
 }
 
 impl Search<'_> {
@@ -49,15 +68,23 @@ impl Search<'_> {
     pub(super) fn run(
         &self,
         parent: Parent,
-        client: &mut Client,
+        session: &mut BackupSession,
         readers: &mut [FileReader],
     ) -> Result<Changes> {
-        parent.check_ancestry(self.start, self.history)?;
+        let start = session.start_lsn();
+        let (_, control) = readers[0].read_control_file()?;
+        let timeline = control
+            .checkpoint_timeline
+            .max(control.min_recovery_point_timeline);
+        let (history, _) = read_history(timeline, &mut readers[0])?;
+        parent.check_ancestry(start, &history)?;
         let from = parent.info.start_lsn;
-        let ranges = self
-            .history
-            .ranges(from, self.start, self.history.timeline_of(self.start))?;
-        let (blocks, sources) = self.changed(&ranges, client, readers).map_err(|error| {
+        let path = Path {
+            ranges: history.ranges(from, start, history.timeline_of(start))?,
+            history,
+        };
+        let changed = self.changed(&path, session.client(), readers);
+        let (blocks, sources) = changed.map_err(|error| {
             error.context(format!(
                 "cannot tell which blocks changed since backup {}",
                 parent.info.backup
@@ -76,10 +103,9 @@ impl Search<'_> {
         })
     }
 
-    /// `ranges` are the newest first.
     fn changed(
         &self,
-        ranges: &[WalRange],
+        path: &Path,
         client: &mut Client,
         readers: &mut [FileReader],
     ) -> Result<(ChangedBlocks, Vec<ChangeSource>)> {
@@ -89,27 +115,28 @@ impl Search<'_> {
             true => pg_wal::summaries(client)?,
             false => Vec::new(),
         };
-        for range in ranges.iter().rev() {
-            for piece in cover(range, &summaries) {
-                sources.push(piece.source());
-                changed.append(match piece {
-                    Piece::Summary(summary) => read_summary(summary, &mut readers[0])?,
-                    Piece::Wal(range) => return Err(not_summarized(range)),
-                });
+        let maps = BlockMaps::of(self.folder).list()?;
+        for range in path.ranges.iter().rev() {
+            for piece in cover(range, &summaries, &maps) {
+                let (source, piece) = match piece {
+                    Piece::Summary(summary) => (
+                        ChangeSource::Summaries,
+                        read_summary(summary, &mut readers[0])?,
+                    ),
+                    Piece::BlockMap(map) => (ChangeSource::BlockMaps, map.read(self.keys)?),
+                    Piece::Wal(range) => (
+                        ChangeSource::Wal,
+                        self.read_wal(range, &path.history, client, readers)?,
+                    ),
+                };
+                sources.push(source);
+                changed.append(piece);
             }
         }
         sources.sort_unstable();
         sources.dedup();
         Ok((changed, sources))
     }
-}
-
-fn not_summarized(range: WalRange) -> Error {
-    Error::failed(format!(
-        "the server has no WAL summary of {} to {} on timeline {}",
-        range.start, range.end, range.timeline
-    ))
-    .hint("make a full backup, or say --or-full; for the next time set summarize_wal = on (PostgreSQL 17 and later)")
 }
 
 fn read_summary(summary: pg_wal::Summary, reader: &mut FileReader) -> Result<ChangedBlocks> {

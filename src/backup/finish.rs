@@ -6,24 +6,21 @@ use std::time::Instant;
 
 use crate::backup::Request;
 use crate::backup::copy::Copied;
-use crate::backup::corruption::corrupt_pages;
+use crate::backup::corruption::{Suspect, corrupt_pages};
 use crate::backup::plan::Plan;
-use crate::backup::store::Store;
 use crate::backup::wal::NeededWal;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::pg::control::CONTROL_FILE;
 use crate::pg::label::{BACKUP_LABEL_FILE, IncrementalFrom, with_incremental_from};
-use crate::pg::manifest::{BACKUP_MANIFEST_FILE, ManifestWriter};
 use crate::pg::tablespace_map::TABLESPACE_MAP_FILE;
 use crate::repository::backup_info::{BackupInfo, EncryptedWith, Increment, Tablespace};
-use crate::repository::file_list::{FileEntry, FileList};
+use crate::repository::file_list::FileEntry;
 use crate::repository::identifier::Identifier;
-use crate::repository::layout::{self, BackupFolder, FORMAT};
+use crate::repository::layout::{BackupFolder, FORMAT};
+use crate::repository::store::{Sealed, Store};
 use crate::server::facts::{Facts, TablespaceLocation};
 use crate::server::session::Stopped;
-use crate::stored::checksum::sha512;
 use crate::stored::coding::Coding;
-use crate::stored::writer::write_whole;
 
 /// How many corrupt pages `backup.info` names; all are counted.
 const NAMED_CORRUPT_PAGES: usize = 100;
@@ -45,7 +42,7 @@ impl Finish<'_> {
     /// Writes what is left to write, `backup.info` last.
     pub(super) fn write(
         &self,
-        mut copied: Copied,
+        copied: Copied,
         control: &[u8],
         folder: &BackupFolder,
     ) -> Result<BackupInfo> {
@@ -60,24 +57,15 @@ impl Finish<'_> {
                 self.stopped.tablespace_map.as_bytes(),
             )?;
         }
-        store.stored.append(std::mem::take(&mut copied.stored));
-        let by_path = |one: &FileEntry, other: &FileEntry| one.path.cmp(&other.path);
-        store.stored.files.sort_unstable_by(by_path);
-        let manifest = self.manifest(&store.stored.files)?;
-        store.file(BACKUP_MANIFEST_FILE, now, &manifest)?;
-        store.stored.files.sort_by(by_path);
-        let list = FileList {
-            directories: self.plan.directories.clone(),
-            files: std::mem::take(&mut store.stored.files),
-        };
-        let mut text = Vec::new();
-        list.write(&mut text)
-            .map_err(|error| Error::failed(format!("cannot make the list of files: {error}")))?;
-        store.content(layout::file_list(self.request.coding.suffix()), &text)?;
-        copied.stored = store.stored;
-        let checksums = copied.stored.checksums.format();
-        write_whole(&folder.checksums(), &Coding::PLAIN, checksums.as_bytes())?;
-        let info = self.info(&copied, &list, &checksums);
+        store.stored.append(copied.stored);
+        store.manifest(
+            now,
+            self.facts.version.major,
+            self.facts.control.system_identifier,
+            &self.wal.ranges,
+        )?;
+        let sealed = store.seal(self.plan.directories.clone())?;
+        let info = self.info(&copied.suspects, &sealed);
         info.write(folder)?;
         Ok(info)
     }
@@ -96,32 +84,11 @@ impl Finish<'_> {
         }
     }
 
-    /// `backup_manifest` over the plain content. Neither WAL nor further files are in it.
-    fn manifest(&self, files: &[FileEntry]) -> Result<Vec<u8>> {
-        let failed =
-            |error: std::io::Error| Error::failed(format!("cannot make the manifest: {error}"));
-        let version = self.facts.version.major.manifest_version();
-        let identifier = self.facts.control.system_identifier;
-        let mut manifest = ManifestWriter::new(Vec::new(), version, identifier).map_err(failed)?;
-        let listed = files
-            .iter()
-            .filter(|file| !file.is_extra() && !file.path.starts_with("pg_wal/"));
-        for file in listed {
-            manifest
-                .file(&file.stored_path(), file.size, file.modified, file.crc32c.0)
-                .map_err(failed)?;
-        }
-        manifest.finish(&self.wal.ranges).map_err(failed)
-    }
-
-    fn info(&self, copied: &Copied, list: &FileList, checksums: &str) -> BackupInfo {
+    fn info(&self, suspects: &[Suspect], sealed: &Sealed) -> BackupInfo {
         let label = &self.stopped.label;
-        let mut corrupt = corrupt_pages(
-            &copied.suspects,
-            label.start_lsn,
-            self.stopped.lsn,
-            |file| self.plan.files[file].path.clone(),
-        );
+        let mut corrupt = corrupt_pages(suspects, label.start_lsn, self.stopped.lsn, |file| {
+            self.plan.files[file].path.clone()
+        });
         let corrupt_pages = corrupt.len() as u64;
         corrupt.truncate(NAMED_CORRUPT_PAGES);
         let Coding {
@@ -141,9 +108,9 @@ impl Finish<'_> {
             compression: compression.algorithm,
             compression_level: compression.level(),
             encryption: encryption.as_ref().map(EncryptedWith::from),
-            backup_size: copied.stored.bytes + checksums.len() as u64,
-            restore_size: list.files.iter().map(FileEntry::restored_size).sum(),
-            number_of_files: list.files.len() as u64,
+            backup_size: sealed.bytes,
+            restore_size: sealed.list.files.iter().map(FileEntry::restored_size).sum(),
+            number_of_files: sealed.list.files.len() as u64,
             elapsed: u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX),
             major_version: self.facts.version.major.number(),
             minor_version: self.facts.version.minor,
@@ -167,7 +134,9 @@ impl Finish<'_> {
             tablespaces: self.tablespaces.iter().map(tablespace).collect(),
             corrupt_pages,
             corrupt,
-            checksums: sha512(checksums.as_bytes()).to_string(),
+            checksums: sealed.checksums.to_string(),
+            verification: None,
+            drill: None,
         }
     }
 }

@@ -9,7 +9,6 @@ mod orphans;
 mod parent;
 mod plan;
 mod rate;
-mod store;
 mod wal;
 
 use std::time::{Duration, Instant};
@@ -36,7 +35,7 @@ use crate::server::session::{BackupSession, Checkpoint};
 use crate::stored::coding::Coding;
 use crate::stored::master_key::Keyring;
 
-use changes::{Changes, Search};
+use changes::Search;
 use corruption::PageCheck;
 use parent::Parent;
 use plan::Plan;
@@ -130,8 +129,14 @@ pub fn run(
     let changes = match (&request.parent, parent) {
         (Some(wanted), Some(parent)) => {
             progress.step("find changes", None);
-            let found = find_changes(parent, &mut session, &mut readers, &facts);
-            wanted.unless_full(found)?
+            let search = Search {
+                facts: &facts,
+                folder: request.folder,
+                keys: wanted.keys,
+                progress,
+                interrupt,
+            };
+            wanted.unless_full(search.run(parent, &mut session, &mut readers))?
         }
         _ => None,
     };
@@ -213,25 +218,6 @@ fn open_parent(request: &Request<'_>, wanted: &ParentRequest<'_>, facts: &Facts)
     let catalogue = Catalogue::read(request.server, request.folder)?;
     let backup = catalogue.select(wanted.selector)?;
     Parent::open(&catalogue, backup, wanted.keys, facts)
-}
-
-fn find_changes(
-    parent: Parent,
-    session: &mut BackupSession,
-    readers: &mut [FileReader],
-    facts: &Facts,
-) -> Result<Changes> {
-    let (_, control) = readers[0].read_control_file()?;
-    let timeline = control
-        .checkpoint_timeline
-        .max(control.min_recovery_point_timeline);
-    let (history, _) = wal::read_history(timeline, &mut readers[0])?;
-    let search = Search {
-        facts,
-        history: &history,
-        start: session.start_lsn(),
-    };
-    search.run(parent, session.client(), readers)
 }
 
 /// What no permission mends.

@@ -9,11 +9,11 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
 
-use crate::backup::store::Stored;
 use crate::error::{Error, Result};
 use crate::pg::page::PAGE_SIZE;
 use crate::pg::relation::{Fork, RelationFile};
 use crate::repository::layout::{self, BackupFolder};
+use crate::repository::store::Stored;
 use crate::server::facts::Facts;
 use crate::stored::coding::Suffix;
 

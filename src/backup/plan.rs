@@ -9,16 +9,10 @@ use crate::pg::incremental;
 use crate::pg::page::PAGE_SIZE;
 use crate::pg::relation::RelationFile;
 use crate::repository::file_list::{Crc32c, FileEntry, FileKind};
+use crate::repository::store::{BUNDLED_BYTES, SLICE_BYTES};
 use crate::server::facts::Facts;
 use crate::server::listing::Listed;
 use crate::stored::coding::Suffix;
-
-/// Bytes of plain content that one worker reads, checks and compresses at a time.
-/// Large enough for a codec to find what repeats, small enough for many workers' memory.
-pub(super) const SLICE_BYTES: u64 = 2 << 20;
-
-/// Files up to here go into bundles. Each is one row of an answer.
-pub(super) const BUNDLED_BYTES: u64 = 128 << 10;
 
 /// Everything to copy before `global/pg_control`.
 pub(super) struct Plan {

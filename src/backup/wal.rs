@@ -1,9 +1,7 @@
 //! The WAL a backup needs to become consistent.
 
 use crate::backup::Request;
-use crate::backup::plan::SLICE_BYTES;
 use crate::backup::rate::RateLimit;
-use crate::backup::store::{Store, Stored};
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
 use crate::parallel::{self, Stop};
@@ -14,6 +12,7 @@ use crate::pg::version::Major;
 use crate::pg::wal::SegmentCheck;
 use crate::repository::file_list::{Crc32c, FileEntry, FileKind};
 use crate::repository::layout::BackupFolder;
+use crate::repository::store::{SLICE_BYTES, Store, Stored};
 use crate::server::facts::Facts;
 use crate::server::reading::{FileReader, ranges};
 use crate::server::session::Stopped;

@@ -59,12 +59,10 @@ impl App {
             global.log_file.as_deref().or(configuration.log_file()),
         )?;
         configuration.log_ignored();
-        let interrupt = Arc::new(Interrupt::default());
-        signals::watch(Arc::clone(&interrupt))?;
         Ok(App {
             configuration,
             progress: progress::choose(global.progress),
-            interrupt,
+            interrupt: Arc::new(Interrupt::default()),
             workers: global.workers.map(usize::from),
         })
     }
@@ -72,6 +70,11 @@ impl App {
     /// The master keys of files that belong to no server.
     pub(super) fn keys(&self) -> Keyring {
         Keyring::new(self.configuration.master_key())
+    }
+
+    /// Ends the command in good order when it is asked to end.
+    pub(super) fn watch_signals(&self) -> Result<()> {
+        signals::watch(Arc::clone(&self.interrupt))
     }
 
     /// A server by its name.

@@ -8,6 +8,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use crate::cli::app::App;
 use crate::cli::commands;
 use crate::cli::report::{Answer, Fields};
+use crate::cli::status::StatusReader;
 use crate::error::Result;
 
 /// The version, the commit where it is known, and the target the binary is for.
@@ -88,11 +89,19 @@ pub(super) enum Command {
     Info(commands::info::Info),
     Verify(commands::verify::Verify),
     Restore(commands::restore::Restore),
+    Annotate(commands::annotate::Annotate),
+    Retain(commands::retain::Retain),
+    Expunge(commands::retain::Expunge),
     Check(commands::check::Check),
     MasterKey(commands::master_key::CreateMasterKey),
+    Encrypt(commands::files::Encrypt),
+    Decrypt(commands::files::Decrypt),
+    Compress(commands::files::Compress),
+    Decompress(commands::files::Decompress),
     Permissions(commands::permissions::Permissions),
     Conf(commands::conf::Conf),
     Completions(commands::completions::Completions),
+    Wal(commands::wal::Wal),
 }
 
 /// Hands a method on to the command at hand.
@@ -104,11 +113,19 @@ macro_rules! each {
             Command::Info($args) => $call,
             Command::Verify($args) => $call,
             Command::Restore($args) => $call,
+            Command::Annotate($args) => $call,
+            Command::Retain($args) => $call,
+            Command::Expunge($args) => $call,
             Command::Check($args) => $call,
             Command::MasterKey($args) => $call,
+            Command::Encrypt($args) => $call,
+            Command::Decrypt($args) => $call,
+            Command::Compress($args) => $call,
+            Command::Decompress($args) => $call,
             Command::Permissions($args) => $call,
             Command::Conf($args) => $call,
             Command::Completions($args) => $call,
+            Command::Wal($args) => $call,
         }
     };
 }
@@ -122,11 +139,27 @@ impl Command {
             Command::Info(_) => "info",
             Command::Verify(_) => "verify",
             Command::Restore(_) => "restore",
+            Command::Annotate(_) => "annotate",
+            Command::Retain(_) => "retain",
+            Command::Expunge(_) => "expunge",
             Command::Check(_) => "check",
             Command::MasterKey(_) => "master-key",
+            Command::Encrypt(_) => "encrypt",
+            Command::Decrypt(_) => "decrypt",
+            Command::Compress(_) => "compress",
+            Command::Decompress(_) => "decompress",
             Command::Permissions(_) => "permissions",
             Command::Conf(_) => "conf",
             Command::Completions(_) => "completions",
+            Command::Wal(wal) => wal.name(),
+        }
+    }
+
+    /// Who reads its exit status, and how.
+    pub(super) fn reader(&self) -> StatusReader {
+        match self {
+            Command::Wal(wal) if wal.is_get() => StatusReader::Recovery,
+            _ => StatusReader::Anybody,
         }
     }
 

@@ -12,6 +12,7 @@ mod logging;
 mod progress;
 mod report;
 mod signals;
+mod status;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -24,12 +25,13 @@ use crate::error::{Error, Kind, Result};
 use app::App;
 use arguments::{Arguments, Command, Format};
 use report::{Answer, Report};
+use status::{CANNOT_TELL, StatusReader};
 
 /// Runs the command line and returns the exit status.
 pub fn main() -> ExitCode {
     let began = Instant::now();
     if let Some(candidates) = completion::answer() {
-        return print(&candidates, 0);
+        return print(&candidates, 0, StatusReader::Anybody);
     }
     let matches = help::command().try_get_matches();
     let parsed = matches.and_then(|matches| Arguments::from_arg_matches(&matches));
@@ -40,24 +42,32 @@ pub fn main() -> ExitCode {
     let format = arguments.global.format;
     let request = arguments.command.request();
     let name = arguments.command.name();
-    let answer = run(&arguments).unwrap_or_else(Answer::failure);
-    let status = answer.exit_status();
-    if let Some(error) = &answer.error {
+    let reader = arguments.command.reader();
+    if reader == StatusReader::Recovery {
+        signals::exit_on_panic(CANNOT_TELL);
+    }
+    let answer = run(&arguments, reader).unwrap_or_else(Answer::failure);
+    if let Some(error) = answer.what_failed() {
         logging::print_error(error);
     }
+    let status = reader.status_of(&answer);
     let text = match answer.plain_text(format) {
         Some(text) => text.to_owned(),
         None => Report::new(name, format, began.elapsed(), request, answer).render(),
     };
-    print(&text, status)
+    print(&text, status, reader)
 }
 
-fn run(arguments: &Arguments) -> Result<Answer> {
+fn run(arguments: &Arguments, reader: StatusReader) -> Result<Answer> {
     // Every new shell may ask for its script, whatever is wrong with the configuration.
     if let Command::Completions(completions) = &arguments.command {
         return Ok(completions.answer());
     }
     let app = App::new(&arguments.global)?;
+    // A server that recovers wants to see that it was the signal that ended this.
+    if reader == StatusReader::Anybody {
+        app.watch_signals()?;
+    }
     // Whatever failed after an interrupt failed because of it.
     let answer = arguments.command.run(&app);
     answer.map_err(|error| app.interrupt.check().err().unwrap_or(error))
@@ -92,19 +102,20 @@ fn misunderstood(error: &clap::Error, began: Instant) -> ExitCode {
         Some(tip) => wrong.hint(tip),
         None => wrong,
     });
-    let status = answer.exit_status();
+    let reader = StatusReader::of_words(&words);
+    let status = reader.status_of(&answer);
     let report = Report::new(command, format, began.elapsed(), Vec::new(), answer);
-    print(&report.render(), status)
+    print(&report.render(), status, reader)
 }
 
-fn print(text: &str, status: u8) -> ExitCode {
+fn print(text: &str, status: u8, reader: StatusReader) -> ExitCode {
     match std::io::stdout().lock().write_all(text.as_bytes()) {
         Ok(()) => ExitCode::from(status),
         // A reader that has seen enough, such as head, is no failure.
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::from(status),
         Err(error) => {
             eprintln!("pgkeep: cannot write the report: {error}");
-            ExitCode::FAILURE
+            ExitCode::from(reader.status(Kind::Failed))
         }
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::cli::arguments::Format;
-use crate::error::Error;
+use crate::error::{Error, Kind};
 use crate::pg::lsn::Lsn;
 use crate::repository::identifier::Identifier;
 use crate::size::readable;
@@ -155,18 +155,18 @@ impl Answer {
         }
     }
 
-    /// What the process exits with.
-    pub(super) fn exit_status(&self) -> u8 {
+    /// What went wrong, if that is more than that something is not there.
+    pub(super) fn what_failed(&self) -> Option<&Error> {
         self.error
             .as_ref()
-            .map_or(0, |error| error.kind().exit_status())
+            .filter(|error| error.kind() != Kind::Absent)
     }
 
     /// What to print in place of a report.
     pub(super) fn plain_text(&self, format: Format) -> Option<&str> {
         self.plain
             .as_deref()
-            .filter(|_| format == Format::Text && self.error.is_none())
+            .filter(|_| format == Format::Text && self.what_failed().is_none())
     }
 }
 
@@ -238,6 +238,7 @@ fn readable_time(elapsed: Duration) -> String {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::cli::status::StatusReader;
 
     fn answer() -> Answer {
         Answer::success(vec![
@@ -281,7 +282,7 @@ mod tests {
     #[test]
     fn a_failure_is_reported_too() {
         let answer = Answer::failure(Error::locked("process 7 is working").hint("wait"));
-        assert_eq!(answer.exit_status(), 4);
+        assert_eq!(StatusReader::Anybody.status_of(&answer), 4);
         let text = Report::new("backup", Format::Text, Duration::ZERO, Vec::new(), answer).render();
         assert!(
             text.contains("  Status: false\n") && text.contains("  Error: process 7 is working\n"),

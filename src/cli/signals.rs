@@ -1,5 +1,6 @@
-//! Ctrl-C and SIGTERM end the command in good order; a second one at once.
+//! What ends a command early: Ctrl-C and SIGTERM, in good order or, a second one, at once.
 
+use std::io::Write;
 use std::sync::Arc;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -23,4 +24,13 @@ pub(super) fn watch(interrupt: Arc<Interrupt>) -> Result<()> {
         }
     });
     Ok(())
+}
+
+/// Lets a panic, wherever it happens, end the process with this exit status.
+pub(super) fn exit_on_panic(status: u8) {
+    std::panic::set_hook(Box::new(move |panic| {
+        // Where even this cannot be printed, nothing can.
+        let _ = writeln!(std::io::stderr(), "pgkeep: {panic}");
+        std::process::exit(status.into());
+    }));
 }

@@ -42,6 +42,8 @@ pub use tls::{
 };
 
 use crate::error::{Error, Result};
+use crate::stored::cipher::Cipher;
+use crate::stored::compression::Compression;
 use ini::Section;
 use log::LevelFilter;
 use origin::Sourced;
@@ -197,6 +199,16 @@ impl Configuration {
     /// where nothing says where that would be.
     pub fn master_key(&self) -> Option<PathBuf> {
         server::master_key(&self.main, &self.environment).map(|found| found.value)
+    }
+
+    /// How files are compressed, as far as no server's section says otherwise.
+    pub fn compression(&self) -> Result<Compression> {
+        server::compression(&self.main)
+    }
+
+    /// How files are encrypted, as far as no server's section says otherwise.
+    pub fn encryption(&self) -> Option<Cipher> {
+        self.main.encryption.as_ref().and_then(|given| given.value)
     }
 
     /// Keys that were accepted and have no effect, in the order of the file.

@@ -199,7 +199,8 @@ pub(super) fn master_key(common: &Common, environment: &Environment) -> Option<S
 
 const MASTER_KEY_VARIABLE: &str = "PGKEEP_MASTER_KEY_FILE";
 
-fn compression(common: &Common) -> Result<Compression> {
+/// The compression, whose level must be one of its algorithm's.
+pub(super) fn compression(common: &Common) -> Result<Compression> {
     let algorithm = value_or_default(common.compression.clone());
     match &common.compression_level {
         None => Compression::new(algorithm, None).map_err(Error::usage),

@@ -20,6 +20,7 @@
 //! 160  u64  backupEndPoint
 //! 168  u8   backupEndRequired
 //! 172  u32  wal_level
+//! 192  u32  max_prepared_xacts
 //! 216  u32  blcksz
 //! 220  u32  relseg_size                blocks in a segment of a relation
 //! 224  u32  xlog_blcksz
@@ -78,6 +79,8 @@ pub struct ControlFile {
     pub backup_end_required: bool,
     /// The setting `wal_level`.
     pub wal_level: WalLevel,
+    /// The setting `max_prepared_transactions`.
+    pub max_prepared_transactions: u32,
     /// Bytes in a page of a relation.
     pub block_size: u32,
     /// Pages in a segment of a relation.
@@ -169,6 +172,7 @@ impl ControlFile {
             backup_end_point: lsn(160),
             backup_end_required: bytes[168] != 0,
             wal_level: field(bytes, 172, "wal_level", wal_level)?,
+            max_prepared_transactions: u32_at(bytes, 192),
             block_size: u32_at(bytes, 216),
             relation_segment_blocks: u32_at(bytes, 220),
             wal_block_size: u32_at(bytes, 224),
@@ -289,7 +293,7 @@ impl fmt::Display for ControlFault {
 impl std::error::Error for ControlFault {}
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     #![allow(clippy::unwrap_used)]
 
     use proptest::prelude::*;
@@ -297,7 +301,7 @@ mod tests {
     use super::*;
 
     /// A control file of this version whose fields hold small numbers.
-    fn control_file(version: u32) -> Vec<u8> {
+    pub(crate) fn control_file(version: u32) -> Vec<u8> {
         let mut bytes = vec![0; CONTROL_FILE_SIZE];
         for (offset, value) in [
             (0, 42),
@@ -309,6 +313,7 @@ mod tests {
             (48, 3),
             (56, 1),
             (172, 2),
+            (192, 7),
             (216, 8192),
             (220, 131_072),
             (224, 8192),
@@ -339,6 +344,7 @@ mod tests {
             assert_eq!(control.checkpoint_timeline, Timeline(3));
             assert!(control.full_page_writes);
             assert_eq!(control.wal_level, WalLevel::Logical);
+            assert_eq!(control.max_prepared_transactions, 7);
             assert_eq!(control.wal_segment_size.bytes(), 16 << 20);
             assert_eq!(control.data_checksum_version, 1);
         }

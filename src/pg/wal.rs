@@ -1,16 +1,21 @@
-//! The WAL itself: segments, pages and records.
+//! The WAL itself: pages, records and what they say of changed blocks.
 //!
 //! A segment is checked by its page headers alone ([`SegmentCheck`]) or read record
-//! by record ([`RecordReader`]), which checks each record too.
+//! by record ([`RecordReader`]), which checks each record too. A [`Summarizer`] gathers
+//! from records which blocks changed.
 
+mod first_page;
 mod page;
 mod reader;
 mod record;
 mod segment_check;
+mod summarizer;
 #[cfg(test)]
 mod testing;
 
-pub use page::{PageDefect, WAL_PAGE_SIZE};
+pub use first_page::FirstPage;
+pub use page::{PageDefect, WAL_PAGE_SIZE, behind_page_header};
 pub use reader::RecordReader;
 pub use record::{BlockReference, Record, ResourceManager};
 pub use segment_check::{SegmentCheck, SegmentFault};
+pub use summarizer::{MinimalWal, Summarizer};

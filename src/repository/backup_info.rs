@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -14,6 +15,7 @@ use crate::pg::lsn::{Lsn, Timeline};
 use crate::repository::durable;
 use crate::repository::identifier::Identifier;
 use crate::repository::layout::{BackupFolder, FORMAT};
+use crate::repository::lock::InfoLock;
 use crate::stored::checksum::{Sha512Digest, sha512};
 use crate::stored::cipher::Cipher;
 use crate::stored::coding::{Coding, Suffix};
@@ -105,6 +107,71 @@ pub struct BackupInfo {
     pub corrupt: Vec<CorruptPage>,
     /// SHA-512 of `backup.sha512`.
     pub checksums: String,
+    /// When it was last read back and what that showed; `None` if it never was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verification: Option<Verification>,
+    /// When a cluster rebuilt from it was last started and what that showed; `None` if none ever was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drill: Option<Drill>,
+}
+
+/// The last time that a backup was read back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Verification {
+    /// When that ended.
+    pub time: Timestamp,
+    /// What it showed.
+    #[serde(flatten)]
+    pub verdict: Verdict,
+}
+
+/// What reading a backup back showed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(
+    tag = "Verdict",
+    rename_all = "kebab-case",
+    rename_all_fields = "PascalCase"
+)]
+pub enum Verdict {
+    /// Every byte is as it was stored.
+    Sound,
+    /// Something is not; the backup is not valid until a later verification finds it sound.
+    Damaged {
+        /// How many of its files.
+        failed_files: u64,
+        /// The first of them, and what is wrong with it.
+        first: String,
+    },
+}
+
+/// The last time that a cluster rebuilt from a backup was started.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Drill {
+    /// When that ended.
+    pub time: Timestamp,
+    /// What it showed.
+    #[serde(flatten)]
+    pub outcome: DrillOutcome,
+}
+
+/// What starting a rebuilt cluster showed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(
+    tag = "Outcome",
+    rename_all = "kebab-case",
+    rename_all_fields = "PascalCase"
+)]
+pub enum DrillOutcome {
+    /// It started, and all of it could be read.
+    Passed,
+    /// It did not. The backup may be sound all the same: where the cluster was started, its extensions
+    /// or its locale may be missing.
+    Failed {
+        /// What went wrong.
+        reason: String,
+    },
 }
 
 /// What the files of a backup are encrypted with. Nothing in it is secret.
@@ -196,6 +263,25 @@ impl fmt::Display for CorruptPage {
 const CHECKSUM_KEY: &str = "Checksum: ";
 
 impl BackupInfo {
+    /// An error for a backup that its last verification found damaged.
+    pub fn check_verdict(&self) -> Result<()> {
+        match &self.verification {
+            Some(Verification {
+                time,
+                verdict:
+                    Verdict::Damaged {
+                        failed_files,
+                        first,
+                    },
+            }) => Err(Error::damage(format!(
+                "backup {} was found damaged at {time}, {failed_files} file(s), the first {first}",
+                self.backup
+            ))
+            .hint("use another backup; if the damage was mended, verify this one again")),
+            _ => Ok(()),
+        }
+    }
+
     /// The digest `backup.sha512` must have.
     pub fn checksums_digest(&self) -> Option<Sha512Digest> {
         self.checksums.parse().ok()
@@ -226,7 +312,18 @@ impl BackupInfo {
         })
     }
 
-    /// Writes it into the backup's folder, durably.
+    /// Changes what is noted of a finished backup; nothing changes where `change` fails.
+    pub fn change(
+        folder: &BackupFolder,
+        _lock: &InfoLock,
+        change: impl FnOnce(&mut BackupInfo) -> Result<()>,
+    ) -> Result<()> {
+        let mut info = BackupInfo::read(folder)?;
+        change(&mut info)?;
+        info.write(folder)
+    }
+
+    /// Writes it into the folder of a backup that is being made, durably.
     pub fn write(&self, folder: &BackupFolder) -> Result<()> {
         let mut text = serde_yaml::to_string(self).map_err(|error| {
             Error::failed(format!("cannot write {}: {error}", folder.info().display()))
@@ -283,6 +380,7 @@ fn parse(text: &[u8]) -> std::result::Result<BackupInfo, String> {
 pub(crate) mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use proptest::prelude::*;
 
     /// Some backup, for tests.
     pub(crate) fn example(identifier: &str) -> BackupInfo {
@@ -329,6 +427,8 @@ pub(crate) mod tests {
             corrupt_pages: 0,
             corrupt: Vec::new(),
             checksums: sha512(b"").to_string(),
+            verification: None,
+            drill: None,
         }
     }
 
@@ -339,6 +439,59 @@ pub(crate) mod tests {
         let info = example("20240928065644");
         info.write(&folder).unwrap();
         assert_eq!(BackupInfo::read(&folder).unwrap(), info);
+    }
+
+    #[test]
+    fn verifications_are_read_back_and_older_files_have_none() {
+        let base = tempfile::tempdir().unwrap();
+        let folder = BackupFolder::new(base.path().to_owned());
+        let mut info = example("20240928065644");
+        info.write(&folder).unwrap();
+        let text = fs::read_to_string(folder.info()).unwrap();
+        assert!(!text.contains("Verification") && !text.contains("Drill"));
+        let time: Timestamp = "2026-11-22T13:10:35Z".parse().unwrap();
+        let damaged = Verdict::Damaged {
+            failed_files: 2,
+            first: "data/base/1: is missing".to_owned(),
+        };
+        let failed = DrillOutcome::Failed {
+            reason: "no: \"locale\"".to_owned(),
+        };
+        for (verdict, outcome) in [
+            (Verdict::Sound, DrillOutcome::Passed),
+            (damaged.clone(), failed),
+        ] {
+            info.verification = Some(Verification { time, verdict });
+            info.drill = Some(Drill { time, outcome });
+            info.write(&folder).unwrap();
+            let read = BackupInfo::read(&folder).unwrap();
+            assert_eq!(read, info);
+            assert_eq!(
+                read.check_verdict().is_ok(),
+                read.verification.as_ref().unwrap().verdict == Verdict::Sound
+            );
+        }
+        let text = fs::read_to_string(folder.info()).unwrap();
+        assert!(
+            text.contains("  Time: 2026-11-22T13:10:35Z\n  Verdict: damaged\n  FailedFiles: 2\n"),
+            "{text}"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_of_a_user_is_read_back(
+            comments in prop::collection::btree_map("(?s).{0,12}", "(?s).{0,40}", 0..4),
+            label in "(?s).{0,20}",
+        ) {
+            let base = tempfile::tempdir().unwrap();
+            let folder = BackupFolder::new(base.path().to_owned());
+            let mut info = example("20240928065644");
+            info.comments = comments;
+            info.label = label;
+            info.write(&folder).unwrap();
+            prop_assert_eq!(BackupInfo::read(&folder).unwrap(), info);
+        }
     }
 
     #[test]

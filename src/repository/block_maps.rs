@@ -79,12 +79,7 @@ impl BlockMaps {
     }
 
     /// Stores a map, unless there is one of the same WAL. Once this returns, it is on disk.
-    pub fn store(
-        &self,
-        name: SummaryName,
-        changed: &ChangedBlocks,
-        coding: &Coding,
-    ) -> Result<()> {
+    pub fn store(&self, name: SummaryName, changed: &ChangedBlocks, coding: &Coding) -> Result<()> {
         durable::create_folder(&self.folder)?;
         incoming::remove_leftovers(&self.folder)?;
         let mut file = Incoming::create(&self.folder, coding)?;

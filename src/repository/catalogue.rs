@@ -71,6 +71,16 @@ impl Catalogue {
         place.ok().map(|place| &self.backups[place])
     }
 
+    /// A backup by its full name, which was there a moment ago.
+    pub fn find(&self, identifier: Identifier) -> Result<&Backup> {
+        self.get(identifier).ok_or_else(|| {
+            Error::failed(format!(
+                "backup {identifier} of server {} was removed meanwhile",
+                self.server
+            ))
+        })
+    }
+
     /// The backups that can be restored, the oldest first.
     pub fn valid(&self) -> impl DoubleEndedIterator<Item = &Backup> {
         self.backups
@@ -82,12 +92,21 @@ impl Catalogue {
     /// or one that it needs is missing or damaged.
     pub fn check<'a>(&'a self, backup: &'a Backup) -> Result<&'a BackupInfo> {
         let info = backup.info.as_ref().map_err(Error::clone)?;
-        self.ancestors(info)?;
+        info.check_verdict()?;
+        for ancestor in self.ancestors(info)? {
+            ancestor.info.check_verdict().map_err(|error| {
+                error.context(format_args!(
+                    "backup {} cannot be used, as it needs one that is damaged",
+                    info.backup
+                ))
+            })?;
+        }
         Ok(info)
     }
 
     /// The backups that this one needs, its parent first, down to a full one. An error where one of them
-    /// is missing, damaged, or not the one that its child was made on.
+    /// is missing, without a readable `backup.info`, or not the one that its child was made on. What verifications
+    /// found does not count here.
     pub fn ancestors(&self, info: &BackupInfo) -> Result<Vec<Link<'_>>> {
         let unusable = |why: String| {
             Error::damage(format!("backup {} cannot be used: {why}", info.backup))
@@ -353,6 +372,27 @@ mod tests {
             why.contains(&format!("the parent {CHILD} of {GRANDCHILD} is damaged")),
             "{why}"
         );
+    }
+
+    #[test]
+    fn a_backup_that_was_found_damaged_is_not_valid_until_it_is_found_sound() {
+        use crate::repository::backup_info::{Verdict, Verification};
+        let damaged = Verdict::Damaged {
+            failed_files: 1,
+            first: "data/base/5/1: is missing".to_owned(),
+        };
+        for (verdict, expected) in [
+            (damaged, &[FULL][..]),
+            (Verdict::Sound, &[FULL, CHILD, GRANDCHILD]),
+        ] {
+            let (_base, catalogue) = family(&CHAIN, |info| {
+                info.verification = (info.backup.to_string() == CHILD).then(|| Verification {
+                    time: "2026-11-22T13:10:35Z".parse().unwrap(),
+                    verdict: verdict.clone(),
+                });
+            });
+            assert_eq!(valid(&catalogue), expected);
+        }
     }
 
     #[test]

@@ -79,6 +79,11 @@ impl ServerFolder {
         self.root.join("lock")
     }
 
+    /// The file whose lock makes its holder the one who changes what is noted of finished backups.
+    pub fn info_lock(&self) -> PathBuf {
+        self.root.join("info.lock")
+    }
+
     /// The folder that holds the backups.
     pub fn backups(&self) -> PathBuf {
         self.root.join("backup")
@@ -142,6 +147,8 @@ impl BackupFolder {
 
 /// `backup.info` by its name.
 pub const INFO: &str = "backup.info";
+/// The new `backup.info` until it replaces the old one.
+pub const INFO_BESIDE: &str = "backup.info.tmp";
 /// `backup.sha512` by its name.
 pub const CHECKSUMS: &str = "backup.sha512";
 

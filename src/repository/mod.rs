@@ -3,6 +3,7 @@
 //! ```text
 //! base_dir/repository.version              the format of everything below it
 //! base_dir/SERVER/lock                     held by the one writer, with its pid
+//! base_dir/SERVER/info.lock                held for moments, while a backup.info is replaced
 //! base_dir/SERVER/backup/IDENTIFIER/       a finished backup
 //!     backup.info                          what `info` shows; written last
 //!     backup.sha512                        every stored file, for sha512sum --check
@@ -35,4 +36,5 @@ pub mod incoming;
 pub mod layout;
 pub mod lock;
 pub mod staging;
+pub mod store;
 pub mod wal_archive;

@@ -376,7 +376,11 @@ mod tests {
     #[test]
     fn a_name_has_one_content_however_it_is_stored() {
         let place = place();
-        assert!(WalArchive::open(&place.server, Keyring::new(None)).unwrap().is_none());
+        assert!(
+            WalArchive::open(&place.server, Keyring::new(None))
+                .unwrap()
+                .is_none()
+        );
         let archive = place.claim(cluster()).unwrap();
         let content = vec![7; 1 << 20];
         for (algorithm, expected) in [
@@ -402,7 +406,11 @@ mod tests {
             .unwrap();
         assert!(stored.path.to_string_lossy().ends_with(".zstd"));
         let mut read = Vec::new();
-        archive.read(&stored).unwrap().read_to_end(&mut read).unwrap();
+        archive
+            .read(&stored)
+            .unwrap()
+            .read_to_end(&mut read)
+            .unwrap();
         assert!(read == content);
         assert_eq!(
             fs::read_dir(place.server.wal().join("incoming"))
@@ -441,7 +449,9 @@ mod tests {
                 "{error}"
             );
         }
-        let archive = WalArchive::open(&place.server, Keyring::new(None)).unwrap().unwrap();
+        let archive = WalArchive::open(&place.server, Keyring::new(None))
+            .unwrap()
+            .unwrap();
         assert_eq!(archive.cluster(), cluster());
     }
 

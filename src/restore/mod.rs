@@ -10,6 +10,8 @@ mod rebuild;
 mod recovery;
 mod space;
 pub mod tablespaces;
+#[cfg(test)]
+mod tests;
 mod write;
 
 use std::path::PathBuf;

@@ -69,6 +69,16 @@ impl Mode {
     }
 }
 
+/// What is taken where something shall be encrypted and nothing says how.
+impl Default for Cipher {
+    fn default() -> Cipher {
+        Cipher {
+            key_size: KeySize::Aes256,
+            mode: Mode::Gcm,
+        }
+    }
+}
+
 impl Cipher {
     /// What `encryption` may be, for messages.
     pub const ALLOWED: &'static str =

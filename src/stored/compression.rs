@@ -229,6 +229,8 @@ const FAST_WINDOW_LOG: u32 = 19;
 
 fn zstd_compressor(compression: Compression) -> io::Result<zstd::bulk::Compressor<'static>> {
     let mut zstd = zstd::bulk::Compressor::new(compression.level().unwrap_or_default())?;
+    // The other algorithms always have a checksum of the content.
+    zstd.set_parameter(CParameter::ChecksumFlag(true))?;
     if compression.level() <= Some(FAST_LEVELS) {
         zstd.set_parameter(CParameter::WindowLog(FAST_WINDOW_LOG))?;
     }

@@ -227,10 +227,10 @@ fn check_private(path: &Path, file: &File) -> Result<()> {
     }
     let mode = metadata.mode() & 0o7777;
     if mode & 0o077 != 0 {
-        return Err(
-            refused(format!("is open to others than its owner: its mode is {mode:04o}"))
-                .hint(format!("chmod 0600 {}", path.display())),
-        );
+        return Err(refused(format!(
+            "is open to others than its owner: its mode is {mode:04o}"
+        ))
+        .hint(format!("chmod 0600 {}", path.display())));
     }
     Ok(())
 }

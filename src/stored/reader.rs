@@ -89,8 +89,9 @@ pub fn read_hashed(
     Ok((digest, decoded.map_err(|error| error.to_string())))
 }
 
-/// Undoes what was done to the content.
-fn decode<'a>(stored: impl Read + 'a, coding: &Coding) -> io::Result<Box<dyn Read + 'a>> {
+/// The content of a stored file: undoes what was done to it. Only what is read to its end without an error is
+/// what was stored.
+pub fn decode<'a>(stored: impl Read + 'a, coding: &Coding) -> io::Result<Box<dyn Read + 'a>> {
     let algorithm = coding.compression.algorithm;
     let buffered = io::BufReader::with_capacity(READ_BYTES, stored);
     match &coding.encryption {

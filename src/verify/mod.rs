@@ -4,34 +4,62 @@
 //! with the list of files, pages with their checksums, and WAL with its page headers.
 
 mod content;
+pub mod drill;
+pub mod due;
 mod rebuilt;
+mod remember;
 mod stored;
 
 use std::path::Path;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::interrupt::Interrupt;
 use crate::progress::Progress;
 use crate::repository::catalogue::{Backup, Catalogue, Link};
 use crate::repository::chain::Chain;
 use crate::repository::identifier::Identifier;
-use crate::repository::layout::{self, INFO};
+use crate::repository::layout::{self, INFO, ServerFolder};
 use crate::stored::master_key::Keyring;
+
+use drill::{Drill, Held};
+pub use remember::Remembered;
 
 /// What to verify.
 pub struct Request<'a> {
+    /// The server's part of the repository.
+    pub folder: &'a ServerFolder,
     /// The server's backups.
     pub catalogue: &'a Catalogue,
     /// The one to verify; those it needs are verified with it.
     pub backup: &'a Backup,
     /// The master keys they may be encrypted with.
     pub keys: &'a Keyring,
-    /// Where the cluster is rebuilt, checked, and removed.
-    pub directory: Option<&'a Path>,
+    /// Whether and how the cluster is rebuilt.
+    pub rebuild: Option<Rebuild<'a>>,
     /// Whether sound files are told too.
     pub all: bool,
     /// Threads that read.
     pub workers: usize,
+}
+
+/// A cluster that is rebuilt, checked, and removed.
+#[derive(Clone, Copy)]
+pub struct Rebuild<'a> {
+    /// Where.
+    pub directory: &'a Path,
+    /// Whether and how it is started too.
+    pub drill: Option<&'a drill::Request>,
+}
+
+/// What a verification showed.
+#[derive(Debug)]
+pub struct Verified {
+    /// What was found of the files.
+    pub findings: Findings,
+    /// What was seen of the started cluster, where one was to be started and nothing bad was found before.
+    pub drill: Option<Held>,
+    /// Whether this is noted.
+    pub remembered: Remembered,
 }
 
 /// What was found of one file.
@@ -104,9 +132,52 @@ impl Findings {
     }
 }
 
-/// Verifies a backup and those it needs. Of one whose master key is not to be had, only the
-/// SHA-512 of what lies on disk can be looked at.
+/// Verifies a backup and those it needs, and notes in each what was found of it. Of one whose master key
+/// is not to be had, only the SHA-512 of what lies on disk can be looked at.
 pub fn run(
+    request: &Request<'_>,
+    progress: &dyn Progress,
+    interrupt: &Interrupt,
+) -> Result<Verified> {
+    let drill = prepare_drill(request)?;
+    let mut findings = read_stored(request, progress, interrupt)?;
+    let mut held = None;
+    if findings.bad().next().is_none()
+        && findings.unchecked.is_none()
+        && let Some(chain) = read_chain(request, &mut findings)?
+        && let Some(rebuild) = &request.rebuild
+    {
+        let workers = request.workers;
+        let scratch = rebuilt::Scratch::create(&chain, rebuild.directory, drill.as_ref())?;
+        let root = scratch.rebuild(&chain, workers, progress, interrupt)?;
+        progress.step("read back", Some(chain.newest.info.restore_size));
+        rebuilt::check(&root, &mut findings, workers, progress, interrupt)?;
+        if let Some(drill) = drill.filter(|_| findings.bad().next().is_none()) {
+            held = Some(drill.hold(&root, scratch.path(), progress, interrupt)?);
+        }
+    }
+    findings.files.sort();
+    let remembered = remember::remember(request, &findings, held.as_ref(), interrupt)?;
+    Ok(Verified {
+        findings,
+        drill: held,
+        remembered,
+    })
+}
+
+/// What a drill needs is looked for before hours are spent on reading.
+fn prepare_drill<'a>(request: &Request<'a>) -> Result<Option<Drill<'a>>> {
+    match (&request.rebuild, &request.backup.info) {
+        (Some(rebuild), Ok(info)) => rebuild
+            .drill
+            .map(|drill| Drill::prepare(drill, info.major_version, rebuild.directory))
+            .transpose(),
+        _ => Ok(None),
+    }
+}
+
+/// Reads the stored files of a backup and of those it needs.
+fn read_stored(
     request: &Request<'_>,
     progress: &dyn Progress,
     interrupt: &Interrupt,
@@ -141,18 +212,19 @@ pub fn run(
         findings.append(of_ancestor);
         findings.append(stored::verify(ancestor, request, progress, interrupt)?);
     }
-    if findings.bad().next().is_none() && findings.unchecked.is_none() {
-        match Chain::read(request.catalogue, backup, request.keys) {
-            Err(error) => findings.add_bad(&layout::file_list(info.suffix()), error.message()),
-            Ok(chain) => {
-                if let Some(directory) = request.directory {
-                    let rebuilt =
-                        rebuilt::verify(&chain, directory, request.workers, progress, interrupt)?;
-                    findings.append(rebuilt);
-                }
-            }
-        }
-    }
-    findings.files.sort();
     Ok(findings)
+}
+
+/// The chain that the cluster is rebuilt from; none where it has no base for a file, which is a finding.
+fn read_chain(request: &Request<'_>, findings: &mut Findings) -> Result<Option<Chain>> {
+    match (
+        Chain::read(request.catalogue, request.backup, request.keys),
+        &request.backup.info,
+    ) {
+        (Err(error), Ok(info)) if error.kind() == Kind::Damage => {
+            findings.add_bad(&layout::file_list(info.suffix()), error.message());
+            Ok(None)
+        }
+        (chain, _) => chain.map(Some),
+    }
 }

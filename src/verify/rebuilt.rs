@@ -16,6 +16,7 @@ use crate::repository::chain::Chain;
 use crate::repository::durable;
 use crate::restore::{self, position::Position, tablespaces::TablespaceMapping};
 use crate::verify::Findings;
+use crate::verify::drill::Drill;
 
 const PART_BYTES: usize = 256 << 10;
 
@@ -27,53 +28,23 @@ const NOT_IN_MANIFEST: [&str; 4] = [
     "standby.signal",
 ];
 
-/// Rebuilds the cluster below `directory`, checks every file against its manifest, and removes it.
-pub(super) fn verify(
-    chain: &Chain,
-    directory: &Path,
-    workers: usize,
-    progress: &dyn Progress,
-    interrupt: &Interrupt,
-) -> Result<Findings> {
-    let info = &chain.newest.info;
-    let name = format!("{}-{}.verify", info.server, info.backup);
-    // Links of tablespaces must be absolute.
-    let directory = std::path::absolute(directory)
-        .map_err(|error| Error::io("find the folder", directory, &error))?;
-    let scratch = Scratch::create(directory.join(name))?;
-    let linked = info
-        .tablespaces
-        .iter()
-        .filter(|tablespace| tablespace.path.is_some());
-    let mappings: Vec<TablespaceMapping> = linked
-        .map(|tablespace| {
-            let folder = scratch.path.join(format!("tablespace-{}", tablespace.oid));
-            TablespaceMapping::new(tablespace.oid, folder)
-        })
-        .collect();
-    let request = restore::Request {
-        chain,
-        directory: scratch.path.clone(),
-        position: Position::default(),
-        mappings: &mappings,
-        force: false,
-        primary_conninfo: String::new(),
-        workers,
-    };
-    let root = restore::run(&request, progress, interrupt)?;
-    progress.step("read back", Some(info.restore_size));
-    let mut findings = Findings::new(info.backup, false);
-    check(&root, &mut findings, workers, progress, interrupt)?;
-    Ok(findings)
-}
-
-/// The folder the cluster is rebuilt in; it goes whatever happens.
-struct Scratch {
+/// The folder that a cluster is rebuilt in; it goes whatever happens.
+pub(super) struct Scratch {
     path: PathBuf,
 }
 
 impl Scratch {
-    fn create(path: PathBuf) -> Result<Scratch> {
+    /// A folder for this cluster below `directory`, of the account that will run it where one will.
+    pub(super) fn create(
+        chain: &Chain,
+        directory: &Path,
+        drill: Option<&Drill<'_>>,
+    ) -> Result<Scratch> {
+        let info = &chain.newest.info;
+        // Links of tablespaces must be absolute.
+        let directory = std::path::absolute(directory)
+            .map_err(|error| Error::io("find the folder", directory, &error))?;
+        let path = directory.join(format!("{}-{}.verify", info.server, info.backup));
         if path.exists() {
             return Err(
                 Error::failed(format!("{} is there already", path.display()))
@@ -81,7 +52,44 @@ impl Scratch {
             );
         }
         durable::create_folder(&path)?;
-        Ok(Scratch { path })
+        let scratch = Scratch { path };
+        if let Some(drill) = drill {
+            drill.give(&scratch.path)?;
+        }
+        Ok(scratch)
+    }
+
+    /// Where it is.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Rebuilds the cluster; returns its data directory.
+    pub(super) fn rebuild(
+        &self,
+        chain: &Chain,
+        workers: usize,
+        progress: &dyn Progress,
+        interrupt: &Interrupt,
+    ) -> Result<PathBuf> {
+        let linked = chain.newest.info.tablespaces.iter();
+        let mappings: Vec<TablespaceMapping> = linked
+            .filter(|tablespace| tablespace.path.is_some())
+            .map(|tablespace| {
+                let folder = self.path.join(format!("tablespace-{}", tablespace.oid));
+                TablespaceMapping::new(tablespace.oid, folder)
+            })
+            .collect();
+        let request = restore::Request {
+            chain,
+            directory: self.path.clone(),
+            position: Position::default(),
+            mappings: &mappings,
+            force: false,
+            primary_conninfo: String::new(),
+            workers,
+        };
+        restore::run(&request, progress, interrupt)
     }
 }
 
@@ -93,7 +101,8 @@ impl Drop for Scratch {
     }
 }
 
-fn check(
+/// Checks every file of a rebuilt cluster against its manifest.
+pub(super) fn check(
     root: &Path,
     findings: &mut Findings,
     workers: usize,

@@ -15,7 +15,8 @@ crate::for_every_major!(
 fn says_what_pg_controldata_says(major: Major) {
     let cluster = Cluster::init(major, &["--wal-segsize=4"]);
     assert_eq!(compare(&cluster), "shut down");
-    cluster.configure("wal_level = logical\nfull_page_writes = off\n");
+    cluster
+        .configure("wal_level = logical\nfull_page_writes = off\nmax_prepared_transactions = 9\n");
     assert!(cluster.start());
     cluster.sql(&[
         "create table t as select generate_series(1, 1000)",
@@ -142,6 +143,10 @@ fn compare(cluster: &Cluster) -> String {
             yes(control.backup_end_required),
         ),
         ("wal_level setting:", control.wal_level.to_string()),
+        (
+            "max_prepared_xacts setting:",
+            control.max_prepared_transactions.to_string(),
+        ),
         ("Database block size:", control.block_size.to_string()),
         (
             "Blocks per segment of large relation:",

@@ -12,11 +12,13 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod annotations;
 mod completions;
 mod compression;
 mod configuration;
 mod corrupt_pages;
 mod ground;
+mod incremental;
 mod interruption;
 mod kinds_of_cluster;
 mod large_relation;
@@ -25,7 +27,9 @@ mod permissions;
 mod refusals;
 mod reports;
 mod restored_files;
+mod shortened_relations;
 mod standby;
 mod tablespaces;
 mod under_load;
+mod verification;
 mod verify;

@@ -1,50 +1,61 @@
 //! A range of WAL, pieced together from whatever knows what changed in it.
 
 use crate::pg::history::WalRange;
-use crate::pg::lsn::Lsn;
-use crate::repository::backup_info::ChangeSource;
+use crate::pg::lsn::{Lsn, Timeline};
+use crate::repository::block_maps::StoredMap;
 use crate::server::pg_wal::Summary;
 
 /// A source for a part of the range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Piece {
+pub(super) enum Piece<'a> {
     /// A WAL summary of the server.
     Summary(Summary),
+    /// A block map of the repository.
+    BlockMap(&'a StoredMap),
     /// WAL that has to be read.
     Wal(WalRange),
 }
 
-impl Piece {
-    /// What kind of source it is.
-    pub(super) fn source(&self) -> ChangeSource {
-        match self {
-            Piece::Summary(_) => ChangeSource::Summaries,
-            Piece::Wal(_) => ChangeSource::Wal,
+impl Piece<'_> {
+    /// The WAL it is of.
+    fn range(&self) -> WalRange {
+        let name = match self {
+            Piece::Wal(range) => return *range,
+            Piece::Summary(summary) => summary.name,
+            Piece::BlockMap(map) => map.name,
+        };
+        WalRange {
+            timeline: name.timeline,
+            start: name.start,
+            end: name.end,
         }
     }
 }
 
 /// Pieces that cover the range in its order. A piece may begin before the range or the piece in front
-/// of it, and end after it: what is said to have changed and did not costs little.
-pub(super) fn cover(range: &WalRange, summaries: &[Summary]) -> Vec<Piece> {
-    let of_timeline = || {
-        summaries
-            .iter()
-            .filter(|summary| summary.name.timeline == range.timeline)
-    };
+/// of it, and end after it: what is said to have changed and did not costs little. Where a summary does,
+/// no block map is taken.
+pub(super) fn cover<'a>(
+    range: &WalRange,
+    summaries: &[Summary],
+    maps: &'a [StoredMap],
+) -> Vec<Piece<'a>> {
+    let summaries = summaries.iter().copied().map(Piece::Summary);
+    let summaries: Vec<Piece<'_>> = of_timeline(range.timeline, summaries);
+    let maps = of_timeline(range.timeline, maps.iter().map(Piece::BlockMap));
     let mut pieces = Vec::new();
     let mut position = range.start;
     while position < range.end {
-        let furthest = of_timeline()
-            .filter(|summary| summary.name.start <= position && position < summary.name.end)
-            .max_by_key(|summary| summary.name.end);
-        if let Some(summary) = furthest {
-            pieces.push(Piece::Summary(*summary));
-            position = summary.name.end;
+        let piece = furthest(&summaries, position).or_else(|| furthest(&maps, position));
+        if let Some(piece) = piece {
+            pieces.push(piece);
+            position = piece.range().end;
             continue;
         }
-        let next: Lsn = of_timeline()
-            .map(|summary| summary.name.start)
+        let next = summaries
+            .iter()
+            .chain(&maps)
+            .map(|piece| piece.range().start)
             .filter(|start| *start > position)
             .min()
             .map_or(range.end, |start| start.min(range.end));
@@ -58,11 +69,27 @@ pub(super) fn cover(range: &WalRange, summaries: &[Summary]) -> Vec<Piece> {
     pieces
 }
 
+fn of_timeline<'a>(timeline: Timeline, pieces: impl Iterator<Item = Piece<'a>>) -> Vec<Piece<'a>> {
+    pieces
+        .filter(|piece| piece.range().timeline == timeline)
+        .collect()
+}
+
+/// The piece that goes furthest of those that have this position.
+fn furthest<'a>(pieces: &[Piece<'a>], position: Lsn) -> Option<Piece<'a>> {
+    pieces
+        .iter()
+        .filter(|piece| piece.range().start <= position && position < piece.range().end)
+        .max_by_key(|piece| piece.range().end)
+        .copied()
+}
+
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
     use crate::pg::changed_blocks::SummaryName;
-    use crate::pg::lsn::Timeline;
 
     fn summary(timeline: u32, start: u64, end: u64) -> Summary {
         Summary {
@@ -76,16 +103,24 @@ mod tests {
     }
 
     fn covered(summaries: &[Summary]) -> Vec<(char, u64, u64)> {
+        covered_with(summaries, &[])
+    }
+
+    fn covered_with(summaries: &[Summary], maps: &[StoredMap]) -> Vec<(char, u64, u64)> {
         let range = WalRange {
             timeline: Timeline(2),
             start: Lsn(100),
             end: Lsn(200),
         };
-        cover(&range, summaries)
+        cover(&range, summaries, maps)
             .into_iter()
-            .map(|piece| match piece {
-                Piece::Summary(summary) => ('s', summary.name.start.0, summary.name.end.0),
-                Piece::Wal(range) => ('w', range.start.0, range.end.0),
+            .map(|piece| {
+                let kind = match piece {
+                    Piece::Summary(_) => 's',
+                    Piece::BlockMap(_) => 'm',
+                    Piece::Wal(_) => 'w',
+                };
+                (kind, piece.range().start.0, piece.range().end.0)
             })
             .collect()
     }
@@ -118,6 +153,23 @@ mod tests {
                 ('w', 150, 160),
                 ('s', 160, 190),
                 ('w', 190, 200)
+            ]
+        );
+    }
+
+    #[test]
+    fn block_maps_serve_where_no_summary_does() {
+        let maps = [(90, 130), (130, 170)].map(|(start, end)| StoredMap {
+            name: summary(2, start, end).name,
+            path: PathBuf::new(),
+        });
+        assert_eq!(
+            covered_with(&[summary(2, 120, 150)], &maps),
+            [
+                ('m', 90, 130),
+                ('s', 120, 150),
+                ('m', 130, 170),
+                ('w', 170, 200)
             ]
         );
     }

@@ -1,13 +1,13 @@
 //! Copying the blocks that changed: many ranges of many files a query.
 
 use crate::backup::copy::Worker;
-use crate::backup::plan::{SLICE_BYTES, Wanted};
-use crate::backup::store::Store;
+use crate::backup::plan::Wanted;
 use crate::error::Result;
 use crate::parallel::Stop;
 use crate::pg::incremental;
 use crate::pg::page::PAGE_SIZE;
 use crate::repository::file_list::Crc32c;
+use crate::repository::store::{SLICE_BYTES, Store};
 use crate::server::reading::{ROW_BYTES, Range};
 
 /// A row's worth of blocks.

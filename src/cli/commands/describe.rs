@@ -1,17 +1,32 @@
 //! A backup in the words of the report.
 
 use crate::cli::report::{Fields, Value, field};
-use crate::error::Error;
+use crate::error::{Error, Result};
 use crate::pg::lsn::Lsn;
-use crate::repository::backup_info::{BackupInfo, Increment};
+use crate::repository::backup_info::{BackupInfo, DrillOutcome, Increment, Verdict};
+use crate::repository::catalogue::{Backup, Catalogue};
+use crate::repository::identifier::Identifier;
 
 /// What `backup` and `list-backup` say of a backup that can be restored.
 pub(crate) fn summary(info: &BackupInfo) -> Fields {
     summary_of(info, true)
 }
 
-/// What `list-backup` says of a backup that cannot be restored, though it is sound itself.
-pub(crate) fn unusable(info: &BackupInfo, why: &Error) -> Fields {
+/// What `list-backup` says of a backup.
+pub(crate) fn listed(catalogue: &Catalogue, backup: &Backup) -> Fields {
+    match (&backup.info, catalogue.check(backup)) {
+        (_, Ok(info)) => summary(info),
+        (Ok(info), Err(why)) => unusable(info, &why),
+        (Err(_), Err(why)) => vec![
+            field("Backup", backup.identifier),
+            field("Valid", "no"),
+            field("Error", why.message()),
+        ],
+    }
+}
+
+/// What `list-backup` says of a backup that cannot be restored, though all is known about it.
+fn unusable(info: &BackupInfo, why: &Error) -> Fields {
     let mut fields = summary_of(info, false);
     fields.push(field("Error", why.message()));
     fields
@@ -42,7 +57,9 @@ fn summary_of(info: &BackupInfo, is_valid: bool) -> Fields {
 }
 
 /// What `info` says of a backup: everything, and why it cannot be restored if that is so.
-pub(crate) fn details(info: &BackupInfo, unusable: Option<&Error>) -> Fields {
+pub(crate) fn details(catalogue: &Catalogue, backup: &Backup) -> Result<Fields> {
+    let info = backup.info.as_ref().map_err(Error::clone)?;
+    let unusable = catalogue.check(backup).err();
     let mut fields = vec![
         field("Backup", info.backup),
         field("BackupSize", Value::Size(info.backup_size)),
@@ -86,6 +103,7 @@ pub(crate) fn details(info: &BackupInfo, unusable: Option<&Error>) -> Fields {
         field("WalSegmentSize", Value::Size(info.wal_segment_size)),
         field("NumberOfFiles", info.number_of_files),
         field("CorruptPages", info.corrupt_pages),
+        field("Annotations", annotations(info)),
     ]);
     if let Some(encrypted) = info.encryption {
         fields.push(field("MasterKey", encrypted.key.to_string()));
@@ -106,8 +124,33 @@ pub(crate) fn details(info: &BackupInfo, unusable: Option<&Error>) -> Fields {
             .collect();
         fields.push(field("Corrupt", pages));
     }
+    if let Some(verification) = &info.verification {
+        let mut about = vec![field("Time", Identifier::at(verification.time))];
+        match &verification.verdict {
+            Verdict::Sound => about.push(field("Verdict", "sound")),
+            Verdict::Damaged {
+                failed_files,
+                first,
+            } => about.extend([
+                field("Verdict", "damaged"),
+                field("NumberOfFailed", *failed_files),
+                field("First", first.as_str()),
+            ]),
+        }
+        fields.push(field("Verification", about));
+    }
+    if let Some(drill) = &info.drill {
+        let mut about = vec![field("Time", Identifier::at(drill.time))];
+        match &drill.outcome {
+            DrillOutcome::Passed => about.push(field("Outcome", "passed")),
+            DrillOutcome::Failed { reason } => {
+                about.extend([field("Outcome", "failed"), field("Reason", reason.as_str())])
+            }
+        }
+        fields.push(field("Drill", about));
+    }
     fields.extend(unusable.map(|why| field("Error", why.message())));
-    fields
+    Ok(fields)
 }
 
 /// The backup that an incremental one needs.
@@ -162,13 +205,28 @@ fn encryption(info: &BackupInfo) -> String {
         .map_or("none".to_owned(), |encrypted| encrypted.cipher.to_string())
 }
 
+/// Comments as pgmoneta shows them, `key|comment,key|comment`; a backslash goes before each
+/// backslash, bar and comma of the texts themselves, so that they can be told apart.
 fn comments(info: &BackupInfo) -> String {
     let comments: Vec<String> = info
         .comments
         .iter()
-        .map(|(key, comment)| format!("{key}|{comment}"))
+        .map(|(key, comment)| format!("{}|{}", escaped(key), escaped(comment)))
         .collect();
     comments.join(",")
+}
+
+fn escaped(text: &str) -> String {
+    text.replace('\\', "\\\\")
+        .replace('|', "\\|")
+        .replace(',', "\\,")
+}
+
+fn annotations(info: &BackupInfo) -> Fields {
+    info.comments
+        .iter()
+        .map(|(key, comment)| field(key, comment.as_str()))
+        .collect()
 }
 
 fn tablespaces(info: &BackupInfo) -> Fields {
@@ -182,4 +240,51 @@ fn tablespaces(info: &BackupInfo) -> Fields {
             (tablespace.name.clone(), Value::Map(fields))
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::repository::backup_info::tests::example;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+
+    #[test]
+    fn simple_comments_read_as_in_pgmoneta() {
+        let mut info = example("20240928065644");
+        info.comments = BTreeMap::from([
+            ("mykey".to_owned(), "mycomment".to_owned()),
+            ("Type".to_owned(), "Main fall backup".to_owned()),
+        ]);
+        assert_eq!(comments(&info), "Type|Main fall backup,mykey|mycomment");
+    }
+
+    /// Undoes [`comments`].
+    fn read_comments(text: &str) -> BTreeMap<String, String> {
+        let mut parts = vec![String::new()];
+        let mut letters = text.chars();
+        while let Some(letter) = letters.next() {
+            match letter {
+                '|' | ',' => parts.push(String::new()),
+                '\\' => parts.last_mut().unwrap().push(letters.next().unwrap()),
+                other => parts.last_mut().unwrap().push(other),
+            }
+        }
+        let pairs = parts.chunks_exact(2);
+        pairs
+            .map(|pair| (pair[0].clone(), pair[1].clone()))
+            .collect()
+    }
+
+    proptest! {
+        #[test]
+        fn any_comments_can_be_told_apart(
+            given in prop::collection::btree_map("[a|,\\\\\n]{1,4}", "[b|,\\\\\n\"']{0,4}", 0..4),
+        ) {
+            let mut info = example("20240928065644");
+            info.comments = given.clone();
+            prop_assert_eq!(read_comments(&comments(&info)), given);
+        }
+    }
 }

@@ -3,7 +3,7 @@ use clap::Args;
 use crate::cli::app::App;
 use crate::cli::commands::describe;
 use crate::cli::report::{Answer, Fields, field};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::repository::identifier::Selector;
 
 /// Show everything known about one backup
@@ -29,8 +29,6 @@ impl Info {
         let server = app.server(&self.server)?;
         let catalogue = server.catalogue()?;
         let backup = catalogue.select(&self.backup)?;
-        let info = backup.info.as_ref().map_err(Error::clone)?;
-        let unusable = catalogue.check(backup).err();
-        Ok(Answer::success(describe::details(info, unusable.as_ref())))
+        Ok(Answer::success(describe::details(&catalogue, backup)?))
     }
 }

@@ -4,7 +4,6 @@ use crate::cli::app::App;
 use crate::cli::commands::describe;
 use crate::cli::report::{Answer, Fields, Value, field};
 use crate::error::Result;
-use crate::repository::catalogue::{Backup, Catalogue};
 
 /// List all backups of a server
 ///
@@ -40,7 +39,7 @@ impl ListBackup {
         let mut backups: Vec<Value> = catalogue
             .backups()
             .iter()
-            .map(|backup| line(&catalogue, backup).into())
+            .map(|backup| describe::listed(&catalogue, backup).into())
             .collect();
         if self.sort == Sort::Desc {
             backups.reverse();
@@ -58,17 +57,5 @@ impl ListBackup {
         response.push(field("Server", server.name()));
         response.push(field("ServerVersion", env!("CARGO_PKG_VERSION")));
         Ok(Answer::success(response))
-    }
-}
-
-fn line(catalogue: &Catalogue, backup: &Backup) -> Fields {
-    match (&backup.info, catalogue.check(backup)) {
-        (_, Ok(info)) => describe::summary(info),
-        (Ok(info), Err(why)) => describe::unusable(info, &why),
-        (Err(_), Err(why)) => vec![
-            field("Backup", backup.identifier),
-            field("Valid", "no"),
-            field("Error", why.message()),
-        ],
     }
 }

@@ -1,13 +1,17 @@
 //! One file a command: its arguments, what was asked, what came of it.
 
+pub(super) mod annotate;
 pub(super) mod backup;
 pub(super) mod check;
 pub(super) mod completions;
 pub(super) mod conf;
 pub(super) mod describe;
+pub(super) mod files;
 pub(super) mod info;
 pub(super) mod list_backup;
 pub(super) mod master_key;
 pub(super) mod permissions;
 pub(super) mod restore;
+pub(super) mod retain;
 pub(super) mod verify;
+pub(super) mod wal;

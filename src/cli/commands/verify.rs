@@ -1,27 +1,41 @@
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::Args;
 
-use crate::cli::app::App;
+use crate::cli::app::{App, Server};
 use crate::cli::report::{Answer, Fields, Value, field};
-use crate::error::{Error, Result};
-use crate::repository::identifier::Selector;
-use crate::verify::{self, Finding};
+use crate::error::{Error, Kind, Result};
+use crate::repository::identifier::{Identifier, Selector};
+use crate::verify::drill::{self, Amcheck, Held};
+use crate::verify::{self, Finding, Rebuild, Remembered, Verified, due};
 
 /// Read a backup back and check every byte of it
 ///
 /// Checks each stored file's SHA-512, decrypts and decompresses it, and checks sizes, checksums, pages and
-/// the WAL the backup needs. Writes nothing. With DIRECTORY the cluster is also rebuilt
+/// the WAL the backup needs; for an incremental backup all that it needs as well. What was found is noted: a
+/// backup found damaged is not valid until a later verification finds it sound. With DIRECTORY the cluster is also rebuilt
 /// there, checked, and removed.
 #[derive(Debug, Args)]
 pub(crate) struct Verify {
     /// The server's name
-    server: String,
+    #[arg(required_unless_present = "due")]
+    server: Option<String>,
     /// Identifier or its first digits, newest, latest or oldest
-    backup: Selector,
+    #[arg(required_unless_present = "due", conflicts_with = "due")]
+    backup: Option<Selector>,
     /// DIRECTORY to rebuild the cluster in, and whether to list failed files or all
-    #[arg(value_name = "DIRECTORY|failed|all", num_args = 0..=2)]
+    #[arg(value_name = "DIRECTORY|failed|all", num_args = 0..=2, conflicts_with = "due")]
     rest: Vec<PathBuf>,
+    /// Start the rebuilt cluster too, where nobody else can reach it, and read every database
+    #[arg(long, conflicts_with = "due")]
+    start: bool,
+    /// The folder of the server's programs, where they are not found by themselves
+    #[arg(long, value_name = "DIR", requires = "start")]
+    bin_dir: Option<PathBuf>,
+    /// Verify every backup whose last verification is older than `verification` in the configuration
+    #[arg(long)]
+    due: bool,
 }
 
 /// Which files are listed.
@@ -35,7 +49,15 @@ impl Verify {
     /// What was asked.
     pub(crate) fn request(&self) -> Fields {
         let (directory, listing) = self.split();
-        let mut request = vec![field("Backup", self.backup.to_string())];
+        let mut request = Vec::new();
+        if self.due {
+            request.push(field("Due", true));
+        }
+        request.extend(
+            self.backup
+                .as_ref()
+                .map(|backup| field("Backup", backup.to_string())),
+        );
         if let Some(directory) = directory {
             request.push(field("Directory", directory.display().to_string()));
         }
@@ -47,12 +69,15 @@ impl Verify {
                 "failed"
             },
         ));
-        request.push(field("Server", self.server.as_str()));
+        request.extend(self.server.as_deref().map(|server| field("Server", server)));
+        if self.start {
+            request.push(field("Start", true));
+        }
         request
     }
 
     /// `failed` and `all` are no directories; `./all` is one.
-    fn split(&self) -> (Option<PathBuf>, std::result::Result<Listing, String>) {
+    fn split(&self) -> (Option<&Path>, std::result::Result<Listing, String>) {
         let listing = |word: &PathBuf| match word.to_str() {
             Some("failed") => Some(Listing::Failed),
             Some("all") => Some(Listing::All),
@@ -62,71 +87,240 @@ impl Verify {
             [] => (None, Ok(Listing::Failed)),
             [one] => match listing(one) {
                 Some(listing) => (None, Ok(listing)),
-                None => (Some(one.clone()), Ok(Listing::Failed)),
+                None => (Some(one), Ok(Listing::Failed)),
             },
             [directory, word, ..] => (
-                Some(directory.clone()),
+                Some(directory),
                 listing(word)
                     .ok_or_else(|| format!("{} is neither failed nor all", word.display())),
             ),
         }
     }
 
-    /// Verifies it.
+    /// Verifies what is asked for.
     pub(crate) fn run(&self, app: &App) -> Result<Answer> {
+        match (&self.server, &self.backup) {
+            (Some(server), Some(backup)) => self.verify(app, &app.server(server)?, backup),
+            (server, _) => verify_due(app, server.as_deref()),
+        }
+    }
+
+    fn verify(&self, app: &App, server: &Server, backup: &Selector) -> Result<Answer> {
         let (directory, listing) = self.split();
         let listing = listing.map_err(Error::usage)?;
-        let server = app.server(&self.server)?;
+        if self.start && directory.is_none() {
+            return Err(Error::usage(
+                "--start needs a DIRECTORY to rebuild the cluster in",
+            ));
+        }
+        let drill = self.start.then(|| drill::Request {
+            bin_dir: self.bin_dir.clone(),
+            search_path: std::env::var_os("PATH"),
+            role: server.configuration.connection.user.clone(),
+            workers: server.workers,
+        });
         let catalogue = server.catalogue()?;
-        let backup = catalogue.select(&self.backup)?;
+        let backup = catalogue.select(backup)?;
         let request = verify::Request {
+            folder: &server.folder,
             catalogue: &catalogue,
             backup,
             keys: &server.keys(),
-            directory: directory.as_deref(),
+            rebuild: directory.map(|directory| Rebuild {
+                directory,
+                drill: drill.as_ref(),
+            }),
             all: listing == Listing::All,
             workers: server.workers,
         };
-        let findings = verify::run(&request, &*app.progress, &app.interrupt)?;
-        let failed: Vec<&Finding> = findings.bad().collect();
-        let mut files = vec![field("Failed", lines(failed.iter().copied()))];
-        if listing == Listing::All {
-            files.push(field("All", lines(findings.files.iter())));
-        }
-        let response = vec![
-            field("Backup", backup.identifier),
-            field("Server", server.name()),
-            field("Valid", if failed.is_empty() { "yes" } else { "no" }),
-            field("ContentsChecked", findings.unchecked.is_none()),
-            field("NumberOfFiles", findings.checked),
-            field("NumberOfFailed", failed.len() as u64),
-            field("Files", files),
-        ];
-        let error = failed.first().map(|first| {
-            let of_ancestor = if first.backup == backup.identifier {
-                String::new()
-            } else {
-                format!(" of backup {}, which it needs", first.backup)
-            };
-            Error::damage(format!(
-                "backup {} is damaged: {} of {} files failed, the first is {}{of_ancestor}: {}",
-                backup.identifier,
-                failed.len(),
-                findings.checked,
-                first.file,
-                first.problem.as_deref().unwrap_or_default()
-            ))
-            .hint("do not rely on this backup: make a new one, and check the disk it lies on")
-        });
-        // The files lie there as they were written, and that is all that can be said.
-        let unchecked = findings.unchecked;
-        let error = error.or(unchecked.map(|error| error.context("contents were not checked")));
+        let verified = verify::run(&request, &*app.progress, &app.interrupt)?;
         Ok(Answer {
-            response,
-            error,
+            response: describe(server.name(), backup.identifier, &verified, listing),
+            error: failure(backup.identifier, &verified),
             plain: None,
         })
     }
+}
+
+/// The run for cron: all servers or one.
+fn verify_due(app: &App, server: Option<&str>) -> Result<Answer> {
+    let names: Vec<String> = match server {
+        Some(name) => vec![name.to_owned()],
+        None => app
+            .configuration
+            .servers()
+            .map(ToString::to_string)
+            .collect(),
+    };
+    let mut servers: Vec<(Server, Duration)> = Vec::new();
+    for name in names {
+        let server = app.server(&name)?;
+        match server.configuration.verification {
+            Some(interval) => servers.push((server, interval)),
+            None => log::info!("verification is not configured for server {name}"),
+        }
+    }
+    if servers.is_empty() {
+        return Err(Error::usage(match server {
+            Some(name) => format!("verification is not configured for server {name}"),
+            None => "verification is not configured for any server".to_owned(),
+        })
+        .hint("say how old a verification may become, such as verification = 1W in [pgkeep]"));
+    }
+    let mut backups: Vec<Value> = Vec::new();
+    let mut errors: Vec<Error> = Vec::new();
+    for (server, interval) in &servers {
+        let request = due::Request {
+            server: server.name(),
+            folder: &server.folder,
+            keys: &server.keys(),
+            interval: *interval,
+            workers: server.workers,
+        };
+        let verified = match due::run(&request, &*app.progress, &app.interrupt) {
+            Ok(verified) => verified,
+            Err(error) => {
+                app.interrupt.check()?;
+                errors.push(error.context(format_args!("server {}", server.name())));
+                continue;
+            }
+        };
+        for (backup, result) in verified {
+            let (fields, error) = match result {
+                Ok(verified) => (
+                    describe(server.name(), backup, &verified, Listing::Failed),
+                    failure(backup, &verified),
+                ),
+                Err(error) => (failed(server.name(), backup, &error), Some(error)),
+            };
+            backups.push(fields.into());
+            errors.extend(error);
+        }
+    }
+    let response = vec![
+        field("NumberOfBackups", backups.len() as u64),
+        field("NumberOfFailed", errors.len() as u64),
+        field("Backups", backups),
+    ];
+    Ok(Answer {
+        response,
+        error: worst(errors),
+        plain: None,
+    })
+}
+
+/// Damage outweighs whatever else kept a backup from being verified.
+fn worst(errors: Vec<Error>) -> Option<Error> {
+    let count = errors.len();
+    let worst = errors
+        .into_iter()
+        .min_by_key(|error| error.kind() != Kind::Damage)?;
+    Some(if count > 1 {
+        worst.context(format_args!("{count} verifications failed, one of them"))
+    } else {
+        worst
+    })
+}
+
+fn failed(server: &str, backup: Identifier, error: &Error) -> Fields {
+    vec![
+        field("Backup", backup),
+        field("Server", server),
+        field("Error", error.message()),
+    ]
+}
+
+fn describe(server: &str, backup: Identifier, verified: &Verified, listing: Listing) -> Fields {
+    let findings = &verified.findings;
+    let failed: Vec<&Finding> = findings.bad().collect();
+    let mut files = vec![field("Failed", lines(failed.iter().copied()))];
+    if listing == Listing::All {
+        files.push(field("All", lines(findings.files.iter())));
+    }
+    let remembered = match &verified.remembered {
+        Remembered::Yes => true,
+        Remembered::No(why) => {
+            log::warn!("what was found of backup {backup} is not remembered: {why}");
+            false
+        }
+    };
+    let mut fields = vec![
+        field("Backup", backup),
+        field("Server", server),
+        field("Valid", if failed.is_empty() { "yes" } else { "no" }),
+        field("ContentsChecked", findings.unchecked.is_none()),
+        field("NumberOfFiles", findings.checked),
+        field("NumberOfFailed", failed.len() as u64),
+        field("Files", files),
+        field("Remembered", remembered),
+    ];
+    if let Some(held) = &verified.drill {
+        fields.push(field("Drill", describe_drill(held)));
+    }
+    fields
+}
+
+fn describe_drill(held: &Held) -> Fields {
+    let problems: Vec<Value> = held
+        .problems
+        .iter()
+        .map(|problem| Value::from(problem.as_str()))
+        .collect();
+    vec![
+        field(
+            "Outcome",
+            if problems.is_empty() {
+                "passed"
+            } else {
+                "failed"
+            },
+        ),
+        field("PostgreSQL", held.server_version.as_str()),
+        field("NumberOfDatabases", held.databases),
+        field("NumberOfRelations", held.relations),
+        field(
+            "Amcheck",
+            match held.amcheck {
+                Amcheck::Run => "run",
+                Amcheck::NotInstalled => "not installed",
+                Amcheck::NotRun => "not run",
+            },
+        ),
+        field("Problems", problems),
+    ]
+}
+
+fn failure(backup: Identifier, verified: &Verified) -> Option<Error> {
+    let findings = &verified.findings;
+    let problem = |finding: &Finding| finding.problem.clone().unwrap_or_default();
+    if let Some(first) = findings.bad().next() {
+        let of_ancestor = if first.backup == backup {
+            String::new()
+        } else {
+            format!(" of backup {}, which it needs", first.backup)
+        };
+        return Some(
+            Error::damage(format!(
+                "backup {backup} is damaged: {} of {} files failed, the first is {}{of_ancestor}: {}",
+                findings.bad().count(),
+                findings.checked,
+                first.file,
+                problem(first)
+            ))
+            .hint("do not rely on this backup: make a new one, and check the disk it lies on"),
+        );
+    }
+    if let Some(unchecked) = &findings.unchecked {
+        // The files lie there as they were written, and that is all that can be said.
+        return Some(unchecked.clone().context("contents were not checked"));
+    }
+    let first = verified.drill.as_ref()?.problems.first()?;
+    Some(
+        Error::damage(format!(
+            "backup {backup} is sound, but the cluster rebuilt from it failed: {first}"
+        ))
+        .hint("libraries, extensions and locales of the source must be on this machine too; or the source itself was damaged"),
+    )
 }
 
 fn lines<'a>(findings: impl Iterator<Item = &'a Finding>) -> Vec<Value> {

@@ -77,6 +77,14 @@ pub(super) const EXAMPLES: &[(&str, &[Example])] = &[
                 "Also rebuild the cluster in /scratch, check that, and remove it again",
                 "pgkeep verify primary newest /scratch",
             ),
+            example(
+                "The drill: also start what was rebuilt, and read every table of every database",
+                "pgkeep verify primary newest /scratch --start",
+            ),
+            example(
+                "For cron: verify what was not verified for as long as the configuration says",
+                "pgkeep -q verify --due",
+            ),
         ],
     ),
     (

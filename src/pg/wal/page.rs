@@ -48,14 +48,27 @@ pub(super) struct Origin {
     pub(super) segment_size: SegmentSize,
 }
 
+/// Where WAL goes on at a position: at the beginning of a page that is behind its header.
+pub fn behind_page_header(position: Lsn, segment_size: SegmentSize) -> Lsn {
+    if position.0.is_multiple_of(WAL_PAGE_SIZE as u64) {
+        Lsn(position.0 + header_length(position, segment_size) as u64)
+    } else {
+        position
+    }
+}
+
+fn header_length(page: Lsn, segment_size: SegmentSize) -> usize {
+    if page.offset_in_segment(segment_size) == 0 {
+        LONG_HEADER
+    } else {
+        SHORT_HEADER
+    }
+}
+
 impl Origin {
     /// Bytes in the header of the page that begins at a position.
     pub(super) fn header_length(&self, page: Lsn) -> usize {
-        if page.offset_in_segment(self.segment_size) == 0 {
-            LONG_HEADER
-        } else {
-            SHORT_HEADER
-        }
+        header_length(page, self.segment_size)
     }
 
     /// Reads the header of the page that begins at a position, from at least as

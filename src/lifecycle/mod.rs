@@ -1,0 +1,7 @@
+//! A backup between the day it is made and the day it goes: what is noted about it, whether it
+//! is kept.
+//!
+//! Everything here that writes holds the server's lock.
+
+pub mod annotate;
+pub mod retain;

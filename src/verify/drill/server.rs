@@ -1,0 +1,410 @@
+//! A server that nobody else can reach, stopped whatever happens.
+
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use postgres::error::SqlState;
+use postgres::{Client, Config, NoTls};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::error::{Error, Result};
+use crate::interrupt::Interrupt;
+use crate::pg::version::Major;
+use crate::server::connect::server_error;
+use crate::verify::drill::account::Account;
+use crate::verify::drill::installation::Installation;
+
+/// The port is part of the socket's name only.
+const PORT: u16 = 5432;
+
+/// How often a server that recovers is asked whether it has.
+const PACE: Duration = Duration::from_millis(50);
+
+/// How long a server may take to end before it is killed.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Bytes of the log's end that an error quotes from.
+const LOG_BYTES: u64 = 4096;
+
+/// Settings of sessions, which go before those a database or a role has: nothing of them may keep a session from
+/// reading, or run with it.
+const OPTIONS: &str = "-c local_preload_libraries= -c search_path=pg_catalog -c role=none \
+    -c default_transaction_read_only=off -c statement_timeout=0 -c lock_timeout=0 \
+    -c idle_in_transaction_session_timeout=0";
+
+/// What only a superuser may set.
+const SUPERUSER_OPTIONS: &str = " -c session_preload_libraries=";
+
+/// What is set for the server of a drill.
+pub(super) struct Settings {
+    pub(super) major: Major,
+    pub(super) max_prepared_transactions: u32,
+    /// Sessions that read at the same time.
+    pub(super) workers: usize,
+}
+
+/// A running server.
+pub(super) struct PrivateServer {
+    process: Child,
+    socket: SocketFolder,
+    log: PathBuf,
+}
+
+impl PrivateServer {
+    /// Starts the server on a data directory. Its configuration and log lie in `place`.
+    pub(super) fn start(
+        installation: &Installation,
+        account: Option<&Account>,
+        data: &Path,
+        place: &Path,
+        settings: &Settings,
+    ) -> Result<PrivateServer> {
+        let socket = SocketFolder::create(account)?;
+        let configuration = place.join("drill.conf");
+        let access = place.join("drill_hba.conf");
+        let names = place.join("drill_ident.conf");
+        let log = place.join("drill.log");
+        write(
+            &configuration,
+            &settings.text(&socket, &access, &names),
+            account,
+        )?;
+        write(&access, "local all all trust\n", account)?;
+        write(&names, "", account)?;
+        leave_recovery_settings(&data.join("postgresql.auto.conf"))?;
+        let output = File::create(&log).map_err(|error| Error::io("create", &log, &error))?;
+        let errors = output
+            .try_clone()
+            .map_err(|error| Error::io("open", &log, &error))?;
+        let program = installation.program("postgres");
+        let mut command = Command::new(&program);
+        command
+            .arg("-D")
+            .arg(data)
+            .arg(format!("--config_file={}", configuration.display()))
+            .env_clear()
+            .env("LC_ALL", "C")
+            .env("TZ", "UTC")
+            .current_dir(place)
+            // Ctrl-C is meant for us; the server ends when we say so.
+            .process_group(0)
+            .stdin(Stdio::null())
+            .stdout(output)
+            .stderr(errors);
+        if let Some(account) = account {
+            account.apply(&mut command);
+        }
+        let process = command
+            .spawn()
+            .map_err(|error| Error::io("run", &program, &error))?;
+        Ok(PrivateServer {
+            process,
+            socket,
+            log,
+        })
+    }
+
+    /// Waits until recovery has brought the cluster to a consistent state and ended. `role` is one that it
+    /// has; returns one that is a superuser's. An error where the server ends instead.
+    pub(super) fn wait_until_recovered(
+        &mut self,
+        role: &str,
+        interrupt: &Interrupt,
+    ) -> Result<String> {
+        loop {
+            interrupt.check()?;
+            let ended = self
+                .process
+                .try_wait()
+                .map_err(|error| Error::failed(format!("cannot wait for the server: {error}")))?;
+            if let Some(status) = ended {
+                return Err(Error::failed(format!(
+                    "the server did not start, {status}: {}",
+                    self.last_words()
+                )));
+            }
+            match self.superuser(role, interrupt) {
+                Ok(superuser) => return Ok(superuser),
+                Err(error) if is_not_yet(&error) => std::thread::sleep(PACE),
+                Err(error) => return Err(server_error("connect to the started cluster", &error)),
+            }
+        }
+    }
+
+    /// What the role that initdb made is called, any session can ask.
+    fn superuser(
+        &self,
+        role: &str,
+        interrupt: &Interrupt,
+    ) -> std::result::Result<String, postgres::Error> {
+        let ask = |database| {
+            let mut client = self.session(database, role, "", interrupt)?;
+            client
+                .query_one(
+                    "SELECT rolname FROM pg_roles WHERE rolsuper AND rolcanlogin ORDER BY oid LIMIT 1",
+                    &[],
+                )?
+                .try_get(0)
+        };
+        ask("postgres").or_else(|error| {
+            if is_not_yet(&error) {
+                Err(error)
+            } else {
+                ask("template1")
+            }
+        })
+    }
+
+    /// A session as a superuser.
+    pub(super) fn connect(
+        &self,
+        database: &str,
+        superuser: &str,
+        interrupt: &Interrupt,
+    ) -> Result<Client> {
+        interrupt.check()?;
+        self.session(database, superuser, SUPERUSER_OPTIONS, interrupt)
+            .map_err(|error| server_error(&format!("connect to database {database}"), &error))
+    }
+
+    fn session(
+        &self,
+        database: &str,
+        role: &str,
+        more: &str,
+        interrupt: &Interrupt,
+    ) -> std::result::Result<Client, postgres::Error> {
+        let client = Config::new()
+            .host_path(self.socket())
+            .port(PORT)
+            .user(role)
+            .dbname(database)
+            .application_name("pgkeep drill")
+            .options(&format!("{OPTIONS}{more}"))
+            .connect(NoTls)?;
+        let token = client.cancel_token();
+        interrupt.on_raise(move || {
+            // A server that cannot be asked to cancel is gone, and so is the query.
+            let _ = token.cancel_query(NoTls);
+        });
+        Ok(client)
+    }
+
+    /// The folder of its socket.
+    pub(super) fn socket(&self) -> &Path {
+        &self.socket.path
+    }
+
+    /// The port in the socket's name.
+    pub(super) fn port(&self) -> u16 {
+        PORT
+    }
+
+    /// The options of a superuser's sessions, as libpq takes them.
+    pub(super) fn options(&self) -> String {
+        format!("{OPTIONS}{SUPERUSER_OPTIONS}")
+    }
+
+    /// What the server complained of last.
+    pub(super) fn last_words(&self) -> String {
+        let end = end_of(&self.log).unwrap_or_default();
+        let complaints: Vec<&str> = end
+            .lines()
+            .filter(|line| {
+                ["FATAL:", "PANIC:", "ERROR:"]
+                    .iter()
+                    .any(|level| line.contains(level))
+            })
+            .collect();
+        match complaints.last().copied().or(end.lines().last()) {
+            Some(line) => line.trim().to_owned(),
+            None => "it said nothing".to_owned(),
+        }
+    }
+
+    /// Ends it at once: nobody needs the cluster any more. What has ended must not be signalled, as its number may be
+    /// another's by now.
+    fn stop(&mut self) -> io::Result<()> {
+        if self.process.try_wait()?.is_some() {
+            return Ok(());
+        }
+        if let Some(pid) = i32::try_from(self.process.id())
+            .ok()
+            .and_then(Pid::from_raw)
+        {
+            kill_process(pid, Signal::QUIT)?;
+        }
+        let give_up = Instant::now() + PATIENCE;
+        while self.process.try_wait()?.is_none() {
+            if Instant::now() > give_up {
+                self.process.kill()?;
+                self.process.wait()?;
+                break;
+            }
+            std::thread::sleep(PACE);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for PrivateServer {
+    fn drop(&mut self) {
+        if let Err(error) = self.stop() {
+            log::warn!(
+                "cannot stop the server, process {}: {error}",
+                self.process.id()
+            );
+        }
+    }
+}
+
+impl Settings {
+    /// A configuration of the server's own. That of the cluster would ask for another machine's memory, for
+    /// libraries and files that only are there, and let it archive and replicate.
+    fn text(&self, socket: &SocketFolder, access: &Path, names: &Path) -> String {
+        let connections = (self.workers + 20).to_string();
+        let prepared = self.max_prepared_transactions.to_string();
+        let mut settings = vec![
+            ("listen_addresses", String::new()),
+            ("unix_socket_directories", socket.path.display().to_string()),
+            ("unix_socket_permissions", "0700".to_owned()),
+            ("port", PORT.to_string()),
+            ("hba_file", access.display().to_string()),
+            ("ident_file", names.display().to_string()),
+            ("max_connections", connections),
+            ("max_prepared_transactions", prepared),
+            // Nobody may connect before the cluster is consistent, and settings need not be the source's.
+            ("hot_standby", "off".to_owned()),
+            ("archive_mode", "off".to_owned()),
+            ("max_wal_senders", "0".to_owned()),
+            // Subscriptions would take from the publisher what the source has yet to get.
+            ("max_logical_replication_workers", "0".to_owned()),
+            ("autovacuum", "off".to_owned()),
+            // The cluster is thrown away.
+            ("fsync", "off".to_owned()),
+            ("full_page_writes", "off".to_owned()),
+            ("restart_after_crash", "off".to_owned()),
+            ("lc_messages", "C".to_owned()),
+            ("log_timezone", "UTC".to_owned()),
+        ];
+        if self.major >= Major::V17 {
+            // Those at login would run with every session.
+            settings.push(("event_triggers", "off".to_owned()));
+        }
+        settings
+            .into_iter()
+            .map(|(name, value)| format!("{name} = '{}'\n", value.replace('\'', "''")))
+            .collect()
+    }
+}
+
+/// Settings that the restore added, which end recovery where the backup's WAL ends. All others were made for another
+/// machine, and go before the server's own file.
+const RECOVERY_SETTINGS: [&str; 2] = ["restore_command", "recovery_target_timeline"];
+
+fn leave_recovery_settings(path: &Path) -> Result<()> {
+    let text = fs::read_to_string(path).map_err(|error| Error::io("read", path, &error))?;
+    let left: String = text
+        .lines()
+        .filter(|line| {
+            let name = line.split([' ', '=']).next().unwrap_or_default();
+            RECOVERY_SETTINGS.contains(&name)
+        })
+        .map(|line| format!("{line}\n"))
+        .collect();
+    fs::write(path, left).map_err(|error| Error::io("write", path, &error))
+}
+
+fn write(path: &Path, text: &str, account: Option<&Account>) -> Result<()> {
+    fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .and_then(|mut file| io::Write::write_all(&mut file, text.as_bytes()))
+        .map_err(|error| Error::io("write", path, &error))?;
+    account.map_or(Ok(()), |account| account.give(path))
+}
+
+/// The server is starting, or recovering.
+fn is_not_yet(error: &postgres::Error) -> bool {
+    match error.as_db_error() {
+        Some(server) => *server.code() == SqlState::CANNOT_CONNECT_NOW,
+        // The socket is not there yet, or just went.
+        None => true,
+    }
+}
+
+fn end_of(log: &Path) -> io::Result<String> {
+    let mut file = File::open(log)?;
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(LOG_BYTES)))?;
+    let mut end = Vec::new();
+    file.read_to_end(&mut end)?;
+    Ok(String::from_utf8_lossy(&end).into_owned())
+}
+
+/// The folder of the socket, whose path must be short: 107 bytes with the socket's name.
+struct SocketFolder {
+    path: PathBuf,
+}
+
+impl SocketFolder {
+    fn create(account: Option<&Account>) -> Result<SocketFolder> {
+        let process = std::process::id();
+        let mut number = 0;
+        let path = loop {
+            let path = PathBuf::from(format!("/tmp/pgkeep-drill-{process}-{number}"));
+            // A folder that is there already is somebody else's, who could reach the server.
+            match DirBuilder::new().mode(0o700).create(&path) {
+                Ok(()) => break path,
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => number += 1,
+                Err(error) => return Err(Error::io("create the folder", &path, &error)),
+            }
+        };
+        let folder = SocketFolder { path };
+        account.map_or(Ok(()), |account| account.give(&folder.path))?;
+        Ok(folder)
+    }
+}
+
+impl Drop for SocketFolder {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir_all(&self.path) {
+            log::warn!("cannot remove {}: {error}", self.path.display());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn of_the_clusters_own_settings_only_those_of_recovery_are_left() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("postgresql.auto.conf");
+        let text = "# by ALTER SYSTEM\nshared_buffers = '64GB'\nrestore_command = 'false'\n\
+                    recovery_target_timeline = 'current'\nrestore_command_x = 1\n";
+        fs::write(&path, text).unwrap();
+        leave_recovery_settings(&path).unwrap();
+        let left = "restore_command = 'false'\nrecovery_target_timeline = 'current'\n";
+        assert_eq!(fs::read_to_string(&path).unwrap(), left);
+    }
+
+    #[test]
+    fn the_socket_folder_goes_with_its_owner() {
+        let folder = SocketFolder::create(None).unwrap();
+        let other = SocketFolder::create(None).unwrap();
+        let path = folder.path.clone();
+        assert!(path.exists() && path != other.path);
+        drop(folder);
+        assert!(!path.exists());
+    }
+}

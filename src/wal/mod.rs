@@ -1,0 +1,37 @@
+//! WAL on its way into the archive and out of it again.
+//!
+//! [`push`] takes one file from a server's `archive_command`, [`copy`] fetches over SQL what is not here yet,
+//! [`get`] serves a server's `restore_command`. Whatever comes in is
+//! read back record by record before it counts, and what its blocks changed is noted in a block map.
+
+mod beside;
+mod examine;
+pub mod get;
+mod partial;
+pub mod push;
+
+use crate::error::Result;
+use crate::pg::wal_file::WalFileName;
+use crate::repository::block_maps::BlockMaps;
+use crate::repository::incoming::Finished;
+use crate::repository::wal_archive::{Stored, WalArchive};
+use crate::stored::coding::Coding;
+use examine::Map;
+
+/// Stores a segment that was found sound. Its block maps come first, so that whoever sees the segment finds
+/// them; but without them it is stored as well, as they can be made of it later.
+fn admit(
+    archive: &WalArchive,
+    block_maps: &BlockMaps,
+    name: &WalFileName,
+    file: Finished,
+    maps: Vec<Map>,
+    coding: &Coding,
+) -> Result<Stored> {
+    for map in maps {
+        if let Err(error) = block_maps.store(map.name, &map.changed, coding) {
+            log::warn!("there is no block map of {name}: {error}");
+        }
+    }
+    archive.store(name, file)
+}
