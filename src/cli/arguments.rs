@@ -92,6 +92,7 @@ pub(super) enum Command {
     Annotate(commands::annotate::Annotate),
     Retain(commands::retain::Retain),
     Expunge(commands::retain::Expunge),
+    Delete(commands::delete::Delete),
     Check(commands::check::Check),
     MasterKey(commands::master_key::CreateMasterKey),
     Encrypt(commands::files::Encrypt),
@@ -100,8 +101,8 @@ pub(super) enum Command {
     Decompress(commands::files::Decompress),
     Permissions(commands::permissions::Permissions),
     Conf(commands::conf::Conf),
-    Completions(commands::completions::Completions),
     Wal(commands::wal::Wal),
+    Completions(commands::completions::Completions),
 }
 
 /// Hands a method on to the command at hand.
@@ -116,6 +117,7 @@ macro_rules! each {
             Command::Annotate($args) => $call,
             Command::Retain($args) => $call,
             Command::Expunge($args) => $call,
+            Command::Delete($args) => $call,
             Command::Check($args) => $call,
             Command::MasterKey($args) => $call,
             Command::Encrypt($args) => $call,
@@ -124,8 +126,8 @@ macro_rules! each {
             Command::Decompress($args) => $call,
             Command::Permissions($args) => $call,
             Command::Conf($args) => $call,
-            Command::Completions($args) => $call,
             Command::Wal($args) => $call,
+            Command::Completions($args) => $call,
         }
     };
 }
@@ -142,6 +144,7 @@ impl Command {
             Command::Annotate(_) => "annotate",
             Command::Retain(_) => "retain",
             Command::Expunge(_) => "expunge",
+            Command::Delete(_) => "delete",
             Command::Check(_) => "check",
             Command::MasterKey(_) => "master-key",
             Command::Encrypt(_) => "encrypt",
@@ -150,8 +153,8 @@ impl Command {
             Command::Decompress(_) => "decompress",
             Command::Permissions(_) => "permissions",
             Command::Conf(_) => "conf",
-            Command::Completions(_) => "completions",
             Command::Wal(wal) => wal.name(),
+            Command::Completions(_) => "completions",
         }
     }
 

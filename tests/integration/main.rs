@@ -13,6 +13,8 @@
 mod support;
 
 mod annotations;
+mod archiving;
+mod changed_blocks;
 mod completions;
 mod compression;
 mod configuration;

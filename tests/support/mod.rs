@@ -5,11 +5,13 @@
 //! unprivileged account, since initdb and postgres refuse root.
 
 pub mod account;
+pub mod archive;
 pub mod checks;
 pub mod cluster;
 pub mod ground;
 pub mod load;
 pub mod pgkeep;
+pub mod random_changes;
 pub mod report;
 pub mod template;
 

@@ -9,9 +9,10 @@ use clap_complete::engine::CompletionCandidate;
 use super::{Typed, from_shell};
 use crate::config::{Configuration, ServerName};
 use crate::repository::backup_info::BackupInfo;
-use crate::repository::catalogue::{self, Catalogue};
+use crate::repository::catalogue::Catalogue;
 use crate::repository::identifier::Identifier;
 use crate::repository::layout::{BackupFolder, ServerFolder};
+use crate::repository::staging;
 use crate::size::readable;
 
 /// Words and what they mean, those that begin with what is typed.
@@ -87,20 +88,24 @@ pub(super) fn backups(typed: &Typed, current: &OsStr) -> Vec<CompletionCandidate
         return found;
     };
     let current = current.to_string_lossy();
-    let identifiers = catalogue::identifiers(&folder).unwrap_or_default();
-    let names = identifiers
+    let mut backups = staging::finished(&folder).unwrap_or_default();
+    backups.sort_unstable_by_key(|(identifier, _)| std::cmp::Reverse(*identifier));
+    let names = backups
         .iter()
-        .rev()
-        .map(|identifier| (identifier, identifier.to_string()));
-    let fitting = names.filter(|(_, name)| name.starts_with(current.as_ref()));
-    found.extend(fitting.enumerate().map(|(place, (identifier, name))| {
-        let help = if place < DESCRIBED {
-            description(*identifier, &folder.backup(*identifier))
-        } else {
-            String::new()
-        };
-        candidate(&name, &help)
-    }));
+        .map(|(identifier, folder)| (identifier, folder, identifier.to_string()));
+    let fitting = names.filter(|(.., name)| name.starts_with(current.as_ref()));
+    found.extend(
+        fitting
+            .enumerate()
+            .map(|(place, (identifier, folder, name))| {
+                let help = if place < DESCRIBED {
+                    description(*identifier, folder)
+                } else {
+                    String::new()
+                };
+                candidate(&name, &help)
+            }),
+    );
     found
 }
 

@@ -1,7 +1,7 @@
 //! What a user would type: the examples of `--help` and of the manual pages.
 
 /// One line to type, and what it does.
-pub(super) struct Example {
+pub(in crate::cli) struct Example {
     /// What it does, in one sentence without a period.
     pub does: &'static str,
     /// The line.
