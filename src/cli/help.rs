@@ -1,7 +1,7 @@
 //! The command line with all that `-h` and `--help` show of it: an overview of the
 //! commands by what they are for, examples, exit status.
 
-mod examples;
+pub(super) mod examples;
 
 use std::fmt::Write;
 
@@ -12,7 +12,7 @@ use crate::cli::arguments::Arguments;
 use examples::{EXAMPLES, Example};
 
 /// The commands by what they are for, in the order of the overview.
-const GROUPS: &[(&str, &[&str])] = &[
+pub(super) const GROUPS: &[(&str, &[&str])] = &[
     ("Back up", &["backup", "wal", "check", "status"]),
     ("Look at backups", &["list-backup", "info", "verify"]),
     ("Restore", &["restore", "archive"]),
@@ -28,7 +28,7 @@ const GROUPS: &[(&str, &[&str])] = &[
 ];
 
 /// Exit statuses and what they mean.
-const EXIT_STATUS: [(u8, &str); 6] = [
+pub(super) const EXIT_STATUS: [(u8, &str); 6] = [
     (0, "done"),
     (1, "failed"),
     (2, "wrong usage or configuration"),
@@ -78,21 +78,30 @@ fn with_examples(command: Command, path: &str) -> Command {
         let path = format!("{path} {}", below.get_name());
         with_examples(below, path.trim_start())
     });
-    match examples(path) {
-        none if none.is_empty() => command,
-        some => command.after_long_help(StyledStr::from(some)),
+    let notes = command.get_after_help().map(|notes| format!("{}\n\n", notes.ansi()));
+    let after = format!("{}{}", notes.unwrap_or_default(), examples(path));
+    if after.is_empty() {
+        return command;
     }
+    command.after_long_help(StyledStr::from(after))
 }
 
-/// The examples of the command that is typed like this; nothing where it has none.
+/// The examples of the command that is typed like this.
+pub(super) fn examples_of(path: &str) -> &'static [Example] {
+    let found = EXAMPLES.iter().find(|(command, _)| *command == path);
+    found.map_or(&[], |(_, examples)| examples)
+}
+
+/// The same as a part of the help; nothing where there is none.
 fn examples(path: &str) -> String {
-    let Some((_, examples)) = EXAMPLES.iter().find(|(command, _)| *command == path) else {
-        return String::new();
-    };
-    let shown = examples
+    let shown = examples_of(path)
         .iter()
         .map(|Example { does, line }| format!("  # {does}\n  {line}\n"));
-    format!("{}{}", heading("Examples"), shown.collect::<String>())
+    let shown: String = shown.collect();
+    if shown.is_empty() {
+        return shown;
+    }
+    format!("{}{shown}", heading("Examples"))
 }
 
 fn exit_status() -> String {
@@ -136,7 +145,7 @@ mod tests {
     #[test]
     fn every_command_has_examples() {
         for path in commands(&command(), "") {
-            assert!(!examples(&path).is_empty(), "{path}");
+            assert!(!examples_of(&path).is_empty(), "{path}");
         }
     }
 
@@ -146,7 +155,9 @@ mod tests {
             Some((_, value)) => value.trim_matches('\''),
             None => line,
         };
-        let words = shlex::split(line).unwrap().into_iter();
+        // PostgreSQL replaces it by a file's name.
+        let line = line.replace("%f", "000000010000000000000001");
+        let words = shlex::split(&line).unwrap().into_iter();
         words
             .skip_while(|word| word != "pgkeep")
             .take_while(|word| !word.starts_with(['|', '>']))
@@ -156,8 +167,7 @@ mod tests {
     #[test]
     fn every_example_can_be_typed() {
         for path in commands(&command(), "").into_iter().chain([String::new()]) {
-            let (_, examples) = EXAMPLES.iter().find(|(name, _)| *name == path).unwrap();
-            for Example { line, .. } in *examples {
+            for Example { line, .. } in examples_of(&path) {
                 let words = words(line);
                 if words.is_empty() {
                     continue;

@@ -1,7 +1,7 @@
 //! What a user would type: the examples of `--help` and of the manual pages.
 
 /// One line to type, and what it does.
-pub(super) struct Example {
+pub(in crate::cli) struct Example {
     /// What it does, in one sentence without a period.
     pub does: &'static str,
     /// The line.
@@ -76,6 +76,14 @@ pub(super) const EXAMPLES: &[(&str, &[Example])] = &[
             example(
                 "Also rebuild the cluster in /scratch, check that, and remove it again",
                 "pgkeep verify primary newest /scratch",
+            ),
+            example(
+                "The drill: also start what was rebuilt, and read every table of every database",
+                "pgkeep verify primary newest /scratch --start",
+            ),
+            example(
+                "For cron: verify what was not verified for as long as the configuration says",
+                "pgkeep -q verify --due",
             ),
         ],
     ),
