@@ -272,7 +272,7 @@ impl Actor {
     /// any way.
     fn transaction(&mut self, client: &mut Client) {
         let (outer, inner, name) = (self.new_name(), self.new_name(), self.new_name());
-        let is_prepared = self.random.one_in(3);
+        let is_prepared = self.prepared.len() < 4 && self.random.one_in(3);
         let mut after_commit = vec![outer.clone()];
         let mut dropped = None;
         run(client, "begin");
