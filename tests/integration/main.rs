@@ -15,6 +15,8 @@ mod support;
 mod compression;
 mod configuration;
 mod corrupt_pages;
+mod encryption;
+mod files;
 mod ground;
 mod interruption;
 mod kinds_of_cluster;
