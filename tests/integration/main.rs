@@ -22,6 +22,8 @@ mod configuration;
 mod copying;
 mod corrupt_pages;
 mod deletion;
+mod encryption;
+mod files;
 mod ground;
 mod incremental;
 mod interruption;
