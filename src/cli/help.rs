@@ -78,7 +78,9 @@ fn with_examples(command: Command, path: &str) -> Command {
         let path = format!("{path} {}", below.get_name());
         with_examples(below, path.trim_start())
     });
-    let notes = command.get_after_help().map(|notes| format!("{}\n\n", notes.ansi()));
+    let notes = command
+        .get_after_help()
+        .map(|notes| format!("{}\n\n", notes.ansi()));
     let after = format!("{}{}", notes.unwrap_or_default(), examples(path));
     if after.is_empty() {
         return command;

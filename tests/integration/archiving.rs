@@ -1,16 +1,10 @@
 //! `wal push` and `wal get` under a real server: nothing that was acknowledged is lost, whatever is killed.
 
-use std::fs;
-use std::path::Path;
-use std::time::Duration;
-
 use crate::support::archive::{
     archiving, recover_with, small_segments, switch, wait_until_archived,
 };
 use crate::support::checks::{self, Before};
-use crate::support::cluster::Postmaster;
-use crate::support::pgkeep::SERVER;
-use crate::support::{Cluster, Load, Pgkeep, VERSIONS, wait_until};
+use crate::support::{Load, Pgkeep, wait_until};
 
 /// The archived segments, history files and so on that are whole, by sizes of the cluster's own.
 fn segments_of(pgkeep: &Pgkeep) -> Vec<String> {

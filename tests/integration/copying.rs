@@ -1,15 +1,10 @@
 //! `wal copy`: everything a server has and the archive has not, and loud where WAL is gone.
 
-use std::fs;
-use std::time::Duration;
-
-use rustix::process::Signal;
-
-use crate::support::archive::{recover_with, small_segments, switch};
-use crate::support::checks::{self, Before};
+use crate::support::archive::{small_segments, switch};
+use crate::support::checks::{self};
 use crate::support::pgkeep::SERVER;
 use crate::support::report::Report;
-use crate::support::{Cluster, Load, Pgkeep, VERSIONS, wait_until};
+use crate::support::{Cluster, Pgkeep, VERSIONS};
 
 /// The segments that a server names as whole, from the first it has on.
 fn whole_segments(cluster: &Cluster) -> Vec<String> {
