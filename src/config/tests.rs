@@ -87,6 +87,29 @@ fn a_servers_section_overrides_the_main_one() {
 }
 
 #[test]
+fn the_parts_of_retention_must_fit_wherever_they_stand() {
+    for (main, own) in [
+        ("retention = -, 4", ""),
+        ("retention = 7, 5, 12", ""),
+        ("retention = 7, 4, 12", "retention = -, 5"),
+        ("", "retention = 7, -, 13, 1"),
+    ] {
+        let error = primary(main, own).unwrap_err();
+        assert!(
+            error.message().contains(": retention cannot be \""),
+            "{error}"
+        );
+        let hint = error.advice().unwrap();
+        assert!(
+            hint.contains("at least one day") && hint.contains("up to 4 weeks"),
+            "{hint}"
+        );
+    }
+    let own = primary("", "retention = -, 5").unwrap();
+    assert_eq!(own.retention.to_string(), "7, 5, -, -");
+}
+
+#[test]
 fn nothing_is_set_by_default() {
     let server = primary("", "").unwrap();
     assert_eq!(server.base_dir, Path::new("/home/ann/.local/share/pgkeep"));
@@ -150,14 +173,12 @@ fn every_bad_value_is_named_with_its_line() {
         ("backup_max_rate = fast", "a number of bytes"),
         ("network_max_rate = -5", "a number of bytes"),
         ("retention = 7 days", "days, weeks, months and years"),
-        ("retention = 7, 5, 12", "up to 4 weeks"),
         ("verification = daily", "a number of seconds"),
         ("create_slot = maybe", "yes or no"),
         ("log_level = loud", "off, error, warn"),
         ("log_file = here", "an absolute path"),
     ];
     let main = [
-        ("retention = -, 4", "at least one day"),
         ("storage_engine = s3", "local"),
         ("log_type = paper", "console or file"),
     ];

@@ -108,5 +108,6 @@ fn max_rate_slows_a_backup_down() {
     let took = begin.elapsed().as_secs_f64();
     let least = bytes as f64 / (16.0 * 1024.0 * 1024.0);
     assert!(took > least * 0.7, "{bytes} bytes in {took} s");
-    assert!(took < least * 2.0 + 3.0, "{bytes} bytes in {took} s");
+    // Whatever else the machine has to do.
+    assert!(took < least * 4.0 + 15.0, "{bytes} bytes in {took} s");
 }

@@ -44,11 +44,18 @@ fn one_run_copies_what_there_is_and_the_next_one_nothing() {
         expected.push(format!("{current}.partial"));
         assert_eq!(pgkeep.archived().into_iter().collect::<Vec<_>>(), expected);
 
-        let before = checks::state(&pgkeep.wal());
+        // The server itself adds to the unfinished segment now and then.
+        let state = || {
+            let mut state = checks::state(&pgkeep.wal());
+            state.retain(|(path, ..)| {
+                path.is_file() && !path.to_string_lossy().contains(".partial")
+            });
+            state
+        };
+        let before = state();
         let report = copy(&pgkeep);
         assert_eq!(report.number("Response.Segments"), 0);
-        let idle = checks::state(&pgkeep.wal());
-        assert_eq!(idle, before, "an idle server, and something was written");
+        assert_eq!(state(), before, "nothing is new, and something was written");
 
         switch(&cluster);
         assert_eq!(copy(&pgkeep).number("Response.Segments"), 1);

@@ -167,7 +167,9 @@ fn without_the_key_it_is_named_and_nothing_is_restored() {
     // Damage of what lies on disk is found all the same.
     let bundle = backup.folder.join("bundles/000000.tar.zstd.aes");
     flip(&bundle, 1000);
-    let error = pgkeep.run(&["verify", SERVER, "newest"]).failed(3);
+    let error = pgkeep
+        .run(&["verify", SERVER, &backup.identifier])
+        .failed(3);
     assert!(error.contains("000000.tar.zstd.aes"), "{error}");
 }
 
@@ -285,11 +287,14 @@ fn a_restore_never_takes_a_changed_file() {
         // The salt, and the end, which no decompressor needs.
         for (number, place) in [20, length - 1].into_iter().enumerate() {
             flip(&largest, place);
-            let error = pgkeep.run(&["verify", SERVER, "newest"]).failed(3);
+            let error = pgkeep
+                .run(&["verify", SERVER, &backup.identifier])
+                .failed(3);
             assert!(error.contains(name), "{error}");
             // Restore reads no SHA-512: it is the encryption that tells.
             let target = pgkeep.ground().folder(&format!("target-{number}"));
-            let arguments = ["restore", SERVER, "newest", target.to_str().unwrap()];
+            let target_name = target.to_str().unwrap();
+            let arguments = ["restore", SERVER, &backup.identifier, target_name];
             let error = pgkeep.run(&arguments).failed(3);
             assert!(error.contains(name), "{error}");
             let is_told = error.contains("the encrypted file was changed");
@@ -297,6 +302,6 @@ fn a_restore_never_takes_a_changed_file() {
             assert!(checks::tree(&target).is_empty());
             flip(&largest, place);
         }
-        pgkeep.ok(&["verify", SERVER, "newest"]);
+        pgkeep.ok(&["verify", SERVER, &backup.identifier]);
     }
 }

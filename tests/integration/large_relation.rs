@@ -76,7 +76,7 @@ fn a_relation_of_two_segments_restores() {
 #[test]
 fn a_relation_of_two_segments_that_is_truncated_meanwhile_restores() {
     let cluster = cluster_with_a_large_relation();
-    let pgkeep = Pgkeep::of(&cluster).with("max_rate", "400MB");
+    let pgkeep = Pgkeep::of(&cluster).with("max_rate", "100MB");
     // Before the backup: its queries would keep the rows from being removed.
     cluster.sql("delete from large where i > 500");
     let mut running = pgkeep.spawn(&["backup", SERVER]);

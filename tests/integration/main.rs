@@ -31,6 +31,7 @@ mod kinds_of_cluster;
 mod large_relation;
 mod naming;
 mod permissions;
+mod positions;
 mod refusals;
 mod reports;
 mod restored_files;

@@ -150,8 +150,14 @@ impl Cluster {
 
     /// Starts the server and waits until it takes connections.
     pub fn start(&mut self) {
-        if let Err(log) = self.try_start() {
-            panic!("PostgreSQL {} does not start:\n{log}", self.major);
+        let give_up = Instant::now() + Duration::from_secs(60);
+        while let Err(log) = self.try_start() {
+            // The last of a killed server's processes can take a moment to be gone.
+            let is_early = log.contains("pre-existing shared memory block");
+            if !is_early || Instant::now() > give_up {
+                panic!("PostgreSQL {} does not start:\n{log}", self.major);
+            }
+            std::thread::sleep(Duration::from_millis(100));
         }
     }
 
