@@ -92,6 +92,7 @@ pub(super) enum Command {
     Annotate(commands::annotate::Annotate),
     Retain(commands::retain::Retain),
     Expunge(commands::retain::Expunge),
+    Delete(commands::delete::Delete),
     Check(commands::check::Check),
     MasterKey(commands::master_key::CreateMasterKey),
     Encrypt(commands::files::Encrypt),
@@ -101,6 +102,7 @@ pub(super) enum Command {
     Permissions(commands::permissions::Permissions),
     Conf(commands::conf::Conf),
     Wal(commands::wal::Wal),
+    Completions(commands::completions::Completions),
 }
 
 /// Hands a method on to the command at hand.
@@ -115,6 +117,7 @@ macro_rules! each {
             Command::Annotate($args) => $call,
             Command::Retain($args) => $call,
             Command::Expunge($args) => $call,
+            Command::Delete($args) => $call,
             Command::Check($args) => $call,
             Command::MasterKey($args) => $call,
             Command::Encrypt($args) => $call,
@@ -124,6 +127,7 @@ macro_rules! each {
             Command::Permissions($args) => $call,
             Command::Conf($args) => $call,
             Command::Wal($args) => $call,
+            Command::Completions($args) => $call,
         }
     };
 }
@@ -140,6 +144,7 @@ impl Command {
             Command::Annotate(_) => "annotate",
             Command::Retain(_) => "retain",
             Command::Expunge(_) => "expunge",
+            Command::Delete(_) => "delete",
             Command::Check(_) => "check",
             Command::MasterKey(_) => "master-key",
             Command::Encrypt(_) => "encrypt",
@@ -149,6 +154,7 @@ impl Command {
             Command::Permissions(_) => "permissions",
             Command::Conf(_) => "conf",
             Command::Wal(wal) => wal.name(),
+            Command::Completions(_) => "completions",
         }
     }
 

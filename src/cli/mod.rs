@@ -6,6 +6,7 @@
 mod app;
 mod arguments;
 mod commands;
+mod completion;
 mod help;
 mod logging;
 mod progress;
@@ -22,13 +23,16 @@ use clap::error::ErrorKind;
 
 use crate::error::{Error, Kind, Result};
 use app::App;
-use arguments::{Arguments, Format};
+use arguments::{Arguments, Command, Format};
 use report::{Answer, Report};
 use status::{CANNOT_TELL, StatusReader};
 
 /// Runs the command line and returns the exit status.
 pub fn main() -> ExitCode {
     let began = Instant::now();
+    if let Some(candidates) = completion::answer() {
+        return print(&candidates, 0, StatusReader::Anybody);
+    }
     let matches = help::command().try_get_matches();
     let parsed = matches.and_then(|matches| Arguments::from_arg_matches(&matches));
     let arguments = match parsed {
@@ -55,6 +59,10 @@ pub fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments, reader: StatusReader) -> Result<Answer> {
+    // Every new shell may ask for its script, whatever is wrong with the configuration.
+    if let Command::Completions(completions) = &arguments.command {
+        return Ok(completions.answer());
+    }
     let app = App::new(&arguments.global)?;
     // A server that recovers wants to see that it was the signal that ended this.
     if reader == StatusReader::Anybody {

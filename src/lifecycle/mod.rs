@@ -4,4 +4,6 @@
 //! Everything here that writes holds the server's lock.
 
 pub mod annotate;
+pub mod delete;
+mod merge;
 pub mod retain;

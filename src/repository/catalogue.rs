@@ -1,12 +1,10 @@
 //! The backups of one server.
 
-use std::fs;
-use std::io;
-
 use crate::error::{Error, Result};
 use crate::repository::backup_info::{BackupInfo, Increment};
 use crate::repository::identifier::{Identifier, Selector};
 use crate::repository::layout::{BackupFolder, ServerFolder};
+use crate::repository::staging;
 
 /// A finished backup as it lies in the repository.
 #[derive(Debug)]
@@ -40,10 +38,9 @@ impl Catalogue {
     /// Reads the catalogue. A server without any backup has an empty one.
     pub fn read(server: &str, folder: &ServerFolder) -> Result<Catalogue> {
         folder.check_format()?;
-        let mut backups: Vec<Backup> = identifiers(folder)?
+        let mut backups: Vec<Backup> = staging::finished(folder)?
             .into_iter()
-            .map(|identifier| {
-                let folder = folder.backup(identifier);
+            .map(|(identifier, folder)| {
                 let info = BackupInfo::read(&folder).and_then(|info| named(identifier, info));
                 Backup {
                     identifier,
@@ -204,24 +201,6 @@ impl Catalogue {
     }
 }
 
-fn identifiers(folder: &ServerFolder) -> Result<Vec<Identifier>> {
-    let backups = folder.backups();
-    let entries = match fs::read_dir(&backups) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries.map_err(|error| Error::io("read the folder", &backups, &error))?,
-    };
-    let mut identifiers = Vec::new();
-    for entry in entries {
-        let entry = entry.map_err(|error| Error::io("read the folder", &backups, &error))?;
-        let name = entry.file_name();
-        identifiers.extend(
-            name.to_str()
-                .and_then(|name| name.parse::<Identifier>().ok()),
-        );
-    }
-    Ok(identifiers)
-}
-
 /// A backup.info of another backup, copied here by hand, is not believed.
 fn named(identifier: Identifier, info: BackupInfo) -> Result<BackupInfo> {
     if info.backup == identifier {
@@ -237,6 +216,8 @@ fn named(identifier: Identifier, info: BackupInfo) -> Result<BackupInfo> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::fs;
+
     use super::*;
     use crate::repository::backup_info::ChangeSource;
     use crate::repository::backup_info::tests::example;

@@ -13,7 +13,7 @@
 //!     extra/…                              further files of the server
 //! base_dir/SERVER/backup/IDENTIFIER.building/
 //!                                          a backup that is not finished: no command
-//!                                          takes it for one, the next backup removes it
+//!                                          takes it for one, the next writer removes it
 //! base_dir/SERVER/wal.lock                 held by the one who copies WAL, with its pid
 //! base_dir/SERVER/wal/archive.info         which cluster's WAL it is
 //! base_dir/SERVER/wal/NAME[SUFFIX]         a segment, a history file, …
@@ -36,6 +36,8 @@ pub mod identifier;
 pub mod incoming;
 pub mod layout;
 pub mod lock;
+pub mod roll_forward;
 pub mod staging;
 pub mod store;
 pub mod wal_archive;
+pub mod wal_path;

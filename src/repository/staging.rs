@@ -1,15 +1,31 @@
-//! A backup while it is being built, beside the finished ones.
+//! A backup while it is being built, beside the finished ones; and how finished ones are
+//! replaced and deleted.
+//!
+//! Whatever is cut short leaves folders whose names are no backup's:
+//!
+//! ```text
+//! IDENTIFIER.building    a backup, or what shall replace one, that is not finished; or one that was replaced
+//! IDENTIFIER.replaced    a backup that makes room for what replaces it, where the two cannot be exchanged in
+//!                        one step; without IDENTIFIER beside it, it is the backup
+//! IDENTIFIER.deleting    a backup that was deleted
+//! ```
 
 use std::fs;
 use std::io;
+use std::path::Path;
+
+use rustix::fs::{CWD, RenameFlags};
+use rustix::io::Errno;
 
 use crate::error::{Error, Result};
 use crate::repository::durable;
 use crate::repository::identifier::Identifier;
 use crate::repository::layout::{BackupFolder, ServerFolder};
-use crate::repository::lock::ServerLock;
+use crate::repository::lock::{InfoLock, ServerLock};
 
-const SUFFIX: &str = ".building";
+const BUILDING: &str = ".building";
+const REPLACED: &str = ".replaced";
+const DELETING: &str = ".deleting";
 
 /// The folder of a backup that is not finished. Dropped before it is
 /// published, it removes what was written.
@@ -28,7 +44,7 @@ impl Staging {
         _lock: &ServerLock,
         identifier: Identifier,
     ) -> Result<Staging> {
-        let path = server.backups().join(format!("{identifier}{SUFFIX}"));
+        let path = server.backups().join(format!("{identifier}{BUILDING}"));
         durable::create_folder(&path)?;
         Ok(Staging {
             server: server.clone(),
@@ -43,67 +59,237 @@ impl Staging {
         &self.folder
     }
 
+    /// Makes everything written so far durable.
+    pub fn sync(&self) -> Result<()> {
+        durable::sync_file_system(self.folder.path())
+    }
+
     /// Makes it a backup: syncs everything, then renames.
     pub fn publish(mut self) -> Result<BackupFolder> {
-        durable::sync_file_system(self.folder.path())?;
+        self.sync()?;
         let finished = self.server.backup(self.identifier);
-        fs::rename(self.folder.path(), finished.path())
-            .map_err(|error| Error::io("rename", self.folder.path(), &error))?;
+        rename(self.folder.path(), finished.path())?;
         self.published = true;
         durable::sync_folder(&self.server.backups())?;
         Ok(finished)
+    }
+
+    /// Puts it in the place of the finished backup of the same name, which is removed. All of it must be
+    /// synced. At every moment there is one or the other.
+    pub fn replace(mut self, _lock: &ServerLock, _info_lock: &InfoLock) -> Result<()> {
+        let finished = self.server.backup(self.identifier);
+        match exchange(self.folder.path(), finished.path()) {
+            Ok(()) => {}
+            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => self.make_room_and_replace()?,
+            Err(error) => return Err(Error::io("replace", finished.path(), &error.into())),
+        }
+        self.published = true;
+        durable::sync_folder(&self.server.backups())?;
+        // What cannot be removed now, the next writer removes.
+        for old in [BUILDING, REPLACED] {
+            let _ = durable::remove_folder(&with_suffix(&self.server, self.identifier, old));
+        }
+        Ok(())
+    }
+
+    /// Network file systems cannot exchange two folders in one step.
+    fn make_room_and_replace(&self) -> Result<()> {
+        let finished = self.server.backup(self.identifier);
+        let aside = with_suffix(&self.server, self.identifier, REPLACED);
+        rename(finished.path(), &aside)?;
+        rename(self.folder.path(), finished.path()).or_else(|error| {
+            rename(&aside, finished.path())?;
+            Err(error)
+        })
     }
 }
 
 impl Drop for Staging {
     fn drop(&mut self) {
         if !self.published {
-            // What cannot be removed now, the next backup removes.
+            // What cannot be removed now, the next writer removes.
             let _ = durable::remove_folder(self.folder.path());
         }
     }
 }
 
-/// Removes what backups that never finished left behind; returns how many there were.
+/// Deletes a backup. It is none any more before anything of it is removed.
+pub fn delete(
+    server: &ServerFolder,
+    identifier: Identifier,
+    _lock: &ServerLock,
+    _info_lock: &InfoLock,
+) -> Result<()> {
+    let deleting = with_suffix(server, identifier, DELETING);
+    rename(server.backup(identifier).path(), &deleting)?;
+    durable::sync_folder(&server.backups())?;
+    durable::remove_folder(&deleting)
+}
+
+/// Removes what was left behind by those that were cut short; returns how many folders there were.
 pub fn remove_leftovers(server: &ServerFolder, _lock: &ServerLock) -> Result<usize> {
-    let backups = server.backups();
-    let unreadable = |error: &io::Error| Error::io("read the folder", &backups, error);
     let mut removed = 0;
-    for entry in fs::read_dir(&backups).map_err(|error| unreadable(&error))? {
-        let entry = entry.map_err(|error| unreadable(&error))?;
-        if entry.file_name().to_string_lossy().ends_with(SUFFIX) {
-            durable::remove_folder(&entry.path())?;
+    for name in names(server)? {
+        let path = server.backups().join(&name);
+        if let Some(identifier) = identifier_with(&name, REPLACED)
+            && !server.backup(identifier).path().exists()
+        {
+            rename(&path, server.backup(identifier).path())?;
+            durable::sync_folder(&server.backups())?;
+        } else if [BUILDING, REPLACED, DELETING]
+            .iter()
+            .any(|suffix| name.ends_with(suffix))
+        {
+            durable::remove_folder(&path)?;
             removed += 1;
         }
     }
     Ok(removed)
 }
 
+/// Every finished backup, and where it lies.
+pub fn finished(server: &ServerFolder) -> Result<Vec<(Identifier, BackupFolder)>> {
+    let names = names(server)?;
+    let in_place: Vec<Identifier> = names.iter().filter_map(|name| name.parse().ok()).collect();
+    let aside = names
+        .iter()
+        .filter_map(|name| identifier_with(name, REPLACED))
+        .filter(|identifier| !in_place.contains(identifier))
+        .map(|identifier| {
+            let path = with_suffix(server, identifier, REPLACED);
+            (identifier, BackupFolder::new(path))
+        });
+    let finished = in_place
+        .iter()
+        .map(|identifier| (*identifier, server.backup(*identifier)));
+    Ok(finished.chain(aside).collect())
+}
+
+fn names(server: &ServerFolder) -> Result<Vec<String>> {
+    let backups = server.backups();
+    let unreadable = |error: &io::Error| Error::io("read the folder", &backups, error);
+    let entries = match fs::read_dir(&backups) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(|error| unreadable(&error))?,
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(|error| unreadable(&error))?;
+        names.extend(entry.file_name().into_string());
+    }
+    Ok(names)
+}
+
+fn with_suffix(server: &ServerFolder, identifier: Identifier, suffix: &str) -> std::path::PathBuf {
+    server.backups().join(format!("{identifier}{suffix}"))
+}
+
+fn identifier_with(name: &str, suffix: &str) -> Option<Identifier> {
+    name.strip_suffix(suffix)?.parse().ok()
+}
+
+fn exchange(one: &Path, other: &Path) -> std::result::Result<(), Errno> {
+    rustix::fs::renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE)
+}
+
+fn rename(from: &Path, to: &Path) -> Result<()> {
+    fs::rename(from, to).map_err(|error| Error::io("rename", from, &error))
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::interrupt::Interrupt;
 
-    #[test]
-    fn only_a_published_backup_stays() {
+    const NAME: &str = "20240928065644";
+
+    fn server() -> (tempfile::TempDir, ServerFolder, ServerLock) {
         let base = tempfile::tempdir().unwrap();
         let server = ServerFolder::new(base.path(), "primary");
         server.create().unwrap();
         let lock = ServerLock::take(&server).unwrap();
-        let identifier = "20240928065644".parse().unwrap();
+        (base, server, lock)
+    }
 
-        let staging = Staging::begin(&server, &lock, identifier).unwrap();
-        fs::write(staging.folder().stored("x"), "x").unwrap();
-        drop(staging);
-        assert_eq!(fs::read_dir(server.backups()).unwrap().count(), 0);
+    /// A staged folder with one file.
+    fn staging(server: &ServerFolder, lock: &ServerLock, content: &str) -> Staging {
+        let staging = Staging::begin(server, lock, NAME.parse().unwrap()).unwrap();
+        fs::write(staging.folder().stored("x"), content).unwrap();
+        staging
+    }
 
-        std::mem::forget(Staging::begin(&server, &lock, identifier).unwrap());
+    /// The one finished backup's file.
+    fn content(server: &ServerFolder) -> String {
+        let finished = finished(server).unwrap();
+        assert_eq!(finished.len(), 1);
+        fs::read_to_string(finished[0].1.stored("x")).unwrap()
+    }
+
+    fn entries(server: &ServerFolder) -> usize {
+        fs::read_dir(server.backups()).unwrap().count()
+    }
+
+    #[test]
+    fn only_a_published_backup_stays() {
+        let (_base, server, lock) = server();
+        drop(staging(&server, &lock, "x"));
+        assert_eq!(entries(&server), 0);
+        std::mem::forget(staging(&server, &lock, "x"));
+        assert!(finished(&server).unwrap().is_empty());
         assert_eq!(remove_leftovers(&server, &lock).unwrap(), 1);
-
-        let staging = Staging::begin(&server, &lock, identifier).unwrap();
-        fs::write(staging.folder().stored("x"), "x").unwrap();
-        let finished = staging.publish().unwrap();
-        assert!(finished.stored("x").exists());
+        staging(&server, &lock, "x").publish().unwrap();
+        assert_eq!(content(&server), "x");
         assert_eq!(remove_leftovers(&server, &lock).unwrap(), 0);
+    }
+
+    #[test]
+    fn a_backup_is_replaced_by_another_one() {
+        let (_base, server, lock) = server();
+        let info_lock = InfoLock::take(&server, &Interrupt::default()).unwrap();
+        staging(&server, &lock, "old").publish().unwrap();
+        let new = staging(&server, &lock, "new");
+        new.replace(&lock, &info_lock).unwrap();
+        assert_eq!(content(&server), "new");
+        assert_eq!(entries(&server), 1);
+    }
+
+    #[test]
+    fn a_backup_that_made_room_is_still_there() {
+        let (_base, server, lock) = server();
+        staging(&server, &lock, "old").publish().unwrap();
+        let mut new = staging(&server, &lock, "new");
+        // Cut short between the two steps.
+        let aside = with_suffix(&server, NAME.parse().unwrap(), REPLACED);
+        rename(server.backup(NAME.parse().unwrap()).path(), &aside).unwrap();
+        assert_eq!(content(&server), "old");
+        new.published = true;
+        drop(new);
+        assert_eq!(remove_leftovers(&server, &lock).unwrap(), 1);
+        assert_eq!(content(&server), "old");
+        assert_eq!(entries(&server), 1);
+        // Cut short after them.
+        let mut new = staging(&server, &lock, "new");
+        new.make_room_and_replace().unwrap();
+        assert_eq!(content(&server), "new");
+        new.published = true;
+        assert_eq!(remove_leftovers(&server, &lock).unwrap(), 1);
+        assert_eq!(content(&server), "new");
+        assert_eq!(entries(&server), 1);
+    }
+
+    #[test]
+    fn a_deleted_backup_is_gone_whatever_was_removed_of_it() {
+        let (_base, server, lock) = server();
+        let info_lock = InfoLock::take(&server, &Interrupt::default()).unwrap();
+        let identifier = NAME.parse().unwrap();
+        staging(&server, &lock, "x").publish().unwrap();
+        let deleting = with_suffix(&server, identifier, DELETING);
+        rename(server.backup(identifier).path(), &deleting).unwrap();
+        assert!(finished(&server).unwrap().is_empty());
+        assert_eq!(remove_leftovers(&server, &lock).unwrap(), 1);
+        staging(&server, &lock, "x").publish().unwrap();
+        delete(&server, identifier, &lock, &info_lock).unwrap();
+        assert_eq!(entries(&server), 0);
     }
 }

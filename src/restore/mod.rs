@@ -5,9 +5,11 @@
 
 mod directory;
 mod manifest;
+pub mod plan;
 pub mod position;
 mod rebuild;
-mod recovery;
+pub mod recovery;
+pub mod restore_command;
 mod space;
 pub mod tablespaces;
 #[cfg(test)]
@@ -22,7 +24,7 @@ use crate::progress::Progress;
 use crate::repository::chain::Chain;
 
 use directory::DataDirectory;
-use position::Position;
+use recovery::Recovery;
 use tablespaces::TablespaceMapping;
 
 /// Which backup to restore, whereto and how.
@@ -31,14 +33,12 @@ pub struct Request<'a> {
     pub chain: &'a Chain,
     /// The folder above the data directory.
     pub directory: PathBuf,
-    /// What the restored cluster becomes.
-    pub position: Position,
+    /// How the restored cluster recovers.
+    pub recovery: Recovery,
     /// Other places for tablespaces.
     pub mappings: &'a [TablespaceMapping],
     /// Whether what is there is replaced.
     pub force: bool,
-    /// How a replica finds its primary: a conninfo without a password.
-    pub primary_conninfo: String,
     /// Threads that write.
     pub workers: usize,
 }
@@ -75,12 +75,7 @@ pub fn run(
         progress,
         interrupt,
     )?;
-    recovery::write_settings(
-        &directory,
-        &contents.info,
-        request.position,
-        &request.primary_conninfo,
-    )?;
+    recovery::write_settings(&directory, &contents.info, &request.recovery)?;
     manifest::write(request.chain, &directory, &changed)?;
 
     progress.step("sync", None);

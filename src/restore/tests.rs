@@ -409,10 +409,9 @@ fn restore(catalogue: &Catalogue, taken: &Taken, directory: &Path) -> Result<Pat
     let request = Request {
         chain: &Chain::read(catalogue, backup, &keys())?,
         directory: directory.to_owned(),
-        position: Position::default(),
+        recovery: Recovery::OwnWal,
         mappings: &[],
         force: false,
-        primary_conninfo: String::new(),
         workers: 2,
     };
     run(&request, &Silent, &Interrupt::default())

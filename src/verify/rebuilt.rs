@@ -14,7 +14,7 @@ use crate::pg::manifest::{BACKUP_MANIFEST_FILE, Checksum, Manifest, ManifestFile
 use crate::progress::Progress;
 use crate::repository::chain::Chain;
 use crate::repository::durable;
-use crate::restore::{self, position::Position, tablespaces::TablespaceMapping};
+use crate::restore::{self, recovery::Recovery, tablespaces::TablespaceMapping};
 use crate::verify::Findings;
 use crate::verify::drill::Drill;
 
@@ -83,10 +83,9 @@ impl Scratch {
         let request = restore::Request {
             chain,
             directory: self.path.clone(),
-            position: Position::default(),
+            recovery: Recovery::OwnWal,
             mappings: &mappings,
             force: false,
-            primary_conninfo: String::new(),
             workers,
         };
         restore::run(&request, progress, interrupt)

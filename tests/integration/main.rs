@@ -14,6 +14,8 @@ mod support;
 
 mod annotations;
 mod archiving;
+mod changed_blocks;
+mod completions;
 mod compression;
 mod configuration;
 mod copying;

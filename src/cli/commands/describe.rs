@@ -3,9 +3,11 @@
 use crate::cli::report::{Fields, Value, field};
 use crate::error::{Error, Result};
 use crate::pg::lsn::Lsn;
+use crate::pg::timestamp;
 use crate::repository::backup_info::{BackupInfo, DrillOutcome, Increment, Verdict};
 use crate::repository::catalogue::{Backup, Catalogue};
 use crate::repository::identifier::Identifier;
+use crate::repository::roll_forward::RollForward;
 
 /// What `backup` and `list-backup` say of a backup that can be restored.
 pub(crate) fn summary(info: &BackupInfo) -> Fields {
@@ -151,6 +153,23 @@ pub(crate) fn details(catalogue: &Catalogue, backup: &Backup) -> Result<Fields> 
     }
     fields.extend(unusable.map(|why| field("Error", why.message())));
     Ok(fields)
+}
+
+/// To which moment the archived WAL leads from a backup, or why nobody can tell.
+pub(crate) fn roll_forward(forward: &Result<Option<RollForward>>) -> Fields {
+    match forward {
+        Ok(None) => Vec::new(),
+        Ok(Some(forward)) => {
+            let mut fields = vec![
+                field("RollForwardLSN", forward.lsn),
+                field("RollForwardTimeline", forward.timeline.0),
+            ];
+            let time = forward.time.map(timestamp::text);
+            fields.extend(time.map(|time| field("RollForwardTime", time)));
+            fields
+        }
+        Err(error) => vec![field("RollForwardError", error.message())],
+    }
 }
 
 /// The backup that an incremental one needs.

@@ -5,6 +5,7 @@ use crate::cli::commands::describe;
 use crate::cli::report::{Answer, Fields, field};
 use crate::error::Result;
 use crate::repository::identifier::Selector;
+use crate::repository::roll_forward::HeldWal;
 
 /// Show everything known about one backup
 #[derive(Debug, Args)]
@@ -29,6 +30,14 @@ impl Info {
         let server = app.server(&self.server)?;
         let catalogue = server.catalogue()?;
         let backup = catalogue.select(&self.backup)?;
-        Ok(Answer::success(describe::details(&catalogue, backup)?))
+        let mut response = describe::details(&catalogue, backup)?;
+        if let Ok(info) = catalogue.check(backup) {
+            let forward = HeldWal::look(&server.folder, server.keys()).and_then(|held| {
+                held.map(|mut held| held.roll_forward(&backup.folder, info, &app.interrupt))
+                    .transpose()
+            });
+            response.extend(describe::roll_forward(&forward));
+        }
+        Ok(Answer::success(response))
     }
 }

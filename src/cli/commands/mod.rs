@@ -3,7 +3,9 @@
 pub(super) mod annotate;
 pub(super) mod backup;
 pub(super) mod check;
+pub(super) mod completions;
 pub(super) mod conf;
+pub(super) mod delete;
 pub(super) mod describe;
 pub(super) mod files;
 pub(super) mod info;

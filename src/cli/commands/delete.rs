@@ -1,0 +1,56 @@
+use clap::Args;
+
+use crate::cli::app::App;
+use crate::cli::report::{Answer, Fields, Value, field};
+use crate::error::Result;
+use crate::lifecycle::delete;
+use crate::repository::identifier::{Identifier, Selector};
+
+/// Delete a backup
+///
+/// Backups that are increments of it are first made to stand without it: the child of a full backup becomes full.
+/// A kept backup, and the last valid one, are deleted with --force only.
+#[derive(Debug, Args)]
+pub(crate) struct Delete {
+    /// The server's name
+    server: String,
+    /// Identifier or its first digits, newest, latest or oldest
+    backup: Selector,
+    /// Delete it though it is kept, the last valid one, or needed by damaged ones
+    #[arg(long)]
+    force: bool,
+}
+
+impl Delete {
+    /// What was asked.
+    pub(crate) fn request(&self) -> Fields {
+        vec![
+            field("Backup", self.backup.to_string()),
+            field("Force", self.force),
+            field("Server", self.server.as_str()),
+        ]
+    }
+
+    /// Deletes it.
+    pub(crate) fn run(&self, app: &App) -> Result<Answer> {
+        let server = app.server(&self.server)?;
+        let request = delete::Request {
+            server: server.name(),
+            folder: &server.folder,
+            backup: &self.backup,
+            keys: &server.keys(),
+            force: self.force,
+            workers: server.workers,
+        };
+        let deleted = delete::run(&request, &*app.progress, &app.interrupt)?;
+        let list = |backups: Vec<Identifier>| backups.into_iter().map(Value::from).collect();
+        let merged: Vec<Value> = list(deleted.merged);
+        let broken: Vec<Value> = list(deleted.broken);
+        Ok(Answer::success(vec![
+            field("Backup", deleted.backup),
+            field("Server", server.name()),
+            field("Merged", merged),
+            field("Broken", broken),
+        ]))
+    }
+}
