@@ -57,6 +57,24 @@ pub fn sync_parent(path: &Path) -> Result<()> {
     }
 }
 
+/// Writes a file that is not there yet. Several processes may do so at once, with the same content.
+pub fn create_file(path: &Path, content: &[u8]) -> Result<()> {
+    let moment = jiff::Timestamp::now().as_nanosecond();
+    let own = path.with_added_extension(format!("{}-{moment}", std::process::id()));
+    let written = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&own)
+        .and_then(|mut file| file.write_all(content).and_then(|()| file.sync_all()))
+        .map_err(|error| Error::io("write", path, &error));
+    let renamed = written.and_then(|()| rename_to_new(&own, path));
+    if !matches!(renamed, Ok(true)) {
+        let _ = fs::remove_file(&own);
+    }
+    renamed.map(drop)
+}
+
 /// Renames a file to a name that must be free; false where it is taken. Not synced.
 pub fn rename_to_new(from: &Path, to: &Path) -> Result<bool> {
     match rename_noreplace(from, to) {

@@ -62,7 +62,7 @@ impl ServerFolder {
         durable::create_folder(&self.backups())?;
         let version = self.base.join(VERSION_FILE);
         if !version.exists() {
-            durable::replace(&version, format!("{FORMAT}\n").as_bytes())?;
+            durable::create_file(&version, format!("{FORMAT}\n").as_bytes())?;
             durable::sync_folder(&self.root)?;
             durable::sync_folder(&self.base)?;
         }

@@ -118,6 +118,14 @@ pub fn run(
             }
         })();
         match pass {
+            // Who follows a server is asked to end, or else goes on.
+            Err(_)
+                if interrupt.is_raised()
+                    && copied.timeline.is_some()
+                    && request.follow.is_some() =>
+            {
+                return Ok(copied);
+            }
             // A server that was there before may only be restarting.
             Err(error)
                 if error.kind() == Kind::Server

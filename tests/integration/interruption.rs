@@ -2,8 +2,6 @@
 //! half there, and the next one works.
 
 use std::fs;
-use std::path::PathBuf;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -11,7 +9,8 @@ use rustix::process::Signal;
 use crate::support::checks::{self, Before};
 use crate::support::cluster::Postmaster;
 use crate::support::pgkeep::{Backup, SERVER, wait_until_copying};
-use crate::support::{Cluster, Ground, Load, Pgkeep, account};
+use crate::support::small_disk::SmallDisk;
+use crate::support::{Cluster, Load, Pgkeep, account};
 
 /// The first backup is whole and the only one listed.
 fn assert_only(pgkeep: &Pgkeep, first: &Backup) {
@@ -193,40 +192,6 @@ fn a_file_size_limit_fails_the_backup(pgkeep: &Pgkeep) {
     run.wait().failed(1);
     assert!(pgkeep.ok(&["list-backup", SERVER]).backups().is_empty());
     assert_no_leftovers(pgkeep);
-}
-
-/// A file system of a few megabytes.
-struct SmallDisk {
-    folder: PathBuf,
-    // Removed last, when nothing is mounted there any more.
-    _ground: Ground,
-}
-
-impl SmallDisk {
-    fn new(size: &str) -> SmallDisk {
-        let ground = Ground::new();
-        let folder = ground.folder("small");
-        let options = format!("size={size},mode=700,uid={}", account::uid());
-        checks::shell(&format!(
-            "mount -t tmpfs -o {options} none {}",
-            checks::quoted(&folder)
-        ));
-        SmallDisk {
-            folder,
-            _ground: ground,
-        }
-    }
-
-    fn grow(&self, size: &str) {
-        let folder = checks::quoted(&self.folder);
-        checks::shell(&format!("mount -o remount,size={size} {folder}"));
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(&self.folder).status();
-    }
 }
 
 #[test]

@@ -14,6 +14,7 @@ mod support;
 
 mod annotations;
 mod archiving;
+mod block_maps;
 mod chains;
 mod changed_blocks;
 mod completions;

@@ -193,6 +193,16 @@ impl Cluster {
         }
     }
 
+    /// True if the server has ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        let server = self.server.as_mut();
+        let has_ended = server.is_none_or(|server| server.try_wait().unwrap().is_some());
+        if has_ended {
+            self.server = None;
+        }
+        has_ended
+    }
+
     /// Stops the server.
     pub fn stop(&mut self, how: Postmaster) {
         let Some(mut server) = self.server.take() else {

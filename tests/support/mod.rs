@@ -13,10 +13,10 @@ pub mod load;
 pub mod pgkeep;
 pub mod random_changes;
 pub mod report;
+pub mod small_disk;
 pub mod template;
 
 pub use cluster::{Cluster, Options};
-pub use ground::Ground;
 pub use load::Load;
 pub use pgkeep::Pgkeep;
 

@@ -209,12 +209,15 @@ impl Inventory {
             // The segment in which a timeline was left is the next one's.
             let begin = range.start.segment(self.size);
             let end = range.end.segment(self.size).min(newest).max(begin);
-            let held = self
-                .segments_of(range.timeline)
-                .map(|segment| segment.number)
-                .filter(|number| (begin..end).contains(number));
+            let within = |segment: &SegmentName| (begin..end).contains(&segment.number);
+            // Where there was an unfinished segment once, the whole one is missing.
+            let mut held: BTreeMap<SegmentNumber, bool> = BTreeMap::new();
+            let partials = self.partials_of(range.timeline).filter(within);
+            held.extend(partials.map(|segment| (segment.number, false)));
+            let whole = self.segments_of(range.timeline).filter(within);
+            held.extend(whole.map(|segment| (segment.number, true)));
             let mut expected = begin;
-            for number in held.chain([end]) {
+            for (number, is_whole) in held.into_iter().chain([(end, false)]) {
                 if anything_before && expected < number {
                     gaps.push(Gap {
                         first: SegmentName {
@@ -228,7 +231,7 @@ impl Inventory {
                     });
                 }
                 anything_before |= number < end;
-                expected = number.next();
+                expected = if is_whole { number.next() } else { number };
             }
         }
         gaps
@@ -306,6 +309,14 @@ mod tests {
         archive.add(WalFileKind::Partial, segment(1, 12));
         assert_eq!(gaps(&archive), [(1, 5, 6), (1, 8, 8), (1, 10, 11)]);
         assert_eq!(gaps(&inventory(&[], &[])), []);
+        // Where one was unfinished, it should be whole since.
+        let mut begun = inventory(&[], &[]);
+        begun.add(WalFileKind::Partial, segment(1, 4));
+        assert_eq!(gaps(&begun), []);
+        begun.add(WalFileKind::Partial, segment(1, 6));
+        assert_eq!(gaps(&begun), [(1, 4, 5)]);
+        begun.add(WalFileKind::Segment, segment(1, 4));
+        assert_eq!(gaps(&begun), [(1, 5, 5)]);
     }
 
     /// Timeline 2 left timeline 1 inside segment 5.
