@@ -123,7 +123,7 @@ fn full_segments(cluster: &Cluster) -> [String; 2] {
     switch(cluster);
     let first = cluster.value("select pg_walfile_name(pg_current_wal_insert_lsn() + 1)");
     cluster.sql(
-        "create table wide as select repeat(md5(i::text), 100) from generate_series(1, 3000) i",
+        "create table wide as select repeat(md5(i::text), 100) from generate_series(1, 30000) i",
     );
     let next = format!(
         "select min(name) from pg_ls_waldir() where name > '{first}' and name < pg_walfile_name(pg_current_wal_flush_lsn())"

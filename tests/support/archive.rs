@@ -3,10 +3,11 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use super::cluster::{Cluster, Options};
 use super::pgkeep::{Pgkeep, SERVER, binary};
-use super::wait_until;
+use super::{account, wait_until};
 
 /// Small segments, so that there are many.
 pub fn small_segments() -> Options {
@@ -83,6 +84,16 @@ impl Pgkeep {
         let folders = ["wal", "summary"].map(|name| self.base().join(SERVER).join(name));
         let entries = folders.map(|folder| fs::read_dir(folder.join("incoming")));
         entries.into_iter().flatten().flatten().count()
+    }
+
+    /// Runs pgkeep with a data directory as the working directory, as a server does.
+    pub fn output_in(&self, folder: &Path, arguments: &[&str]) -> std::process::Output {
+        let mut command: Command = account::command(binary());
+        command
+            .env("HOME", self.ground().path())
+            .current_dir(folder);
+        command.arg("-c").arg(self.configuration()).args(arguments);
+        account::output(&mut command)
     }
 }
 
