@@ -148,6 +148,13 @@ fn a_gap_is_told_and_the_copy_goes_on_behind_it() {
     copy(&pgkeep);
     let before = pgkeep.archived();
     move_on(&cluster);
+    // From here on nothing goes, so that there is WAL behind the gap.
+    cluster.sql("alter system set wal_keep_size = '1GB'");
+    cluster.sql("alter system set max_wal_size = '1GB'");
+    cluster.sql("select pg_reload_conf()");
+    std::thread::sleep(Duration::from_millis(500));
+    switch(&cluster);
+    switch(&cluster);
     let run = pgkeep.run(&["-F", "json", "wal", "copy", SERVER]);
     let error = run.failed(3);
     let report = run.report();
@@ -167,14 +174,11 @@ fn a_gap_is_told_and_the_copy_goes_on_behind_it() {
     assert_eq!(gaps(&copy(&pgkeep)), 1);
     let report = pgkeep.ok(&["-F", "json", "wal", "list", SERVER]);
     assert_eq!(report.at("Response.Gaps.0.First"), first);
-    assert_eq!(
-        report
-            .find("Response.Timelines.0.Parts")
-            .unwrap()
-            .as_array()
-            .unwrap()
-            .len(),
-        2
+    // In front of the gap there may be no more than an unfinished segment.
+    let parts = report.find("Response.Timelines.0.Parts").unwrap();
+    assert!(
+        (1..=2).contains(&parts.as_array().unwrap().len()),
+        "{parts}"
     );
     let text = pgkeep.run(&["wal", "list", SERVER]);
     assert!(text.stdout.contains(&last), "{}", text.stdout);
