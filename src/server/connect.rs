@@ -28,6 +28,10 @@ use std::thread;
 use std::time::Duration;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
+/// What a session starts with, before what the user's `options` say: a role may have a timeout so short
+/// that not even the statement that lifts it would come to its end.
+const NO_STATEMENT_TIMEOUT: &str = "-c statement_timeout=0";
+
 /// Opens sessions with one server.
 #[derive(Clone)]
 pub struct Connector {
@@ -297,9 +301,8 @@ impl Connector {
         if let Some(timeout) = connect_timeout {
             config.connect_timeout(*timeout);
         }
-        if let Some(options) = options {
-            config.options(options);
-        }
+        let more = options.as_deref().unwrap_or_default();
+        config.options(format!("{NO_STATEMENT_TIMEOUT} {more}").trim_end());
         if let Some(password) = &target.endpoint.password {
             config.password(password.reveal());
         }
