@@ -605,3 +605,6 @@ fn digest(
         ))
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,10 +1,11 @@
 //! A backup between the day it is made and the day it goes: what is noted about it, whether it
-//! is kept.
+//! is kept, and what is left when it goes.
 //!
 //! Everything here that writes holds the server's lock.
 
 pub mod annotate;
 pub mod delete;
+pub mod expire;
 mod merge;
 pub mod retain;
 pub mod retention;

@@ -239,27 +239,35 @@ impl WalArchive {
             .map_err(|error| error.context(stored.path.display()))
     }
 
-    /// What the archive holds now.
-    pub fn inventory(&self) -> Result<Inventory> {
-        let mut inventory = Inventory::new(self.cluster.segment_size);
+    /// Every file of the archive, in no order.
+    pub fn files(&self) -> Result<Vec<StoredWal>> {
         let unreadable = |error: io::Error| Error::io("read the folder", &self.folder, &error);
+        let mut files = Vec::new();
         for entry in fs::read_dir(&self.folder).map_err(unreadable)? {
             let entry = entry.map_err(unreadable)?;
             let file_name = entry.file_name();
             let plain = file_name.to_str().map(|name| Suffix::split(name).0);
-            let Some(name) = plain.and_then(WalFileName::parse) else {
-                continue;
-            };
+            if let Some(name) = plain.and_then(WalFileName::parse) {
+                let path = entry.path();
+                files.push(StoredWal { name, path });
+            }
+        }
+        Ok(files)
+    }
+
+    /// What the archive holds now.
+    pub fn inventory(&self) -> Result<Inventory> {
+        let mut inventory = Inventory::new(self.cluster.segment_size);
+        for stored in self.files()? {
             match (
-                name.timeline_of_history(),
-                name.segment_name(self.cluster.segment_size),
+                stored.name.timeline_of_history(),
+                stored.name.segment_name(self.cluster.segment_size),
             ) {
                 (Some(timeline), _) => {
-                    let path = entry.path();
-                    let history = self.read_history(&StoredWal { name, path }, timeline)?;
+                    let history = self.read_history(&stored, timeline)?;
                     inventory.add_history(history);
                 }
-                (None, Some(segment)) => inventory.add(name.kind(), segment),
+                (None, Some(segment)) => inventory.add(stored.name.kind(), segment),
                 (None, None) => {}
             }
         }

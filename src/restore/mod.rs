@@ -13,7 +13,7 @@ pub mod restore_command;
 mod space;
 pub mod tablespaces;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod write;
 
 use std::path::PathBuf;

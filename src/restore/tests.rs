@@ -13,7 +13,7 @@ use crate::pg::control::{CONTROL_FILE, tests::control_file};
 use crate::pg::incremental;
 use crate::pg::label::BACKUP_LABEL_FILE;
 use crate::pg::lsn::{Lsn, Timeline};
-use crate::pg::manifest::{BACKUP_MANIFEST_FILE, Checksum, Manifest};
+use crate::pg::manifest::{BACKUP_MANIFEST_FILE, Checksum, Manifest, ManifestWriter};
 use crate::pg::page::PAGE_SIZE;
 use crate::pg::segment::{SegmentName, SegmentSize};
 use crate::progress::Silent;
@@ -51,7 +51,7 @@ fn bytes(blocks: &[Content]) -> Vec<u8> {
 
 /// What happens to a relation.
 #[derive(Debug, Clone)]
-enum Change {
+pub(crate) enum Change {
     /// Blocks are added, and the WAL has them.
     Extend(u8),
     /// Blocks of zeros are added, which the WAL does not mention.
@@ -65,7 +65,7 @@ enum Change {
 }
 
 #[derive(Debug, Clone)]
-enum Step {
+pub(crate) enum Step {
     Change(usize, Change),
     /// A backup; `choices` decides what must not matter.
     Backup {
@@ -76,13 +76,13 @@ enum Step {
 }
 
 #[derive(Debug, Clone)]
-enum Parent {
+pub(crate) enum Parent {
     None,
     Newest,
     Any(u8),
 }
 
-fn steps() -> impl Strategy<Value = Vec<Step>> {
+pub(crate) fn steps() -> impl Strategy<Value = Vec<Step>> {
     let change = prop_oneof![
         3 => (1_u8..8).prop_map(Change::Extend),
         3 => (1_u8..8).prop_map(Change::ExtendByZeros),
@@ -151,20 +151,20 @@ struct Changed {
 }
 
 /// A backup that was taken, and the files that there were.
-struct Taken {
-    identifier: Identifier,
+pub(crate) struct Taken {
+    pub(crate) identifier: Identifier,
     start_lsn: Lsn,
     /// How much of the log came before it.
     log: usize,
     files: BTreeMap<String, Vec<Content>>,
 }
 
-struct Model {
+pub(crate) struct Model {
     relations: Vec<Relation>,
     log: Vec<(usize, Logged)>,
     clock: Content,
-    taken: Vec<Taken>,
-    server: ServerFolder,
+    pub(crate) taken: Vec<Taken>,
+    pub(crate) server: ServerFolder,
 }
 
 impl Model {
@@ -296,8 +296,10 @@ impl Model {
             number: info.start_lsn.segment(size),
         };
         let segment = format!("pg_wal/{}", segment.file_name(size));
+        let manifest = ManifestWriter::new(Vec::new(), 2, info.system_identifier).unwrap();
         for (path, content) in [
             ("PG_VERSION", b"17\n".to_vec()),
+            (BACKUP_MANIFEST_FILE, manifest.finish(&[]).unwrap()),
             (BACKUP_LABEL_FILE, label.as_bytes().to_vec()),
             (CONTROL_FILE, control_file(1700)),
             (&segment, b"WAL".to_vec()),
@@ -364,7 +366,7 @@ impl Model {
     }
 
     /// Restores a backup, and compares it with what there was.
-    fn check(&self, taken: &Taken, catalogue: &Catalogue, directory: &Path) {
+    pub(crate) fn check(&self, taken: &Taken, catalogue: &Catalogue, directory: &Path) {
         let rebuild = verify::Rebuild {
             directory,
             drill: None,
@@ -417,13 +419,13 @@ fn restore(catalogue: &Catalogue, taken: &Taken, directory: &Path) -> Result<Pat
     run(&request, &Silent, &Interrupt::default())
 }
 
-fn keys() -> Keyring {
+pub(crate) fn keys() -> Keyring {
     Keyring::new(None)
 }
 
 /// Decisions that must not matter.
 #[derive(Debug, Clone, Copy)]
-enum Choices {
+pub(crate) enum Choices {
     /// As they fall (splitmix64).
     Random(u64),
     /// Always no.
@@ -523,7 +525,7 @@ impl TestStore {
 }
 
 /// In memory where that is possible: every restore is synced.
-fn ground() -> tempfile::TempDir {
+pub(crate) fn ground() -> tempfile::TempDir {
     tempfile::tempdir_in("/dev/shm")
         .or_else(|_| tempfile::tempdir())
         .unwrap()
@@ -531,6 +533,16 @@ fn ground() -> tempfile::TempDir {
 
 /// Takes all backups, and restores each of them in `ground`.
 fn play(ground: &Path, steps: &[Step]) -> Model {
+    let model = take(ground, steps);
+    let catalogue = Catalogue::read("primary", &model.server).unwrap();
+    for taken in &model.taken {
+        model.check(taken, &catalogue, &ground.join("restored"));
+    }
+    model
+}
+
+/// Takes all backups.
+pub(crate) fn take(ground: &Path, steps: &[Step]) -> Model {
     let mut model = Model::new(ground);
     for step in steps {
         match step {
@@ -550,10 +562,6 @@ fn play(ground: &Path, steps: &[Step]) -> Model {
                 model.back_up(parent, *compression, *choices);
             }
         }
-    }
-    let catalogue = Catalogue::read("primary", &model.server).unwrap();
-    for taken in &model.taken {
-        model.check(taken, &catalogue, &ground.join("restored"));
     }
     model
 }

@@ -7,6 +7,7 @@ pub(super) mod completions;
 pub(super) mod conf;
 pub(super) mod delete;
 pub(super) mod describe;
+pub(super) mod expire;
 pub(super) mod files;
 pub(super) mod info;
 pub(super) mod list_backup;

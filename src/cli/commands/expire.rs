@@ -1,0 +1,77 @@
+use std::path::PathBuf;
+
+use clap::Args;
+use jiff::Timestamp;
+
+use crate::cli::app::App;
+use crate::cli::report::{Answer, Fields, Value, field};
+use crate::error::Result;
+use crate::lifecycle::expire;
+use crate::repository::identifier::Identifier;
+
+/// Remove the backups that retention does not keep, and the WAL no backup needs
+///
+/// Retention keeps all backups of some days, and beyond these one a week, month and year. What a backup that stays is an
+/// increment of stays with it, and so do kept backups and the newest valid one. Archived WAL and block maps go up to
+/// where the first backup that stays begins.
+#[derive(Debug, Args)]
+pub(crate) struct Expire {
+    /// The server's name
+    server: String,
+    /// Only tell what would be removed
+    #[arg(long)]
+    dry_run: bool,
+}
+
+impl Expire {
+    /// What was asked.
+    pub(crate) fn request(&self) -> Fields {
+        vec![
+            field("DryRun", self.dry_run),
+            field("Server", self.server.as_str()),
+        ]
+    }
+
+    /// Removes it, or tells what would be.
+    pub(crate) fn run(&self, app: &App) -> Result<Answer> {
+        let server = app.server(&self.server)?;
+        let retention = server.configuration.retention;
+        let request = expire::Request {
+            server: server.name(),
+            folder: &server.folder,
+            retention: &retention,
+            keys: &server.keys(),
+        };
+        let now = Timestamp::now();
+        let expired = if self.dry_run {
+            expire::plan(&request, now)?
+        } else {
+            expire::run(&request, now, &*app.progress, &app.interrupt)?
+        };
+        for backup in &expired.unreadable {
+            log::warn!(
+                "whether backup {backup} is kept cannot be read, so it stays; delete --force removes it"
+            );
+        }
+        Ok(Answer::success(vec![
+            field("Server", server.name()),
+            field("Retention", retention.to_string()),
+            field("DryRun", self.dry_run),
+            field("Backups", identifiers(&expired.backups)),
+            field("WAL", names(&expired.wal)),
+            field("BlockMaps", names(&expired.block_maps)),
+            field("Unreadable", identifiers(&expired.unreadable)),
+        ]))
+    }
+}
+
+fn identifiers(backups: &[Identifier]) -> Vec<Value> {
+    backups.iter().map(|backup| Value::from(*backup)).collect()
+}
+
+fn names(files: &[PathBuf]) -> Vec<Value> {
+    let names = files.iter().filter_map(|file| file.file_name());
+    names
+        .map(|name| Value::from(name.to_string_lossy().into_owned()))
+        .collect()
+}

@@ -1,0 +1,162 @@
+//! What retention does not keep, removed: backups, and the archived WAL and block maps that no backup needs.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+
+use crate::config::Retention;
+use crate::error::{Error, Result};
+use crate::interrupt::Interrupt;
+use crate::lifecycle::retention::{self, Candidate};
+use crate::pg::lsn::Lsn;
+use crate::progress::Progress;
+use crate::repository::block_maps::BlockMaps;
+use crate::repository::catalogue::Catalogue;
+use crate::repository::identifier::Identifier;
+use crate::repository::layout::ServerFolder;
+use crate::repository::lock::{InfoLock, ServerLock};
+use crate::repository::staging;
+use crate::repository::wal_archive::WalArchive;
+use crate::stored::master_key::Keyring;
+
+/// Whose backups expire.
+pub struct Request<'a> {
+    /// The server's name.
+    pub server: &'a str,
+    /// Its part of the repository.
+    pub folder: &'a ServerFolder,
+    /// What is kept.
+    pub retention: &'a Retention,
+    /// The master keys of its archive.
+    pub keys: &'a Keyring,
+}
+
+/// What goes. Everything in it is named, so that it can be shown and nothing else is touched.
+#[derive(Debug, Default)]
+pub struct Expired {
+    /// Backups, each before the one it is an increment of.
+    pub backups: Vec<Identifier>,
+    /// Files of the WAL archive, the oldest first.
+    pub wal: Vec<PathBuf>,
+    /// Block maps of that WAL.
+    pub block_maps: Vec<PathBuf>,
+    /// Backups of which nothing can be read, not even whether they are kept: they stay.
+    pub unreadable: Vec<Identifier>,
+}
+
+/// Tells what would go now. Nothing is changed, and no lock is needed.
+pub fn plan(request: &Request<'_>, now: Timestamp) -> Result<Expired> {
+    let catalogue = Catalogue::read(request.server, request.folder)?;
+    if catalogue.backups().is_empty() {
+        return Ok(Expired::default());
+    }
+    if catalogue.valid().next().is_none() {
+        return Err(Error::damage(format!(
+            "server {} has no valid backup, so nothing expires",
+            request.server
+        ))
+        .hint(format!("pgkeep backup {} makes one", request.server)));
+    }
+    let candidates: Vec<Candidate> = catalogue
+        .backups()
+        .iter()
+        .filter_map(|backup| {
+            let info = backup.info.as_ref().ok()?;
+            Some(Candidate {
+                identifier: backup.identifier,
+                is_valid: catalogue.check(backup).is_ok(),
+                is_kept: info.keep,
+                parent: info.incremental.as_ref().map(|increment| increment.parent),
+            })
+        })
+        .collect();
+    let backups = retention::expired(&candidates, request.retention, now);
+    let unreadable = catalogue
+        .backups()
+        .iter()
+        .filter(|backup| backup.info.is_err())
+        .map(|backup| backup.identifier)
+        .collect();
+    let first_needed = catalogue
+        .backups()
+        .iter()
+        .filter(|backup| !backups.contains(&backup.identifier))
+        .filter_map(|backup| Some(backup.info.as_ref().ok()?.start_lsn))
+        .min();
+    let (wal, block_maps) = match first_needed {
+        Some(position) => (
+            unneeded_wal(request, position)?,
+            unneeded_maps(request, position)?,
+        ),
+        None => (Vec::new(), Vec::new()),
+    };
+    Ok(Expired {
+        backups,
+        wal,
+        block_maps,
+        unreadable,
+    })
+}
+
+/// Removes what [`plan`] tells of.
+pub fn run(
+    request: &Request<'_>,
+    now: Timestamp,
+    progress: &dyn Progress,
+    interrupt: &Interrupt,
+) -> Result<Expired> {
+    if !request.folder.root().exists() {
+        return Ok(Expired::default());
+    }
+    let lock = ServerLock::take(request.folder)?;
+    staging::remove_leftovers(request.folder, &lock)?;
+    let expired = plan(request, now)?;
+    progress.step("expire", None);
+    for identifier in &expired.backups {
+        interrupt.check()?;
+        let info_lock = InfoLock::take(request.folder, interrupt)?;
+        staging::delete(request.folder, *identifier, &lock, &info_lock)?;
+    }
+    for path in expired.wal.iter().chain(&expired.block_maps) {
+        interrupt.check()?;
+        remove(path)?;
+    }
+    Ok(expired)
+}
+
+/// The archive takes no lock, and replaces unfinished segments: what is gone is gone.
+fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(Error::io("remove", path, &error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Files of the archive before the segment in which the first backup that stays begins. Recovery from a backup reads no position
+/// before its start, on whatever timeline. Histories stay: they are small, and tell how timelines came to be.
+fn unneeded_wal(request: &Request<'_>, position: Lsn) -> Result<Vec<PathBuf>> {
+    let Some(archive) = WalArchive::open(request.folder, request.keys.clone())? else {
+        return Ok(Vec::new());
+    };
+    let size = archive.cluster().segment_size;
+    let first = position.segment(size);
+    let mut unneeded: Vec<_> = archive
+        .files()?
+        .into_iter()
+        .filter_map(|stored| Some((stored.name.segment_name(size)?, stored.path)))
+        .filter(|(segment, _)| segment.number < first)
+        .collect();
+    unneeded.sort_by(|one, other| (one.0.number, &one.1).cmp(&(other.0.number, &other.1)));
+    Ok(unneeded.into_iter().map(|(_, path)| path).collect())
+}
+
+/// Maps of nothing but that WAL: an incremental backup asks for changes from its parent's start on.
+fn unneeded_maps(request: &Request<'_>, position: Lsn) -> Result<Vec<PathBuf>> {
+    let maps = BlockMaps::of(request.folder).list()?;
+    let unneeded = maps.into_iter().filter(|map| map.name.end <= position);
+    Ok(unneeded.map(|map| map.path).collect())
+}
