@@ -4,6 +4,7 @@ use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use super::cluster::{Cluster, pid};
 
@@ -35,6 +36,9 @@ const ROUND: &[&str] = &[
 /// Ends the relations of the round before.
 const END: &str = "drop table if exists churn_N";
 
+/// Between two rounds. Without it, the WAL of a busy machine's tests grows faster than they read it.
+const PAUSE: Duration = Duration::from_millis(250);
+
 impl Load {
     /// Starts pgbench with two clients, and a session that changes relations
     /// and databases all the time.
@@ -63,6 +67,7 @@ impl Load {
                         break;
                     }
                     rounds.store(round, Ordering::Relaxed);
+                    std::thread::sleep(PAUSE);
                 }
             }
         });
