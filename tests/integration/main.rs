@@ -24,6 +24,7 @@ mod copying;
 mod corrupt_pages;
 mod deletion;
 mod encryption;
+mod expiry;
 mod files;
 mod ground;
 mod incremental;
