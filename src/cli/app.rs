@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use log::LevelFilter;
 
-use crate::cli::arguments::Global;
+use crate::cli::arguments::{Format, Global};
 use crate::cli::{logging, progress, signals};
 use crate::config::{Configuration, Environment, ServerConfiguration};
 use crate::error::Result;
@@ -29,6 +29,8 @@ pub(super) struct App {
     pub progress: Box<dyn Progress>,
     /// Raised by Ctrl-C and SIGTERM.
     pub interrupt: Arc<Interrupt>,
+    /// How the answer is printed.
+    pub format: Format,
     workers: Option<usize>,
 }
 
@@ -63,6 +65,7 @@ impl App {
             configuration,
             progress: progress::choose(global.progress),
             interrupt: Arc::new(Interrupt::default()),
+            format: global.format,
             workers: global.workers.map(usize::from),
         })
     }

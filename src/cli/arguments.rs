@@ -58,6 +58,8 @@ pub(super) enum Format {
     Text,
     /// One JSON object, for programs.
     Json,
+    /// Metrics; of status alone.
+    Prometheus,
 }
 
 impl Format {
@@ -66,6 +68,7 @@ impl Format {
         match self {
             Format::Text => "text",
             Format::Json => "json",
+            Format::Prometheus => "prometheus",
         }
     }
 }
@@ -94,6 +97,7 @@ pub(super) enum Command {
     Expunge(commands::retain::Expunge),
     Delete(commands::delete::Delete),
     Expire(commands::expire::Expire),
+    Status(commands::status::Status),
     Check(commands::check::Check),
     MasterKey(commands::master_key::CreateMasterKey),
     Encrypt(commands::files::Encrypt),
@@ -120,6 +124,7 @@ macro_rules! each {
             Command::Expunge($args) => $call,
             Command::Delete($args) => $call,
             Command::Expire($args) => $call,
+            Command::Status($args) => $call,
             Command::Check($args) => $call,
             Command::MasterKey($args) => $call,
             Command::Encrypt($args) => $call,
@@ -148,6 +153,7 @@ impl Command {
             Command::Expunge(_) => "expunge",
             Command::Delete(_) => "delete",
             Command::Expire(_) => "expire",
+            Command::Status(_) => "status",
             Command::Check(_) => "check",
             Command::MasterKey(_) => "master-key",
             Command::Encrypt(_) => "encrypt",

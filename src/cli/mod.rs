@@ -59,6 +59,10 @@ pub fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments, reader: StatusReader) -> Result<Answer> {
+    let has_metrics = matches!(arguments.command, Command::Status(_));
+    if arguments.global.format == Format::Prometheus && !has_metrics {
+        return Err(Error::usage("--format prometheus is for status alone"));
+    }
     // Every new shell may ask for its script, whatever is wrong with the configuration.
     if let Command::Completions(completions) = &arguments.command {
         return Ok(completions.answer());

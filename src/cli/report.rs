@@ -21,6 +21,8 @@ pub(super) enum Value {
     Size(u64),
     /// Half of an LSN: hexadecimal for people, the number for programs.
     LsnHalf(u32),
+    /// A span of time: `2 days 03:12:05` for people, seconds for programs.
+    Seconds(u64),
     /// A moment or a backup's identifier: fourteen digits.
     Digits(u64),
     /// true or false.
@@ -97,7 +99,9 @@ impl Value {
     fn to_json(&self) -> serde_json::Value {
         match self {
             Value::Text(text) => text.as_str().into(),
-            Value::Number(number) | Value::Size(number) => (*number).into(),
+            Value::Number(number) | Value::Size(number) | Value::Seconds(number) => {
+                (*number).into()
+            }
             Value::LsnHalf(half) => (*half).into(),
             Value::Digits(digits) => digits.to_string().into(),
             Value::Flag(flag) => (*flag).into(),
@@ -115,6 +119,7 @@ impl Value {
             Value::Text(text) => text.as_str().into(),
             Value::Number(number) | Value::Digits(number) => (*number).into(),
             Value::Size(bytes) => readable(*bytes).into(),
+            Value::Seconds(seconds) => readable_span(*seconds).into(),
             Value::LsnHalf(half) => format!("{half:X}").into(),
             Value::Flag(flag) => (*flag).into(),
             Value::List(values) => values.iter().map(Value::to_yaml).collect(),
@@ -132,7 +137,7 @@ impl Value {
 pub(super) struct Answer {
     /// The report's `Response`.
     pub response: Fields,
-    /// What to print in place of a report, where the format is text.
+    /// What to print in place of a report, where the format is text; or the metrics.
     pub plain: Option<String>,
     /// What went wrong, which decides the exit status.
     pub error: Option<Error>,
@@ -164,9 +169,12 @@ impl Answer {
 
     /// What to print in place of a report.
     pub(super) fn plain_text(&self, format: Format) -> Option<&str> {
-        self.plain
-            .as_deref()
-            .filter(|_| format == Format::Text && self.what_failed().is_none())
+        self.plain.as_deref().filter(|_| match format {
+            Format::Text => self.what_failed().is_none(),
+            Format::Json => false,
+            // What is wrong is among the metrics.
+            Format::Prometheus => true,
+        })
     }
 }
 
@@ -214,11 +222,25 @@ impl Report {
     /// The text to print.
     pub(super) fn render(self) -> String {
         let fields = Value::Map(self.fields);
+        // Made of strings, numbers and maps alone, it can always be written.
+        let text = || serde_yaml::to_string(&fields.to_yaml()).unwrap_or_default();
         match self.format {
             Format::Json => format!("{:#}\n", fields.to_json()),
-            // Made of strings, numbers and maps alone, it can always be written.
-            Format::Text => serde_yaml::to_string(&fields.to_yaml()).unwrap_or_default(),
+            Format::Text => text(),
+            // Where there are no metrics, a collector takes it for comments.
+            Format::Prometheus => text().lines().map(|line| format!("# {line}\n")).collect(),
         }
+    }
+}
+
+/// `HH:MM:SS`, with days before it.
+fn readable_span(seconds: u64) -> String {
+    let (days, rest) = (seconds / 86_400, seconds % 86_400);
+    let clock = format!("{:02}:{:02}:{:02}", rest / 3600, rest / 60 % 60, rest % 60);
+    match days {
+        0 => clock,
+        1 => format!("1 day {clock}"),
+        days => format!("{days} days {clock}"),
     }
 }
 
@@ -277,6 +299,26 @@ mod tests {
         assert_eq!(parsed["Response"]["BackupSize"], 6_857_687);
         assert_eq!(parsed["Response"]["Backup"], "20240928065644");
         assert_eq!(parsed["Response"]["CheckpointLoLSN"], 0x4F00_00B8);
+    }
+
+    #[test]
+    fn spans_of_time_read_as_people_say_them() {
+        for (seconds, expected) in [
+            (0, "00:00:00"),
+            (86_399, "23:59:59"),
+            (86_400, "1 day 00:00:00"),
+            (183_845, "2 days 03:04:05"),
+        ] {
+            assert_eq!(readable_span(seconds), expected);
+        }
+    }
+
+    #[test]
+    fn a_collector_takes_a_report_for_comments() {
+        let answer = Answer::failure(Error::failed("no"));
+        let elapsed = Duration::ZERO;
+        let text = Report::new("status", Format::Prometheus, elapsed, Vec::new(), answer).render();
+        assert!(text.lines().all(|line| line.starts_with("# ")), "{text}");
     }
 
     #[test]

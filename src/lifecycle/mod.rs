@@ -9,3 +9,4 @@ pub mod expire;
 mod merge;
 pub mod retain;
 pub mod retention;
+pub mod status;

@@ -85,6 +85,16 @@ impl HeldWal {
         }))
     }
 
+    /// What the archive held.
+    pub fn inventory(&self) -> &Inventory {
+        &self.inventory
+    }
+
+    /// The size of its segments.
+    pub fn segment_size(&self) -> SegmentSize {
+        self.archive.cluster().segment_size
+    }
+
     /// To which moment a backup can be rolled forward, along the newest timeline that descends from
     /// its own.
     pub fn roll_forward(

@@ -39,6 +39,7 @@ mod reports;
 mod restored_files;
 mod shortened_relations;
 mod standby;
+mod status;
 mod tablespaces;
 mod under_load;
 mod verification;

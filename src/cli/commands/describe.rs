@@ -155,21 +155,15 @@ pub(crate) fn details(catalogue: &Catalogue, backup: &Backup) -> Result<Fields> 
     Ok(fields)
 }
 
-/// To which moment the archived WAL leads from a backup, or why nobody can tell.
-pub(crate) fn roll_forward(forward: &Result<Option<RollForward>>) -> Fields {
-    match forward {
-        Ok(None) => Vec::new(),
-        Ok(Some(forward)) => {
-            let mut fields = vec![
-                field("RollForwardLSN", forward.lsn),
-                field("RollForwardTimeline", forward.timeline.0),
-            ];
-            let time = forward.time.map(timestamp::text);
-            fields.extend(time.map(|time| field("RollForwardTime", time)));
-            fields
-        }
-        Err(error) => vec![field("RollForwardError", error.message())],
-    }
+/// To which moment the archived WAL leads from a backup.
+pub(crate) fn roll_forward(forward: &RollForward) -> Fields {
+    let mut fields = vec![
+        field("RollForwardLSN", forward.lsn),
+        field("RollForwardTimeline", forward.timeline.0),
+    ];
+    let time = forward.time.map(timestamp::text);
+    fields.extend(time.map(|time| field("RollForwardTime", time)));
+    fields
 }
 
 /// The backup that an incremental one needs.

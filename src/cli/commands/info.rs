@@ -36,7 +36,11 @@ impl Info {
                 held.map(|mut held| held.roll_forward(&backup.folder, info, &app.interrupt))
                     .transpose()
             });
-            response.extend(describe::roll_forward(&forward));
+            match &forward {
+                Ok(Some(forward)) => response.extend(describe::roll_forward(forward)),
+                Ok(None) => {}
+                Err(error) => response.push(field("RollForwardError", error.message())),
+            }
         }
         Ok(Answer::success(response))
     }

@@ -15,5 +15,6 @@ pub(super) mod master_key;
 pub(super) mod permissions;
 pub(super) mod restore;
 pub(super) mod retain;
+pub(super) mod status;
 pub(super) mod verify;
 pub(super) mod wal;

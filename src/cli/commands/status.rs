@@ -1,0 +1,153 @@
+mod metrics;
+
+use std::time::Duration;
+
+use clap::Args;
+use jiff::Timestamp;
+
+use crate::cli::app::App;
+use crate::cli::arguments::Format;
+use crate::cli::commands::describe;
+use crate::cli::report::{Answer, Fields, Value, field};
+use crate::error::{Error, Result};
+use crate::lifecycle::status::{self, Status as Seen};
+use crate::repository::identifier::Identifier;
+use crate::server::connect::Connector;
+
+/// How long a server may take to answer, where nothing is configured.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Show how the backups of all servers, or of one, are doing
+///
+/// Exit status 3 where something needs a person: no valid backup, a damaged one, a server that cannot be asked, missing
+/// WAL, a verification that is overdue, too little room. With --format prometheus it prints metrics for a
+/// textfile collector.
+#[derive(Debug, Args)]
+pub(crate) struct Status {
+    /// The server's name; without it, all that are configured
+    server: Option<String>,
+}
+
+impl Status {
+    /// What was asked.
+    pub(crate) fn request(&self) -> Fields {
+        let server = self.server.iter();
+        server
+            .map(|server| field("Server", server.as_str()))
+            .collect()
+    }
+
+    /// Looks at all servers.
+    pub(crate) fn run(&self, app: &App) -> Result<Answer> {
+        let names: Vec<String> = match &self.server {
+            Some(name) => vec![name.clone()],
+            None => app
+                .configuration
+                .servers()
+                .map(ToString::to_string)
+                .collect(),
+        };
+        if names.is_empty() {
+            return Err(Error::usage("no server is configured").hint("name the server"));
+        }
+        let now = Timestamp::now();
+        let mut seen: Vec<(String, Seen)> = Vec::new();
+        let mut servers: Vec<Value> = Vec::new();
+        let mut failure = None;
+        for name in names {
+            match look(app, &name, now) {
+                Ok(one) => {
+                    servers.push(describe(&name, &one, now).into());
+                    seen.push((name, one));
+                }
+                // One server's folder that cannot be read says nothing of the others.
+                Err(error) => {
+                    app.interrupt.check()?;
+                    let fields = vec![
+                        field("Server", name.as_str()),
+                        field("Error", error.message()),
+                    ];
+                    servers.push(fields.into());
+                    failure.get_or_insert(error);
+                }
+            }
+        }
+        Ok(Answer {
+            response: vec![field("Servers", servers)],
+            plain: (app.format == Format::Prometheus).then(|| metrics::render(&seen, now)),
+            error: failure.or_else(|| needs_a_person(&seen)),
+        })
+    }
+}
+
+fn look(app: &App, name: &str, now: Timestamp) -> Result<Seen> {
+    let server = app.server(name)?;
+    let mut connection = server.configuration.connection.clone();
+    connection.connect_timeout.get_or_insert(PATIENCE);
+    let request = status::Request {
+        server: server.name(),
+        folder: &server.folder,
+        keys: &server.keys(),
+        verification: server.configuration.verification,
+        connector: Connector::new(&connection),
+    };
+    status::look(&request, now, &app.interrupt)
+        .map_err(|error| error.context(format_args!("server {name}")))
+}
+
+fn needs_a_person(seen: &[(String, Seen)]) -> Option<Error> {
+    let mut all = seen.iter().flat_map(|(name, seen)| {
+        let attention = seen.attention.iter();
+        attention.map(move |what| format!("server {name}: {what}"))
+    });
+    let first = all.next()?;
+    Some(Error::damage(match all.count() {
+        0 => first,
+        more => format!("{first} (and {more} more)"),
+    }))
+}
+
+fn describe(name: &str, seen: &Seen, now: Timestamp) -> Fields {
+    let mut fields = vec![
+        field("Server", name),
+        field("Reachable", seen.server.is_ok()),
+    ];
+    fields.extend(
+        seen.server
+            .as_ref()
+            .ok()
+            .map(|version| field("PostgreSQL", version.to_string())),
+    );
+    fields.push(field("NumberOfBackups", seen.backups));
+    fields.push(field("NumberOfValid", seen.valid));
+    if let Some(newest) = seen.newest {
+        fields.push(field("Newest", newest));
+        let age = newest.time().map(|made| now.duration_since(made).as_secs());
+        let age = age.and_then(|seconds| u64::try_from(seconds).ok());
+        fields.push(field("Age", Value::Seconds(age.unwrap_or(0))));
+    }
+    let verified = seen.verified;
+    fields.extend(verified.map(|time| field("Verified", Identifier::at(time))));
+    fields.push(field("NumberOfDue", seen.due));
+    if let Ok(Some(wal)) = &seen.wal {
+        let gaps: Vec<Value> = wal.gaps.iter().map(|gap| gap.as_str().into()).collect();
+        let mut about = Vec::new();
+        about.extend(wal.head.as_deref().map(|head| field("Head", head)));
+        about.push(field("Gaps", gaps));
+        if let Some(range) = &wal.roll_forward {
+            about.push(field("FromBackup", range.backup));
+            about.push(field("FromLSN", range.from));
+            about.extend(describe::roll_forward(&range.to));
+        }
+        fields.push(field("WAL", about));
+    }
+    fields.push(field("Held", Value::Size(seen.held)));
+    fields.push(field("Free", Value::Size(seen.free)));
+    let attention: Vec<Value> = seen
+        .attention
+        .iter()
+        .map(|what| what.as_str().into())
+        .collect();
+    fields.push(field("Attention", attention));
+    fields
+}
