@@ -109,7 +109,7 @@ class Server:
         self.process.wait()
 
     def sql(self, text):
-        run([BIN / "psql", "-qXAt", "-v", "ON_ERROR_STOP=1"], input=text, text=True)
+        run([BIN / "psql", "-qXAt", "-v", "ON_ERROR_STOP=1"], input=text, text=True, stdout=subprocess.DEVNULL)
 
     def cpu(self):
         """CPU seconds of the postmaster, its children, and those it has buried."""
