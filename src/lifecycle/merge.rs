@@ -24,6 +24,7 @@ use crate::pg::page::PAGE_SIZE;
 use crate::pg::version::Major;
 use crate::progress::Progress;
 use crate::repository::backup_info::{BackupInfo, CorruptPage, Increment};
+use crate::repository::blocks::{Blocks, check};
 use crate::repository::checksums::Checksums;
 use crate::repository::contents::Contents;
 use crate::repository::durable;
@@ -36,9 +37,9 @@ use crate::stored::compression::Compression;
 use crate::stored::reader::read_whole;
 use crate::stored::writer::Written;
 
-use blocks::{Blocks, Merged};
+use blocks::Merged;
 use bundling::Bundling;
-use content::{ContentWriter, check};
+use content::ContentWriter;
 
 /// Written anew, as they tell what the backup is an increment of, and which files it stores.
 const OWN: [&str; 2] = [BACKUP_LABEL_FILE, BACKUP_MANIFEST_FILE];

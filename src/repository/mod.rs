@@ -26,6 +26,7 @@
 
 pub mod backup_info;
 pub mod block_maps;
+pub mod blocks;
 pub mod catalogue;
 pub mod chain;
 pub mod checksums;

@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::parallel::Stop;
+use crate::repository::blocks::check;
 use crate::repository::file_list::{Crc32c, FileEntry};
 use crate::repository::layout::BackupFolder;
 use crate::repository::store::SLICE_BYTES;
@@ -116,16 +117,4 @@ pub(super) fn copy(
         crc32c = crc32c::crc32c_append(crc32c, &part[..filled]);
         writer.push(&part[..filled])?;
     }
-}
-
-/// What came out must be what went in.
-pub(super) fn check(file: &FileEntry, size: u64, crc32c: u32, stored: &Path) -> Result<()> {
-    if (size, Crc32c(crc32c)) == (file.size, file.crc32c) {
-        return Ok(());
-    }
-    Err(Error::damage(format!(
-        "{} is damaged: {} does not fit its size or checksum",
-        stored.display(),
-        file.path
-    )))
 }
