@@ -8,6 +8,7 @@
 //! disregards the lengths in between, and so brings back rows that had been deleted.)
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use crate::error::{Error, Result};
 use crate::pg::incremental;
@@ -16,9 +17,10 @@ use crate::repository::backup_info::BackupInfo;
 use crate::repository::catalogue::{Backup, Catalogue};
 use crate::repository::contents::Contents;
 use crate::repository::file_list::{Crc32c, FileEntry, FileKind};
-use crate::repository::layout::BackupFolder;
+use crate::repository::layout::{self, BackupFolder};
 use crate::stored::coding::Coding;
 use crate::stored::master_key::Keyring;
+use crate::stored::reader::{StoredReader, read_whole};
 
 /// A backup and its ancestors, down to a full one.
 ///
@@ -137,6 +139,26 @@ pub enum Portion<'a> {
     },
 }
 
+/// A file as it is stored.
+pub struct Stored<'a> {
+    /// Where it lies.
+    pub path: PathBuf,
+    /// How it is read.
+    pub coding: &'a Coding,
+}
+
+impl Stored<'_> {
+    /// Opens it.
+    pub fn open(&self) -> Result<StoredReader> {
+        StoredReader::open(&self.path, self.coding)
+    }
+
+    /// Reads all of its content.
+    pub fn read_whole(&self) -> Result<Vec<u8>> {
+        read_whole(&self.path, self.coding)
+    }
+}
+
 impl Chain {
     /// Reads the lists of a backup and of all that it needs. They are one chain, and every file has a base in it.
     pub fn read(catalogue: &Catalogue, backup: &Backup, keys: &Keyring) -> Result<Chain> {
@@ -191,6 +213,26 @@ impl Chain {
         match self.ancestor(member) {
             None => &self.newest.coding,
             Some(ancestor) => &ancestor.coding,
+        }
+    }
+
+    /// A stored file of a backup of the chain, by its path in PGDATA.
+    pub fn stored(&self, member: Member, path: &str) -> Stored<'_> {
+        let coding = self.coding(member);
+        let stored = layout::stored_file(path, coding.suffix());
+        Stored {
+            path: self.folder(member).stored(&stored),
+            coding,
+        }
+    }
+
+    /// A bundle of a backup of the chain, by its number.
+    pub fn bundle(&self, member: Member, number: u32) -> Stored<'_> {
+        let coding = self.coding(member);
+        let stored = layout::bundle(number, coding.suffix());
+        Stored {
+            path: self.folder(member).stored(&stored),
+            coding,
         }
     }
 

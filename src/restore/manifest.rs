@@ -1,27 +1,39 @@
 //! The manifest of a restored cluster.
 
-use std::io::{BufWriter, Write};
+use std::io::{self, BufWriter, Write};
 
 use crate::error::{Error, Result};
-use crate::pg::history::{TimelineHistory, WalRange, file_name};
+use crate::pg::history::{TimelineHistory, file_name};
 use crate::pg::manifest::{BACKUP_MANIFEST_FILE, ManifestWriter};
 use crate::pg::version::Major;
-use crate::repository::backup_info::BackupInfo;
-use crate::repository::chain::Chain;
+use crate::repository::chain::{Chain, Member};
 use crate::restore::directory::DataDirectory;
 use crate::restore::write::{Changed, LEFT_OUT};
 
-/// A manifest of what was written, for pg_verifybackup.
+/// Writes a manifest of what was written, for pg_verifybackup.
 pub(super) fn write(chain: &Chain, directory: &DataDirectory, changed: &Changed<'_>) -> Result<()> {
-    let info = &chain.newest.info;
     let path = directory.path(BACKUP_MANIFEST_FILE);
-    let failed = |error: std::io::Error| Error::io("write", &path, &error);
+    let failed = |error: io::Error| Error::io("write", &path, &error);
+    let mut target = BufWriter::new(directory.create_file(&path)?);
+    manifest(chain, changed, &mut target, failed)?;
+    target.flush().map_err(failed)
+}
+
+/// The manifest of what a chain is restored to.
+pub(crate) fn manifest(
+    chain: &Chain,
+    changed: &Changed<'_>,
+    target: impl Write,
+    failed: impl Fn(io::Error) -> Error,
+) -> Result<()> {
+    let info = &chain.newest.info;
     let major = Major::from_number(info.major_version)
         .ok_or_else(|| Error::damage("backup.info has an unknown major version"))?;
-    let target = BufWriter::new(directory.create_file(&path)?);
+    let history = history(chain)?;
+    let ranges = history.ranges(info.start_lsn, info.end_lsn, info.end_timeline)?;
     let mut manifest =
         ManifestWriter::new(target, major.manifest_version(), info.system_identifier)
-            .map_err(failed)?;
+            .map_err(&failed)?;
     let written = chain.files().filter(|sources| {
         let file = sources.file;
         !file.is_extra()
@@ -36,22 +48,18 @@ pub(super) fn write(chain: &Chain, directory: &DataDirectory, changed: &Changed<
         };
         manifest
             .file(&file.path, size, file.modified, crc32c.0)
-            .map_err(failed)?;
+            .map_err(&failed)?;
     }
-    let mut target = manifest
-        .finish(&wal_ranges(info, directory)?)
-        .map_err(failed)?;
-    target.flush().map_err(failed)
+    manifest.finish(&ranges).map(drop).map_err(failed)
 }
 
-fn wal_ranges(info: &BackupInfo, directory: &DataDirectory) -> Result<Vec<WalRange>> {
-    let path = directory.path(&format!("pg_wal/{}", file_name(info.end_timeline)));
-    let history = match std::fs::read_to_string(&path) {
-        Ok(text) => TimelineHistory::parse(info.end_timeline, &text)?,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            TimelineHistory::without_ancestors(info.end_timeline)
-        }
-        Err(error) => return Err(Error::io("read", &path, &error)),
-    };
-    history.ranges(info.start_lsn, info.end_lsn, info.end_timeline)
+/// How the timeline came to be that the backup ended on.
+fn history(chain: &Chain) -> Result<TimelineHistory> {
+    let timeline = chain.newest.info.end_timeline;
+    let path = format!("pg_wal/{}", file_name(timeline));
+    if chain.newest.list.find(&path).is_none() {
+        return Ok(TimelineHistory::without_ancestors(timeline));
+    }
+    let text = chain.stored(Member::NEWEST, &path).read_whole()?;
+    TimelineHistory::parse(timeline, &String::from_utf8_lossy(&text))
 }

@@ -4,7 +4,7 @@
 //! when everything else is on disk, so a restore that was cut short cannot be started.
 
 mod directory;
-mod manifest;
+pub(crate) mod manifest;
 pub mod plan;
 pub mod position;
 mod rebuild;
@@ -14,7 +14,7 @@ mod space;
 pub mod tablespaces;
 #[cfg(test)]
 pub(crate) mod tests;
-mod write;
+pub(crate) mod write;
 
 use std::path::PathBuf;
 
@@ -22,6 +22,7 @@ use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
 use crate::progress::Progress;
 use crate::repository::chain::Chain;
+use crate::repository::contents::Contents;
 
 use directory::DataDirectory;
 use recovery::Recovery;
@@ -50,15 +51,7 @@ pub fn run(
     interrupt: &Interrupt,
 ) -> Result<PathBuf> {
     let contents = &request.chain.newest;
-    let missing = contents.missing_wal()?;
-    if !missing.is_empty() {
-        return Err(Error::damage(format!(
-            "backup {} lacks the WAL it needs to become consistent: {}",
-            contents.info.backup,
-            missing.join(", ")
-        ))
-        .hint("restore another backup"));
-    }
+    expect_own_wal(contents)?;
     let tablespaces = tablespaces::place(&contents.info, request.mappings)?;
     let root = request
         .directory
@@ -82,4 +75,18 @@ pub fn run(
     interrupt.check()?;
     directory.complete()?;
     Ok(root)
+}
+
+/// An error where a backup lacks WAL that it needs to become consistent.
+pub(crate) fn expect_own_wal(contents: &Contents) -> Result<()> {
+    let missing = contents.missing_wal()?;
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(Error::damage(format!(
+        "backup {} lacks the WAL it needs to become consistent: {}",
+        contents.info.backup,
+        missing.join(", ")
+    ))
+    .hint("restore another backup"))
 }

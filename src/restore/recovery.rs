@@ -8,8 +8,12 @@ use crate::pg::recovery::target::{RecoveryTarget, TargetAction};
 use crate::repository::backup_info::BackupInfo;
 use crate::restore::directory::DataDirectory;
 
-const SETTINGS_FILE: &str = "postgresql.auto.conf";
+/// Where a restored cluster is told how to recover.
+pub(crate) const SETTINGS_FILE: &str = "postgresql.auto.conf";
 const COMMENT: &str = "# Added by pgkeep restore:";
+
+/// The server wants a command; this one finds no WAL.
+const NO_WAL: &str = "false";
 
 /// Settings that decide over recovery. Those the source had would mislead the restored cluster.
 const RECOVERY_SETTINGS: [&str; 13] = [
@@ -76,6 +80,21 @@ pub(super) fn write_settings(
 }
 
 impl Recovery {
+    /// The same for a cluster that has all WAL on the way in its `pg_wal`.
+    #[must_use]
+    pub fn with_all_wal_at_hand(self) -> Recovery {
+        match self {
+            Recovery::Archive {
+                timeline, target, ..
+            } => Recovery::Archive {
+                restore_command: NO_WAL.to_owned(),
+                timeline,
+                target,
+            },
+            other => other,
+        }
+    }
+
     /// The empty file that makes the server recover so.
     ///
     /// With `recovery.signal` a primary ends up on a timeline of its own: on the source's timeline it
@@ -109,7 +128,7 @@ impl Recovery {
             // with `recovery_target = 'immediate'` the server wants one more record after
             // that, which a standby's backup does not have.
             Recovery::OwnWal => vec![
-                ("restore_command", "false".to_owned()),
+                ("restore_command", NO_WAL.to_owned()),
                 (
                     "recovery_target_timeline",
                     target_timeline(info, info.end_timeline),

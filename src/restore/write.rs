@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
@@ -14,14 +14,11 @@ use crate::pg::label::{BACKUP_LABEL_FILE, without_incremental_from};
 use crate::pg::manifest::BACKUP_MANIFEST_FILE;
 use crate::pg::tablespace_map::TABLESPACE_MAP_FILE;
 use crate::progress::Progress;
-use crate::repository::chain::{Chain, Member, Portion, Sources};
+use crate::repository::chain::{Chain, Member, Portion, Sources, Stored};
 use crate::repository::file_list::Crc32c;
-use crate::repository::layout;
 use crate::restore::directory::DataDirectory;
 use crate::restore::rebuild::Rebuilder;
 use crate::stored::bundle::visit_members;
-use crate::stored::coding::Coding;
-use crate::stored::reader::{StoredReader, read_whole};
 
 /// Bytes that are read, checked and written at a time; whole blocks. With 1 MiB, which no longer stays in a core's
 /// cache, the same restore took half as long again.
@@ -33,7 +30,7 @@ pub(super) const LEFT_OUT: [&str; 2] = [BACKUP_MANIFEST_FILE, TABLESPACE_MAP_FIL
 const VERIFY: &str = "run pgkeep verify on this backup, and restore another one";
 
 /// Size and checksum of the files that are not as any backup stores them, by their paths.
-pub(super) type Changed<'a> = HashMap<&'a str, (u64, Crc32c)>;
+pub(crate) type Changed<'a> = HashMap<&'a str, (u64, Crc32c)>;
 
 /// Writes all files. Returns those that are not as any backup stores them: the rebuilt ones, and two
 /// that are changed on the way. From its `global/pg_control` alone, without `backup_label`, the cluster must
@@ -75,20 +72,35 @@ pub(super) fn write_files<'a>(
     for worker in workers {
         changed.extend(worker.changed);
     }
-    let control_file = write_changed(chain, directory, CONTROL_FILE, |mut content| {
-        forbid_start_without_label(&mut content).map_err(|fault| fault.to_string())?;
-        Ok(content)
-    })?;
-    let label = write_changed(chain, directory, BACKUP_LABEL_FILE, |content| {
-        let label = String::from_utf8(content).map_err(|error| error.to_string())?;
-        Ok(without_incremental_from(&label).into_bytes())
-    })?;
-    changed.insert(CONTROL_FILE, control_file);
-    changed.insert(BACKUP_LABEL_FILE, label);
+    for (path, content) in [
+        (CONTROL_FILE, control_file(chain)?),
+        (BACKUP_LABEL_FILE, label_file(chain)?),
+    ] {
+        let written = directory.path(path);
+        write_all(&mut directory.create_file(&written)?, &content, &written)?;
+        changed.insert(path, checksum(&content));
+    }
     Ok(changed)
 }
 
-fn is_special(sources: &Sources<'_>) -> bool {
+/// `global/pg_control` as it is restored.
+pub(crate) fn control_file(chain: &Chain) -> Result<Vec<u8>> {
+    changed_content(chain, CONTROL_FILE, |mut content| {
+        forbid_start_without_label(&mut content).map_err(|fault| fault.to_string())?;
+        Ok(content)
+    })
+}
+
+/// `backup_label` as it is restored.
+pub(crate) fn label_file(chain: &Chain) -> Result<Vec<u8>> {
+    changed_content(chain, BACKUP_LABEL_FILE, |content| {
+        let label = String::from_utf8(content).map_err(|error| error.to_string())?;
+        Ok(without_incremental_from(&label).into_bytes())
+    })
+}
+
+/// Whether a file is not written with the others.
+pub(crate) fn is_special(sources: &Sources<'_>) -> bool {
     let path = sources.file.path.as_str();
     [CONTROL_FILE, BACKUP_LABEL_FILE].contains(&path) || LEFT_OUT.contains(&path)
 }
@@ -122,36 +134,16 @@ impl<'a> Worker<'_, 'a> {
         files: &[Sources<'a>],
         stop: &Stop<'_>,
     ) -> Result<()> {
-        let coding = self.chain.coding(member);
-        let stored = self.chain.folder(member);
-        let stored = stored.stored(&layout::bundle(number, coding.suffix()));
-        let tar = read_whole(&stored, coding)?;
-        let mut left = files.len();
-        visit_members(&stored, &tar, |path, content| {
+        visit_bundle(self.chain, member, number, files, |sources, content| {
             stop.check()?;
-            // The others were dropped after they had been read, or a newer backup holds them.
-            let place = files.binary_search_by(|sources| sources.file.path.as_str().cmp(path));
-            let Ok(place) = place else {
-                return Ok(());
-            };
-            let (sources, base) = (&files[place], files[place].base);
-            left -= 1;
-            let found = (content.len() as u64, Crc32c(crc32c::crc32c(content)));
-            check(path, found, (base.size, base.crc32c), &stored)?;
             if !sources.is_base() {
                 return self.rebuild(sources, Some(content), stop);
             }
-            let path = self.directory.path(path);
+            let path = self.directory.path(&sources.file.path);
             write_all(&mut self.directory.create_file(&path)?, content, &path)?;
-            self.progress.advance(base.size);
+            self.progress.advance(sources.base.size);
             Ok(())
-        })?;
-        if left == 0 {
-            Ok(())
-        } else {
-            let lacking = format!("{} lacks {left} of its files", stored.display());
-            Err(Error::damage(lacking).hint(VERIFY))
-        }
+        })
     }
 
     /// Writes a file as it is stored.
@@ -162,11 +154,11 @@ impl<'a> Worker<'_, 'a> {
         } else {
             self.directory.path(path)
         };
-        let (stored, coding) = stored_alone(self.chain, base.member, path);
+        let stored = self.chain.stored(base.member, path);
         let mut target = self.directory.create_file(&written)?;
         let progress = self.progress;
         let (mut size, mut crc32c) = (0, 0);
-        read(&stored, coding, &mut self.part, stop, |content| {
+        read(&stored, &mut self.part, stop, |content| {
             size += content.len() as u64;
             crc32c = crc32c::crc32c_append(crc32c, content);
             write_all(&mut target, content, &written)?;
@@ -177,7 +169,7 @@ impl<'a> Worker<'_, 'a> {
             path,
             (size, Crc32c(crc32c)),
             (base.size, base.crc32c),
-            &stored,
+            &stored.path,
         )
     }
 
@@ -195,9 +187,9 @@ impl<'a> Worker<'_, 'a> {
         for layer in sources.layers {
             let segment_blocks = self.chain.info(layer.member).relation_segment_blocks;
             let incremental = incremental::file_path(path);
-            let (stored, coding) = stored_alone(self.chain, layer.member, &incremental);
-            let mut source = rebuild.layer(layer, segment_blocks, &stored);
-            read(&stored, coding, &mut self.part, stop, |content| {
+            let stored = self.chain.stored(layer.member, &incremental);
+            let mut source = rebuild.layer(layer, segment_blocks, &stored.path);
+            read(&stored, &mut self.part, stop, |content| {
                 progress.advance(source.take(content)?);
                 Ok(())
             })?;
@@ -205,20 +197,25 @@ impl<'a> Worker<'_, 'a> {
                 &incremental,
                 source.finish(),
                 (layer.size(), layer.crc32c),
-                &stored,
+                &stored.path,
             )?;
         }
         let base = sources.base;
-        let (stored, coding) = stored_alone(self.chain, base.member, path);
+        let stored = self.chain.stored(base.member, path);
         let mut source = rebuild.base(base);
         match content {
             Some(content) => progress.advance(source.take(content)?),
             None => {
-                read(&stored, coding, &mut self.part, stop, |content| {
+                read(&stored, &mut self.part, stop, |content| {
                     progress.advance(source.take(content)?);
                     Ok(())
                 })?;
-                check(path, source.finish(), (base.size, base.crc32c), &stored)?;
+                check(
+                    path,
+                    source.finish(),
+                    (base.size, base.crc32c),
+                    &stored.path,
+                )?;
             }
         }
         let (crc32c, zeros) = rebuild.finish();
@@ -228,22 +225,45 @@ impl<'a> Worker<'_, 'a> {
     }
 }
 
-/// Where a file lies that is stored by itself, and how it is coded.
-fn stored_alone<'a>(chain: &'a Chain, member: Member, path: &str) -> (PathBuf, &'a Coding) {
-    let coding = chain.coding(member);
-    let stored = layout::stored_file(path, coding.suffix());
-    (chain.folder(member).stored(&stored), coding)
+/// Hands over the files that are taken from a bundle, each with its content there, which is checked.
+pub(crate) fn visit_bundle<'a>(
+    chain: &Chain,
+    member: Member,
+    number: u32,
+    files: &[Sources<'a>],
+    mut visit: impl FnMut(&Sources<'a>, &[u8]) -> Result<()>,
+) -> Result<()> {
+    let stored = chain.bundle(member, number);
+    let bundle = stored.read_whole()?;
+    let mut left = files.len();
+    visit_members(&stored.path, &bundle, |path, content| {
+        // The others were dropped after they had been read, or a newer backup holds them.
+        let place = files.binary_search_by(|sources| sources.file.path.as_str().cmp(path));
+        let Ok(place) = place else {
+            return Ok(());
+        };
+        let base = files[place].base;
+        let expected = (base.size, base.crc32c);
+        check(path, checksum(content), expected, &stored.path)?;
+        left -= 1;
+        visit(&files[place], content)
+    })?;
+    if left == 0 {
+        Ok(())
+    } else {
+        let lacking = format!("{} lacks {left} of its files", stored.path.display());
+        Err(Error::damage(lacking).hint(VERIFY))
+    }
 }
 
 /// Reads the content of a stored file in parts.
 fn read(
-    stored: &Path,
-    coding: &Coding,
+    stored: &Stored<'_>,
     part: &mut [u8],
     stop: &Stop<'_>,
     mut take: impl FnMut(&[u8]) -> Result<()>,
 ) -> Result<()> {
-    let mut reader = StoredReader::open(stored, coding)?;
+    let mut reader = stored.open()?;
     loop {
         stop.check()?;
         let filled = reader.fill(part)?;
@@ -261,7 +281,12 @@ fn write_all(target: &mut File, content: &[u8], path: &Path) -> Result<()> {
 }
 
 /// What came out must be what went in: size and checksum.
-fn check(path: &str, found: (u64, Crc32c), expected: (u64, Crc32c), stored: &Path) -> Result<()> {
+pub(crate) fn check(
+    path: &str,
+    found: (u64, Crc32c),
+    expected: (u64, Crc32c),
+    stored: &Path,
+) -> Result<()> {
     let damaged = |why: String| {
         Error::damage(format!("{} is damaged: {path} {why}", stored.display())).hint(VERIFY)
     };
@@ -277,23 +302,24 @@ fn check(path: &str, found: (u64, Crc32c), expected: (u64, Crc32c), stored: &Pat
     Ok(())
 }
 
-/// Writes a small file, changed by `change`; returns its size and checksum.
-fn write_changed(
+/// A small file of the newest backup, changed by `change`.
+fn changed_content(
     chain: &Chain,
-    directory: &DataDirectory,
     path: &str,
     change: impl FnOnce(Vec<u8>) -> std::result::Result<Vec<u8>, String>,
-) -> Result<(u64, Crc32c)> {
-    let (stored, coding) = stored_alone(chain, Member::NEWEST, path);
+) -> Result<Vec<u8>> {
+    let stored = chain.stored(Member::NEWEST, path);
     let backup = chain.newest.info.backup;
     let file = chain.newest.list.find(path);
     let file = file.ok_or_else(|| Error::damage(format!("backup {backup} lists no {path}")))?;
-    let content = read_whole(&stored, coding)?;
-    let checksum = |content: &[u8]| (content.len() as u64, Crc32c(crc32c::crc32c(content)));
-    check(path, checksum(&content), (file.size, file.crc32c), &stored)?;
-    let content = change(content)
-        .map_err(|why| Error::damage(format!("{}: {why}", stored.display())).hint(VERIFY))?;
-    let written = directory.path(path);
-    write_all(&mut directory.create_file(&written)?, &content, &written)?;
-    Ok(checksum(&content))
+    let content = stored.read_whole()?;
+    let expected = (file.size, file.crc32c);
+    check(path, checksum(&content), expected, &stored.path)?;
+    change(content)
+        .map_err(|why| Error::damage(format!("{}: {why}", stored.path.display())).hint(VERIFY))
+}
+
+/// Size and checksum of content.
+pub(crate) fn checksum(content: &[u8]) -> (u64, Crc32c) {
+    (content.len() as u64, Crc32c(crc32c::crc32c(content)))
 }
