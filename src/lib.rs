@@ -1,5 +1,6 @@
 //! Physical backups of PostgreSQL through ordinary SQL connections.
 
+pub mod archive;
 pub mod backup;
 pub mod check;
 pub mod cli;

@@ -1,4 +1,4 @@
-//! The new file, until it takes the old one's place.
+//! A new file, until it is whole and gets its name.
 
 use std::fs::{self, File, FileTimes, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Write};
@@ -11,7 +11,7 @@ use crate::repository::durable;
 
 /// A file being written beside its target, mode 0600. Dropped before it is published, it is removed; what
 /// a killed process leaves is taken over by the next one.
-pub(super) struct Incoming {
+pub(crate) struct Incoming {
     target: PathBuf,
     path: PathBuf,
     file: File,
@@ -21,7 +21,7 @@ pub(super) struct Incoming {
 
 impl Incoming {
     /// Begins a file that shall become `target`, which must not be there.
-    pub(super) fn create(target: &Path) -> Result<Incoming> {
+    pub(crate) fn create(target: &Path) -> Result<Incoming> {
         if target.symlink_metadata().is_ok() {
             return Err(taken(target));
         }
@@ -41,7 +41,7 @@ impl Incoming {
         Ok(incoming)
     }
 
-    pub(super) fn append(&mut self, bytes: &[u8]) -> Result<()> {
+    pub(crate) fn append(&mut self, bytes: &[u8]) -> Result<()> {
         self.file
             .write_all(bytes)
             .map_err(|error| self.unwritable(&error))?;
@@ -49,10 +49,16 @@ impl Incoming {
         Ok(())
     }
 
-    /// Gives it its name, and mode, times and owner of the original. On disk when this returns.
-    pub(super) fn publish(mut self, original: &Original) -> Result<u64> {
+    /// Gives it mode, times and owner of the file whose place it takes.
+    pub(super) fn resemble(&self, original: &Original) -> Result<()> {
         self.take_over(original)
-            .and_then(|()| self.file.sync_all())
+            .map_err(|error| self.unwritable(&error))
+    }
+
+    /// Gives it its name. On disk when this returns; its bytes are returned.
+    pub(crate) fn publish(mut self) -> Result<u64> {
+        self.file
+            .sync_all()
             .map_err(|error| self.unwritable(&error))?;
         if !durable::rename_to_new(&self.path, &self.target)? {
             return Err(taken(&self.target));

@@ -5,7 +5,7 @@
 //! moment, be it kill -9 or a crash of the machine, the old file is there or the new one, or both, and each of
 //! them whole.
 
-mod incoming;
+pub(crate) mod incoming;
 mod original;
 
 use std::io::Read;
@@ -177,7 +177,8 @@ fn convert(
     write(&original, from, &mut incoming, to, progress, interrupt)?;
     interrupt.check()?;
     original.check_unchanged()?;
-    let size = incoming.publish(&original)?;
+    incoming.resemble(&original)?;
+    let size = incoming.publish()?;
     original.remove()?;
     durable::sync_parent(&path)?;
     Ok(Converted {

@@ -85,6 +85,11 @@ impl HeldWal {
         }))
     }
 
+    /// The archive itself.
+    pub fn archive(&self) -> &WalArchive {
+        &self.archive
+    }
+
     /// What the archive held.
     pub fn inventory(&self) -> &Inventory {
         &self.inventory

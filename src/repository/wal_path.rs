@@ -239,6 +239,23 @@ impl<'a> WalPath<'a> {
         Ok(end)
     }
 
+    /// The segments of it that come from an archive, each with its first position, in order.
+    pub fn archived(&self) -> impl Iterator<Item = (SegmentName, Lsn)> {
+        self.segments
+            .iter()
+            .filter_map(|segment| match segment.place {
+                Place::Backup(_) => None,
+                Place::Archive(name) | Place::Unfinished(name) => Some((name, segment.start)),
+            })
+    }
+
+    /// Opens a segment that comes from an archive, whole or unfinished.
+    pub fn open_segment(&self, name: SegmentName) -> Result<StoredReader> {
+        let size = self.cluster.segment_size;
+        let whole = WalFileName::segment(name, size);
+        self.open_archived(&[whole, WalFileName::partial(name, size)])
+    }
+
     fn open(&self, segment: &Segment) -> Result<StoredReader> {
         let size = self.cluster.segment_size;
         match &segment.place {

@@ -4,11 +4,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
+use std::io::Read;
 use std::path::Path;
 
 use proptest::prelude::*;
 
 use super::*;
+use crate::archive;
 use crate::pg::control::{CONTROL_FILE, tests::control_file};
 use crate::pg::incremental;
 use crate::pg::label::BACKUP_LABEL_FILE;
@@ -403,7 +405,41 @@ impl Model {
                 file.path
             );
         }
+        assert_archived(&archive(catalogue, taken, directory).unwrap(), &root);
     }
+}
+
+/// An archive holds what a restore wrote.
+fn assert_archived(archive: &Path, root: &Path) {
+    let is_file = |entry: &walkdir::DirEntry| entry.file_type().is_file();
+    let restored = walkdir::WalkDir::new(root).into_iter().flatten();
+    let mut left = restored.filter(is_file).count();
+    let mut tar = tar::Archive::new(File::open(archive).unwrap());
+    for entry in tar.entries().unwrap() {
+        let mut entry = entry.unwrap();
+        if entry.header().entry_type().is_file() {
+            let path = root.with_file_name("").join(entry.path().unwrap());
+            let mut content = Vec::new();
+            entry.read_to_end(&mut content).unwrap();
+            assert!(content == fs::read(&path).unwrap(), "{}", path.display());
+            left -= 1;
+        }
+    }
+    assert_eq!(left, 0, "files are missing in {}", archive.display());
+    fs::remove_file(archive).unwrap();
+}
+
+fn archive(catalogue: &Catalogue, taken: &Taken, directory: &Path) -> Result<PathBuf> {
+    let backup = catalogue.get(taken.identifier).unwrap();
+    let request = archive::Request {
+        chain: &Chain::read(catalogue, backup, &keys())?,
+        recovery: Recovery::OwnWal,
+        wal: None,
+        directory: directory.to_owned(),
+        coding: &Coding::PLAIN,
+        workers: 2,
+    };
+    Ok(archive::run(&request, &Silent, &Interrupt::default())?.path)
 }
 
 fn restore(catalogue: &Catalogue, taken: &Taken, directory: &Path) -> Result<PathBuf> {
@@ -640,8 +676,11 @@ fn damage_anywhere_in_a_chain_is_found() {
                     taken.identifier, findings.files
                 );
                 if needed.contains(&(taken.identifier, stored.to_owned())) {
-                    let restored = restore(&catalogue, newest, &ground.path().join("damaged"));
+                    let directory = ground.path().join("damaged");
+                    let restored = restore(&catalogue, newest, &directory);
                     assert!(restored.is_err(), "{stored} of {}", taken.identifier);
+                    let archived = archive(&catalogue, newest, &directory);
+                    assert!(archived.is_err(), "{stored} of {}", taken.identifier);
                 }
                 fs::write(&path, sound).unwrap();
             }

@@ -13,6 +13,7 @@
 mod support;
 
 mod annotations;
+mod archives;
 mod archiving;
 mod block_maps;
 mod chains;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use crate::archives;
 use crate::support::archive::{archiving, small_segments, switch, wait_until_archived};
 use crate::support::cluster::Postmaster;
 use crate::support::pgkeep::{Run, SERVER, binary};
@@ -134,6 +135,29 @@ fn lands_on(major: u32, pgkeep: &Pgkeep, backup: &str, position: &str, n: &str) 
     report
 }
 
+/// The same by way of an archive, which brings along all the WAL that it takes.
+fn unpacked_lands_on(major: u32, pgkeep: &Pgkeep, backup: &str, position: &str, n: &str) {
+    let folder = target(pgkeep);
+    let report = pgkeep.ok(&[
+        "archive",
+        SERVER,
+        backup,
+        position,
+        folder.to_str().unwrap(),
+    ]);
+    let data = archives::unpack(&report, &folder);
+    let settings = fs::read_to_string(data.join("postgresql.auto.conf")).unwrap();
+    assert!(
+        settings.contains("restore_command = 'false'\n"),
+        "{settings}"
+    );
+    assert_eq!(
+        landing(major, &data),
+        n,
+        "PostgreSQL {major}, {position}, unpacked"
+    );
+}
+
 /// Marks 1 to 5: three of them behind the first backup, the second one a prepared transaction's with a
 /// restore point behind it, and two behind the later backup.
 struct Journey {
@@ -193,6 +217,12 @@ fn the_main_positions_are_reached_exactly(major: u32) -> Journey {
     journey.leads(&journey.later, &format!("time={time}"), "4");
     journey.promoted(&journey.first, r"name=between\, all", "2");
     journey.leads(&journey.later, "current", "5");
+    let unpacked = |backup: &str, position: &str, n: &str| {
+        unpacked_lands_on(major, &journey.pgkeep, backup, position, n);
+    };
+    unpacked(&journey.first, &format!("xid={xid},inclusive=off"), "1");
+    unpacked("newest", &format!("time={time},action=promote"), "4");
+    unpacked(&journey.first, "current", "5");
     journey
 }
 
@@ -303,6 +333,13 @@ fn both_timelines_are_reached(major: u32) {
     assert_eq!(on_first.xid, on_second.xid);
     lands(&format!("xid={},timeline=1", on_first.xid), "10");
     lands(&format!("xid={}", on_second.xid), "20");
+
+    let unpacked = |position: &str, n: &str| {
+        unpacked_lands_on(major, &pgkeep, "newest", position, n);
+    };
+    unpacked("current,timeline=1", "11");
+    unpacked("current", "21");
+    unpacked(&format!("xid={}", on_second.xid), "20");
 
     let error = refused(&pgkeep, "newest", "current,timeline=3", 1);
     assert!(error.contains("no history file of timeline 3"), "{error}");
@@ -454,6 +491,8 @@ fn an_unfinished_segment_is_replayed_as_far_as_it_goes() {
     lands_on(17, &pgkeep, "newest", "current", "3");
     lands_on(17, &pgkeep, "newest", &format!("xid={}", second.xid), "2");
     lands_on(17, &pgkeep, "newest", &format!("time={}", second.time), "2");
+    unpacked_lands_on(17, &pgkeep, "newest", "current", "3");
+    unpacked_lands_on(17, &pgkeep, "newest", &format!("xid={}", second.xid), "2");
     let info = pgkeep.ok(&["info", SERVER, "newest"]);
     assert_eq!(info.at("Response.RollForwardLSN"), end);
 }

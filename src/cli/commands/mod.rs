@@ -1,6 +1,7 @@
 //! One file a command: its arguments, what was asked, what came of it.
 
 pub(super) mod annotate;
+pub(super) mod archive;
 pub(super) mod backup;
 pub(super) mod check;
 pub(super) mod completions;
@@ -18,3 +19,4 @@ pub(super) mod retain;
 pub(super) mod status;
 pub(super) mod verify;
 pub(super) mod wal;
+mod wanted;

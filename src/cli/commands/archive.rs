@@ -1,0 +1,49 @@
+use clap::Args;
+
+use crate::archive::{self, NeededWal};
+use crate::cli::app::App;
+use crate::cli::commands::describe;
+use crate::cli::commands::wanted::{POSITION, Wanted, describe_route};
+use crate::cli::report::{Answer, Fields, Value, field};
+use crate::error::Result;
+
+/// Write one compressed tar of what restore would write
+///
+/// The tar is DIRECTORY/SERVER-IDENTIFIER.tar with the suffix of the compression that is configured, such as .zstd,
+/// and .aes where encryption is; pgkeep decrypt undoes that. Unpacked anywhere by tar as the server's user,
+/// the cluster starts: the archived WAL that leads to POSITION is in it, and tablespaces lie beside
+/// the data directory, where relative links lead to them.
+#[derive(Debug, Args)]
+#[command(after_help = POSITION)]
+pub(crate) struct Archive {
+    #[command(flatten)]
+    wanted: Wanted,
+}
+
+impl Archive {
+    /// What was asked.
+    pub(crate) fn request(&self) -> Fields {
+        self.wanted.request()
+    }
+
+    /// Writes the archive.
+    pub(crate) fn run(&self, app: &App) -> Result<Answer> {
+        let found = self.wanted.find(app)?;
+        let coding = found.server.coding()?;
+        let held = found.held.as_ref();
+        let request = archive::Request {
+            chain: &found.chain,
+            recovery: found.recovery.with_all_wal_at_hand(),
+            wal: held.and_then(|held| NeededWal::of(&found.route, held)),
+            directory: found.directory,
+            coding: &coding,
+            workers: found.server.workers,
+        };
+        let archived = archive::run(&request, &*app.progress, &app.interrupt)?;
+        let mut response = describe::summary(&found.chain.newest.info);
+        response.push(field("File", archived.path.display().to_string()));
+        response.push(field("Size", Value::Size(archived.size)));
+        response.extend(describe_route(&found.route));
+        Ok(Answer::success(response))
+    }
+}

@@ -1,0 +1,192 @@
+//! What restore and archive are asked for alike: a backup, how far to go on from it, and whereto.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use jiff::tz::TimeZone;
+
+use crate::cli::app::{App, Server};
+use crate::cli::report::{Fields, field};
+use crate::error::{Error, Result};
+use crate::pg::timestamp;
+use crate::repository::chain::Chain;
+use crate::repository::identifier::Selector;
+use crate::repository::roll_forward::HeldWal;
+use crate::restore::plan::{self, Destination, Route};
+use crate::restore::position::Position;
+use crate::restore::recovery::Recovery;
+use crate::restore::restore_command::WalGet;
+
+/// What POSITION may be, for the help.
+pub(super) const POSITION: &str = "\
+POSITION is one word, a list with commas:
+  current      replay all WAL that is held here
+  time=TIME    stop behind all transactions that ended up to then; without a zone
+               or an offset such as +01 it is in this machine's time zone
+  xid=NUMBER   stop behind the end of that transaction
+  lsn=LSN      stop behind the first record that begins there or above
+  name=NAME    stop at that restore point
+  immediate    replay the backup's own WAL only, as without a POSITION
+with, behind a comma,
+  inclusive=off                  stop before it: of time=, xid= and lsn=
+  timeline=NUMBER|latest|current which WAL to follow; latest is the newest timeline
+                                 held here that descends from the backup's
+  action=pause|promote|shutdown  what the server does there; paused, it is read-only
+                                 until select pg_wal_replay_resume()
+or one of
+  replica      a standby of the server
+  primary      a primary; the default
+With time=, xid=, lsn= or name=, the BACKUP newest is the newest that leads there.
+A comma in a restore point's name is written \\, and a POSITION with spaces quoted.";
+
+/// Server, backup, position and folder on the command line.
+#[derive(Debug, Args)]
+pub(super) struct Wanted {
+    /// The server's name
+    server: String,
+    /// Identifier or its first digits, newest, latest or oldest
+    backup: Selector,
+    /// How far to replay and what to become; then the folder to write to
+    #[arg(value_name = "[POSITION] DIRECTORY", num_args = 1..=2, required = true)]
+    rest: Vec<String>,
+}
+
+/// What that comes to.
+pub(super) struct Found {
+    /// The server's configuration.
+    pub(super) server: Server,
+    /// The archived WAL, where the position asks for it and there is any.
+    pub(super) held: Option<HeldWal>,
+    /// The backup.
+    pub(super) chain: Chain,
+    /// The way from there to the position.
+    pub(super) route: Route,
+    /// What the server must know to take it.
+    pub(super) recovery: Recovery,
+    /// The folder, absolute.
+    pub(super) directory: PathBuf,
+}
+
+impl Wanted {
+    /// For the report.
+    pub(super) fn request(&self) -> Fields {
+        let (position, directory) = self.split();
+        vec![
+            field("Backup", self.backup.to_string()),
+            field("Directory", directory),
+            field("Position", position),
+            field("Server", self.server.as_str()),
+        ]
+    }
+
+    fn split(&self) -> (&str, &str) {
+        match self.rest.as_slice() {
+            [position, directory, ..] => (position, directory),
+            [directory] => ("", directory),
+            [] => ("", ""),
+        }
+    }
+
+    /// Finds the backup, and the way from there.
+    pub(super) fn find(&self, app: &App) -> Result<Found> {
+        let (position, directory) = self.split();
+        let position = parse_position(position)?;
+        let directory = std::path::absolute(directory)
+            .map_err(|error| Error::usage(format!("{directory:?} is no directory: {error}")))?;
+        let server = app.server(&self.server)?;
+        let catalogue = server.catalogue()?;
+        let held = if position.wants_archive() {
+            HeldWal::look(&server.folder, server.keys())?
+        } else {
+            None
+        };
+        let plan = plan::plan(
+            &catalogue,
+            &self.backup,
+            &position,
+            held.as_ref(),
+            &*app.progress,
+            &app.interrupt,
+        )?;
+        let primary_conninfo = server.configuration.connection.primary_conninfo();
+        let chain = Chain::read(&catalogue, plan.backup, &server.keys())?;
+        let recovery = plan
+            .route
+            .recovery(&wal_get(app, &server)?, primary_conninfo)?;
+        Ok(Found {
+            held,
+            chain,
+            route: plan.route,
+            recovery,
+            directory,
+            server,
+        })
+    }
+}
+
+/// Where recovery goes once the server is started.
+pub(super) fn describe_route(route: &Route) -> Fields {
+    let Route::Archive {
+        timeline,
+        destination,
+    } = route
+    else {
+        return Vec::new();
+    };
+    let mut fields = vec![field("TargetTimeline", timeline.0)];
+    if let Some(Destination {
+        target,
+        action,
+        landing,
+    }) = destination
+    {
+        fields.push(field("Target", target.to_string()));
+        fields.extend(
+            target
+                .is_inclusive()
+                .map(|inclusive| field("TargetInclusive", inclusive)),
+        );
+        fields.push(field("TargetAction", action.name()));
+        fields.extend(landing.lsn.map(|lsn| field("TargetLSN", lsn)));
+        let time = landing.time.map(timestamp::text);
+        fields.extend(time.map(|time| field("TargetTime", time)));
+    }
+    fields
+}
+
+/// The position that a word means; without one, the backup's own WAL.
+fn parse_position(words: &str) -> Result<Position> {
+    if words.is_empty() {
+        return Ok(Position::default());
+    }
+    let local = TimeZone::try_system().ok();
+    Position::parse(words, local.as_ref())
+        .map_err(|why| Error::usage(format!("the position {words:?} cannot be restored: {why}")))
+}
+
+/// How the restored server gets at the archive of this one.
+fn wal_get(app: &App, server: &Server) -> Result<WalGet> {
+    let program = std::env::current_exe()
+        .map_err(|error| Error::failed(format!("cannot find this program's own file: {error}")))?;
+    let mut environment = Vec::new();
+    let configuration = match app.configuration.path() {
+        Some(path) => std::path::absolute(path).map_err(|error| Error::io("find", path, &error))?,
+        // Without a file all is as by default, whoever the server's user is and whatever file he has.
+        None => {
+            let above = server.configuration.base_dir.parent();
+            environment.extend(above.map(|above| ("XDG_DATA_HOME", above.to_owned())));
+            PathBuf::from("/dev/null")
+        }
+    };
+    if let Some(key) = &server.configuration.master_key
+        && key.exists()
+    {
+        environment.push(("PGKEEP_MASTER_KEY_FILE", key.clone()));
+    }
+    Ok(WalGet {
+        program,
+        configuration,
+        environment,
+        server: server.name().to_owned(),
+    })
+}
