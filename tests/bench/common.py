@@ -21,17 +21,27 @@ BIN = Path(SERVERS) / "17" / "bin"
 TICK = os.sysconf("SC_CLK_TCK")
 
 
-def arguments(description):
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, help="how often each contestant runs (3; with --quick 1)")
-    parser.add_argument("--quick", action="store_true", help="clusters of a tenth of the size, one round")
-    parser.add_argument("--clusters", default="pgbench,random,tables", help="which, with commas")
-    parser.add_argument("--only", default="", help="only contestants whose name contains this word")
-    parser.add_argument("--cache", default="/var/tmp/pgkeep-bench", help="where the clusters are kept")
-    parser.add_argument("--pgkeep", help="the binary to time (default: builds one)")
-    chosen = parser.parse_args()
+def parser(description):
+    """What every benchmark can be told."""
+    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--rounds", type=int, help="how often each contestant runs (3; with --quick 1)")
+    made.add_argument("--quick", action="store_true", help="a tenth of the size, one round")
+    made.add_argument("--cache", default="/var/tmp/pgkeep-bench", help="where the clusters are kept")
+    made.add_argument("--pgkeep", help="the binary to time (default: builds one)")
+    return made
+
+
+def chosen_by(made):
+    chosen = made.parse_args()
     chosen.rounds = chosen.rounds or (1 if chosen.quick else 3)
     return chosen
+
+
+def arguments(description):
+    made = parser(description)
+    made.add_argument("--clusters", default="pgbench,random,tables", help="which, with commas")
+    made.add_argument("--only", default="", help="only contestants whose name contains this word")
+    return chosen_by(made)
 
 
 def say(text):
@@ -147,7 +157,7 @@ end loop; end $$;
 
 def fill(kind, server, size):
     if kind == "pgbench":
-        run([BIN / "pgbench", "-i", "-q", "-s", str(int(100 * size))], stderr=subprocess.DEVNULL)
+        run([BIN / "pgbench", "-i", "-q", "-s", str(round(100 * size))], stderr=subprocess.DEVNULL)
     elif kind == "random":
         server.sql(MIXED.format(rows=int(11_000_000 * size)))
     else:
@@ -165,8 +175,12 @@ def fill(kind, server, size):
 
 
 def cluster(cache, kind, quick):
+    return cluster_of(cache, f"{kind}-quick" if quick else kind, kind, 0.1 if quick else 1)
+
+
+def cluster_of(cache, name, kind, size):
     """The cluster's place, made on the first run."""
-    place = cache / (f"{kind}-quick" if quick else kind)
+    place = cache / name
     if (place / "finished").exists():
         return place
     say(f"making the cluster {place.name}")
@@ -177,7 +191,7 @@ def cluster(cache, kind, quick):
     # Nothing of this needs WAL or syncing.
     fast = ("wal_level=minimal", "max_wal_senders=0", "fsync=off", "max_locks_per_transaction=2048")
     with Server(place, fast) as server:
-        fill(kind, server, 0.1 if quick else 1)
+        fill(kind, server, size)
     (place / "finished").touch()
     return place
 
@@ -219,6 +233,16 @@ def watch_memory(pid, peak):
 
 def size_of(folder):
     return sum((Path(path) / name).lstat().st_size for path, _, names in os.walk(folder) for name in names) / 1e6
+
+
+def changing_copy(cache, kept):
+    """A copy of a cluster that may change, as no other may."""
+    place = cache / "changing"
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir()
+    run(["cp", "-r", "--reflink=auto", kept / "data", place / "data"])
+    os.chmod(place / "data", 0o700)
+    return place
 
 
 def describe(place):
