@@ -45,6 +45,11 @@ fn mark(cluster: &Cluster, n: i32) -> Mark {
     committed(cluster, &rows[0][0])
 }
 
+/// Of a checkpoint with no transaction behind it, WAL has no more than the second: a time in that is too early.
+fn leave_the_second() {
+    std::thread::sleep(Duration::from_secs(1));
+}
+
 /// A transaction that ends in another session, with all in front of its number that a record can have there.
 fn mark_prepared(cluster: &Cluster, n: i32) -> Mark {
     let rows = cluster.sql(&format!(
@@ -173,14 +178,14 @@ struct Journey {
 fn journey(major: u32) -> Journey {
     let (cluster, pgkeep) = marked(major);
     let first = pgkeep.backup().identifier;
+    leave_the_second();
     mark(&cluster, 1);
     let second = mark_prepared(&cluster, 2);
     cluster.sql("select pg_create_restore_point('between, all')");
     let third = mark(&cluster, 3);
     archive_all(&cluster, &pgkeep);
     let later = pgkeep.backup_on("newest").identifier;
-    // Of a checkpoint with no transaction behind it, WAL has no more than the second.
-    std::thread::sleep(Duration::from_secs(1));
+    leave_the_second();
     let fourth = mark(&cluster, 4);
     mark(&cluster, 5);
     archive_all(&cluster, &pgkeep);
@@ -481,6 +486,7 @@ fn what_cannot_be_reached_is_told_before_anything_is_written() {
 fn an_unfinished_segment_is_replayed_as_far_as_it_goes() {
     let (cluster, pgkeep) = marked(17);
     pgkeep.backup();
+    leave_the_second();
     mark(&cluster, 1);
     archive_all(&cluster, &pgkeep);
     let second = mark(&cluster, 2);
