@@ -21,27 +21,17 @@ BIN = Path(SERVERS) / "17" / "bin"
 TICK = os.sysconf("SC_CLK_TCK")
 
 
-def parser(description):
-    """What every benchmark can be told."""
-    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--rounds", type=int, help="how often each contestant runs (3; with --quick 1)")
-    made.add_argument("--quick", action="store_true", help="a tenth of the size, one round")
-    made.add_argument("--cache", default="/var/tmp/pgkeep-bench", help="where the clusters are kept")
-    made.add_argument("--pgkeep", help="the binary to time (default: builds one)")
-    return made
-
-
-def chosen_by(made):
-    chosen = made.parse_args()
+def arguments(description):
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, help="how often each contestant runs (3; with --quick 1)")
+    parser.add_argument("--quick", action="store_true", help="clusters of a tenth of the size, one round")
+    parser.add_argument("--clusters", default="pgbench,random,tables", help="which, with commas")
+    parser.add_argument("--only", default="", help="only contestants whose name contains this word")
+    parser.add_argument("--cache", default="/var/tmp/pgkeep-bench", help="where the clusters are kept")
+    parser.add_argument("--pgkeep", help="the binary to time (default: builds one)")
+    chosen = parser.parse_args()
     chosen.rounds = chosen.rounds or (1 if chosen.quick else 3)
     return chosen
-
-
-def arguments(description):
-    made = parser(description)
-    made.add_argument("--clusters", default="pgbench,random,tables", help="which, with commas")
-    made.add_argument("--only", default="", help="only contestants whose name contains this word")
-    return chosen_by(made)
 
 
 def say(text):
@@ -155,6 +145,17 @@ end loop; end $$;
 """
 
 
+# About every hundredth page gets one new row version; in the many tables, one of 25 tables.
+CHANGES = {
+    "pgbench": "update pgbench_accounts set abalance = abalance + 1 where aid % 12200 = {number}",
+    "random": "update mixed set number = number + 1 where id % 16000 = {number}",
+    "tables": """do $$ declare name text; begin
+        for name in select relname from pg_class where relkind = 'r' and relname like 't%' and oid % 25 = {number} loop
+          execute format('update %I set body = body where id = 1', name);
+        end loop; end $$""",
+}
+
+
 def fill(kind, server, size):
     if kind == "pgbench":
         run([BIN / "pgbench", "-i", "-q", "-s", str(round(100 * size))], stderr=subprocess.DEVNULL)
@@ -175,12 +176,8 @@ def fill(kind, server, size):
 
 
 def cluster(cache, kind, quick):
-    return cluster_of(cache, f"{kind}-quick" if quick else kind, kind, 0.1 if quick else 1)
-
-
-def cluster_of(cache, name, kind, size):
     """The cluster's place, made on the first run."""
-    place = cache / name
+    place = cache / (f"{kind}-quick" if quick else kind)
     if (place / "finished").exists():
         return place
     say(f"making the cluster {place.name}")
@@ -191,7 +188,7 @@ def cluster_of(cache, name, kind, size):
     # Nothing of this needs WAL or syncing.
     fast = ("wal_level=minimal", "max_wal_senders=0", "fsync=off", "max_locks_per_transaction=2048")
     with Server(place, fast) as server:
-        fill(kind, server, size)
+        fill(kind, server, 0.1 if quick else 1)
     (place / "finished").touch()
     return place
 
