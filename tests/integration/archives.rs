@@ -1,7 +1,7 @@
 //! `archive`: one tar that holds what a restore would write.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -256,12 +256,19 @@ fn the_report_tells_the_file_and_its_bytes() {
     assert_eq!(report.number("Response.Size"), size);
 }
 
+/// Whether some process holds the lock of the file that an archive is written to.
+fn is_locked(file: &PathBuf) -> bool {
+    let is_incoming = file.extension().is_some_and(|name| name == "incoming");
+    let inode = fs::metadata(file).map(|metadata| metadata.ino());
+    let locks = fs::read_to_string("/proc/locks").unwrap();
+    is_incoming && inode.is_ok_and(|inode| locks.contains(&format!(":{inode} ")))
+}
+
 /// Starts to archive into a folder, and stops the process in the midst of it. Under load it may
 /// be done before it stops.
 fn stopped_at_work(pgkeep: &Pgkeep, arguments: &[&str], folder: &Path) -> Running {
     let mut running = pgkeep.spawn(arguments);
-    let is_incoming = |file: &PathBuf| file.extension().is_some_and(|name| name == "incoming");
-    while running.is_running() && !checks::tree(folder).iter().any(is_incoming) {
+    while running.is_running() && !checks::tree(folder).iter().any(is_locked) {
         std::thread::sleep(Duration::from_millis(1));
     }
     running.signal(Signal::STOP);
