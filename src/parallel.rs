@@ -1,4 +1,4 @@
-//! Tasks dealt out to a few threads, the first failure stopping them all.
+//! Tasks dealt out to a few threads, the first failure stopping them all; or two things at once.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -85,6 +85,18 @@ pub fn run<W: Send, T: Sync>(
         Some(error) => Err(error),
         None => Ok(()),
     }
+}
+
+/// Does one thing in this thread and another in a thread beside it; ends with both.
+pub fn both<A, B: Send>(here: impl FnOnce() -> A, beside: impl FnOnce() -> B + Send) -> (A, B) {
+    std::thread::scope(|scope| {
+        let beside = scope.spawn(beside);
+        let here = here();
+        match beside.join() {
+            Ok(beside) => (here, beside),
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    })
 }
 
 #[cfg(test)]

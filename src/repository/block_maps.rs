@@ -68,9 +68,11 @@ impl BlockMaps {
         incoming::remove_leftovers(&self.folder)?;
         let mut file = Incoming::create(&self.folder, coding)?;
         file.append(&changed.to_bytes())?;
-        // The same WAL always comes to the same map.
-        file.finish()?.publish(&name.file_name())?;
-        durable::sync_folder(&self.folder)
+        // The same WAL always comes to the same map. One that somebody else made may not be on disk yet.
+        match file.finish()?.publish(&name.file_name())? {
+            true => Ok(()),
+            false => durable::sync_folder(&self.folder),
+        }
     }
 }
 

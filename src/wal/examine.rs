@@ -50,6 +50,16 @@ impl<'a> Examiner<'a> {
         }
     }
 
+    /// One that has read already what is in front of a segment.
+    pub(super) fn in_front_of(
+        segment: SegmentName,
+        archive: &'a WalArchive,
+    ) -> Result<Examiner<'a>> {
+        let mut examiner = Examiner::new(archive);
+        examiner.position = Some(arrive(archive, segment, &mut examiner.part)?);
+        Ok(examiner)
+    }
+
     /// Checks a whole segment, and gives the block maps of the records that end in it: one, or two where a
     /// timeline begins inside. WAL that was written with wal_level = minimal has none.
     pub(super) fn examine(

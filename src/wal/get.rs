@@ -6,8 +6,10 @@
 //! that is there gives it.
 
 use std::path::Path;
+use std::sync::mpsc;
 
 use crate::error::{Error, Result};
+use crate::parallel;
 use crate::pg::history::TimelineHistory;
 use crate::pg::lsn::Timeline;
 use crate::pg::segment::SegmentName;
@@ -71,22 +73,36 @@ pub fn run(archive: &WalArchive, request: &Request<'_>) -> Result<Answer> {
 /// Bytes that are read, checked and written at a time.
 const PART_BYTES: usize = 256 << 10;
 
+/// Parts that may be written and not yet checked.
+const PARTS_AHEAD: usize = 16;
+
+/// Writes the content in this thread and checks it in another: recovery waits for both.
 fn deliver(archive: &WalArchive, stored: &StoredWal, target: &Path) -> Result<()> {
-    let mut part = vec![0; PART_BYTES];
     let mut content = archive.read(stored)?;
-    let mut check = Check::of(archive, stored, &mut part)?;
+    let mut check = Check::of(archive, stored)?;
     let mut beside = Beside::create(target)?;
-    loop {
-        let filled = content.fill(&mut part)?;
-        if filled == 0 {
-            break;
-        }
-        check
-            .push(&part[..filled])
-            .map_err(|error| damaged(stored, &error))?;
-        beside.write(&part[..filled])?;
-    }
-    check.finish().map_err(|error| damaged(stored, &error))?;
+    let (written, to_check) = mpsc::sync_channel::<Vec<u8>>(PARTS_AHEAD);
+    let (delivered, checked) = parallel::both(
+        || {
+            loop {
+                let mut part = vec![0; PART_BYTES];
+                let filled = content.fill(&mut part)?;
+                part.truncate(filled);
+                beside.write(&part)?;
+                // Nobody takes it where the check has failed.
+                if filled == 0 || written.send(part).is_err() {
+                    drop(written);
+                    return beside.sync();
+                }
+            }
+        },
+        move || {
+            to_check.iter().try_for_each(|part| check.push(&part))?;
+            check.finish()
+        },
+    );
+    delivered?;
+    checked.map_err(|error| damaged(stored, &error))?;
     beside.publish()
 }
 
@@ -105,7 +121,7 @@ enum Check {
 }
 
 impl Check {
-    fn of(archive: &WalArchive, stored: &StoredWal, part: &mut [u8]) -> Result<Check> {
+    fn of(archive: &WalArchive, stored: &StoredWal) -> Result<Check> {
         let cluster = archive.cluster();
         if let Some(timeline) = stored.name.timeline_of_history() {
             let content = Vec::new();
@@ -114,7 +130,7 @@ impl Check {
         match stored.name.segment_name(cluster.segment_size) {
             Some(segment) if stored.name.kind() == WalFileKind::Segment => Ok(Check::Segment {
                 pages: whole_segment_check(cluster, segment),
-                records: Box::new(record_reader(archive, stored, segment, part)?),
+                records: Box::new(record_reader(archive, stored, segment)?),
             }),
             _ => Ok(Check::Nothing),
         }
@@ -153,10 +169,9 @@ fn record_reader(
     archive: &WalArchive,
     stored: &StoredWal,
     segment: SegmentName,
-    part: &mut [u8],
 ) -> Result<RecordReader> {
     if Suffix::split(&stored.path.to_string_lossy()).1.is_plain() {
-        return Ok(arrive(archive, segment, part)?.reader);
+        return Ok(arrive(archive, segment, &mut vec![0; PART_BYTES])?.reader);
     }
     let cluster = archive.cluster();
     Ok(RecordReader::new(

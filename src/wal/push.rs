@@ -9,6 +9,7 @@ use std::path::Path;
 
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
+use crate::parallel;
 use crate::pg::control::{CONTROL_FILE, ControlFile};
 use crate::pg::history::TimelineHistory;
 use crate::pg::lsn::{Lsn, Timeline};
@@ -106,8 +107,12 @@ fn push_segment(
         archive.expect_same(&stored, &mut source(request)?)?;
         return Ok(Stored::Already);
     }
-    let file = copy(request, &archive, interrupt)?;
-    match Examiner::new(&archive).examine(segment, &mut file.open()?) {
+    let (file, examiner) = parallel::both(
+        || copy(request, &archive, interrupt),
+        || Examiner::in_front_of(segment, &archive),
+    );
+    let (file, mut examiner) = (file?, examiner?);
+    match examiner.examine(segment, &mut file.open()?) {
         Ok(maps) => {
             let block_maps = BlockMaps::of(request.folder);
             admit(&archive, &block_maps, name, file, maps, request.coding)
