@@ -32,6 +32,7 @@ mod incremental;
 mod interruption;
 mod kinds_of_cluster;
 mod large_relation;
+mod logging;
 mod naming;
 mod permissions;
 mod positions;
