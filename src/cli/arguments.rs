@@ -115,6 +115,7 @@ pub(super) enum Command {
     Permissions(commands::permissions::Permissions),
     Conf(commands::conf::Conf),
     Wal(commands::wal::Wal),
+    Units(commands::units::Units),
     Completions(commands::completions::Completions),
 }
 
@@ -143,6 +144,7 @@ macro_rules! each {
             Command::Permissions($args) => $call,
             Command::Conf($args) => $call,
             Command::Wal($args) => $call,
+            Command::Units($args) => $call,
             Command::Completions($args) => $call,
         }
     };
@@ -173,6 +175,7 @@ impl Command {
             Command::Permissions(_) => "permissions",
             Command::Conf(_) => "conf",
             Command::Wal(wal) => wal.name(),
+            Command::Units(_) => "units",
             Command::Completions(_) => "completions",
         }
     }

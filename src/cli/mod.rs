@@ -13,6 +13,7 @@ mod progress;
 mod report;
 mod signals;
 mod status;
+mod systemd;
 
 use std::io::Write;
 use std::process::ExitCode;

@@ -44,5 +44,6 @@ mod standby;
 mod status;
 mod tablespaces;
 mod under_load;
+mod units;
 mod verification;
 mod verify;
