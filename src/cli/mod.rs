@@ -9,6 +9,8 @@ mod commands;
 mod completion;
 mod help;
 mod logging;
+#[cfg(test)]
+mod manual;
 mod progress;
 mod report;
 mod signals;
