@@ -29,15 +29,20 @@ pub(super) struct Arguments {
 #[command(next_help_heading = "Global options")]
 pub(super) struct Global {
     /// Configuration file
+    ///
+    /// Without it the first that is there of `$PGKEEP_CONFIG`, ~/.config/pgkeep/pgkeep.conf and
+    /// /etc/pgkeep/pgkeep.conf. There need not be any.
     #[arg(short, long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// How the report is printed
     #[arg(short = 'F', long, global = true, value_enum, default_value_t = Format::Text)]
     pub format: Format,
-    /// Log more; twice, even more
+    /// Log each step that is done; twice, even more
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub verbose: u8,
-    /// Log errors only
+    /// Log errors only, and do not report success
+    ///
+    /// For cron: nothing is printed where all is well. `--format json` prints its report nevertheless.
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     pub quiet: bool,
     /// Write the log into a file as well
@@ -47,6 +52,8 @@ pub(super) struct Global {
     #[arg(long, global = true, value_enum, default_value_t = ProgressMode::Auto)]
     pub progress: ProgressMode,
     /// Threads and connections that work at the same time
+    ///
+    /// Where neither this nor the configuration says it, as many as there are cores, up to 8.
     #[arg(short = 'j', long, global = true, value_name = "N")]
     pub workers: Option<NonZero<usize>>,
 }
@@ -108,6 +115,7 @@ pub(super) enum Command {
     Permissions(commands::permissions::Permissions),
     Conf(commands::conf::Conf),
     Wal(commands::wal::Wal),
+    Units(commands::units::Units),
     Completions(commands::completions::Completions),
 }
 
@@ -136,6 +144,7 @@ macro_rules! each {
             Command::Permissions($args) => $call,
             Command::Conf($args) => $call,
             Command::Wal($args) => $call,
+            Command::Units($args) => $call,
             Command::Completions($args) => $call,
         }
     };
@@ -166,6 +175,7 @@ impl Command {
             Command::Permissions(_) => "permissions",
             Command::Conf(_) => "conf",
             Command::Wal(wal) => wal.name(),
+            Command::Units(_) => "units",
             Command::Completions(_) => "completions",
         }
     }

@@ -9,10 +9,13 @@ mod commands;
 mod completion;
 mod help;
 mod logging;
+#[cfg(test)]
+mod manual;
 mod progress;
 mod report;
 mod signals;
 mod status;
+mod systemd;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -48,11 +51,15 @@ pub fn main() -> ExitCode {
     }
     let answer = run(&arguments, reader).unwrap_or_else(Answer::failure);
     if let Some(error) = answer.what_failed() {
-        logging::print_error(error);
+        logging::report_error(error);
     }
     let status = reader.status_of(&answer);
     let text = match answer.plain_text(format) {
         Some(text) => text.to_owned(),
+        // For cron, which mails whatever is printed.
+        None if arguments.global.quiet && format == Format::Text && answer.error.is_none() => {
+            String::new()
+        }
         None => Report::new(name, format, began.elapsed(), request, answer).render(),
     };
     print(&text, status, reader)
@@ -100,7 +107,9 @@ fn misunderstood(error: &clap::Error, began: Instant) -> ExitCode {
     let command = words.iter().find(is_command).map_or("", String::as_str);
     let text = error.to_string();
     let mut lines = text.lines().map(str::trim);
-    let message = lines.next().unwrap_or_default();
+    // The lines up to the first empty one are one sentence, such as what is missing.
+    let message: Vec<&str> = lines.by_ref().take_while(|line| !line.is_empty()).collect();
+    let message = message.join(" ");
     let wrong = Error::usage(message.trim_start_matches("error: "));
     let answer = Answer::failure(match lines.find_map(|line| line.strip_prefix("tip: ")) {
         Some(tip) => wrong.hint(tip),
@@ -118,7 +127,7 @@ fn print(text: &str, status: u8, reader: StatusReader) -> ExitCode {
         // A reader that has seen enough, such as head, is no failure.
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::from(status),
         Err(error) => {
-            eprintln!("pgkeep: cannot write the report: {error}");
+            logging::tell(&format!("pgkeep: cannot write the report: {error}\n"));
             ExitCode::from(reader.status(Kind::Failed))
         }
     }

@@ -1,4 +1,5 @@
-//! Progress on stderr: a bar on a terminal, plain lines elsewhere.
+//! Progress on stderr: a bar on a terminal, plain lines elsewhere. And the log's account of it:
+//! at `-v`, a line for each step that is done.
 
 use std::io::IsTerminal;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,6 +9,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::cli::arguments::ProgressMode;
+use crate::cli::logging;
 use crate::progress::{Progress, Silent};
 use crate::size::readable;
 
@@ -21,10 +23,10 @@ const PACE: Duration = Duration::from_secs(10);
 pub(super) fn choose(mode: ProgressMode) -> Box<dyn Progress> {
     let terminal = std::io::stderr().is_terminal();
     match mode {
-        ProgressMode::Never => Box::new(Silent),
-        ProgressMode::Auto if !terminal => Box::new(Silent),
-        ProgressMode::Auto | ProgressMode::Always if terminal => Box::new(Bar::new()),
-        ProgressMode::Auto | ProgressMode::Always => Box::new(Lines::default()),
+        ProgressMode::Never => logged(Silent),
+        ProgressMode::Auto if !terminal => logged(Silent),
+        ProgressMode::Auto | ProgressMode::Always if terminal => logged(Bar::new()),
+        ProgressMode::Auto | ProgressMode::Always => logged(Lines::default()),
     }
 }
 
@@ -36,6 +38,7 @@ impl Bar {
     fn new() -> Bar {
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(8));
         bar.enable_steady_tick(Duration::from_millis(250));
+        logging::step_aside_for(&bar);
         Bar { bar }
     }
 }
@@ -69,10 +72,10 @@ impl Drop for Bar {
 #[derive(Default)]
 struct Lines {
     done: AtomicU64,
-    step: Mutex<Option<Step>>,
+    step: Mutex<Option<Told>>,
 }
 
-struct Step {
+struct Told {
     name: String,
     bytes: Option<u64>,
     began: Instant,
@@ -84,10 +87,10 @@ impl Progress for Lines {
         let now = Instant::now();
         self.done.store(0, Ordering::Relaxed);
         match bytes {
-            Some(bytes) => eprintln!("pgkeep: {name}: {}", readable(bytes)),
-            None => eprintln!("pgkeep: {name}"),
+            Some(bytes) => logging::tell(&format!("pgkeep: {name}: {}\n", readable(bytes))),
+            None => logging::tell(&format!("pgkeep: {name}\n")),
         }
-        *self.step.lock().unwrap_or_else(PoisonError::into_inner) = Some(Step {
+        *self.step.lock().unwrap_or_else(PoisonError::into_inner) = Some(Told {
             name: name.to_owned(),
             bytes,
             began: now,
@@ -108,20 +111,97 @@ impl Progress for Lines {
     }
 }
 
-impl Step {
+impl Told {
     fn tell(&self, done: u64) {
-        let rate = (done as f64 / self.began.elapsed().as_secs_f64()) as u64;
-        let rate = rate.max(1);
-        match self.bytes {
-            Some(bytes) => eprintln!(
-                "pgkeep: {}: {} of {}, {}/s, {} s left",
+        let rate = rate(done, self.began.elapsed()).max(1);
+        let line = match self.bytes {
+            Some(bytes) => format!(
+                "pgkeep: {}: {} of {}, {}/s, {} s left\n",
                 self.name,
                 readable(done),
                 readable(bytes),
                 readable(rate),
                 bytes.saturating_sub(done) / rate
             ),
-            None => eprintln!("pgkeep: {}: {}", self.name, readable(done)),
+            None => format!("pgkeep: {}: {}\n", self.name, readable(done)),
+        };
+        logging::tell(&line);
+    }
+}
+
+/// Bytes a second.
+fn rate(bytes: u64, elapsed: Duration) -> u64 {
+    (bytes as f64 / elapsed.as_secs_f64()) as u64
+}
+
+/// Writes a line into the log for each step that is done, whatever else is shown.
+struct Logged<P: Progress> {
+    shown: P,
+    bytes: AtomicU64,
+    step: Mutex<Option<(String, Instant)>>,
+}
+
+fn logged(shown: impl Progress + 'static) -> Box<dyn Progress> {
+    Box::new(Logged {
+        shown,
+        bytes: AtomicU64::new(0),
+        step: Mutex::new(None),
+    })
+}
+
+impl<P: Progress> Logged<P> {
+    /// Ends the step at hand, and begins the next one.
+    fn change(&self, next: Option<(String, Instant)>) {
+        let mut step = self.step.lock().unwrap_or_else(PoisonError::into_inner);
+        let bytes = self.bytes.swap(0, Ordering::Relaxed);
+        if let Some((name, began)) = std::mem::replace(&mut *step, next) {
+            log::info!("{}", account(&name, bytes, began.elapsed()));
         }
+    }
+}
+
+impl<P: Progress> Progress for Logged<P> {
+    fn step(&self, name: &str, bytes: Option<u64>) {
+        self.change(Some((name.to_owned(), Instant::now())));
+        self.shown.step(name, bytes);
+    }
+
+    fn advance(&self, bytes: u64) {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.shown.advance(bytes);
+    }
+}
+
+impl<P: Progress> Drop for Logged<P> {
+    fn drop(&mut self) {
+        self.change(None);
+    }
+}
+
+/// What a step came to, in a line.
+fn account(name: &str, bytes: u64, elapsed: Duration) -> String {
+    let seconds = elapsed.as_secs_f64();
+    if bytes == 0 {
+        return format!("{name}: {seconds:.1} s");
+    }
+    format!(
+        "{name}: {} in {seconds:.1} s, {}/s",
+        readable(bytes),
+        readable(rate(bytes, elapsed))
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_is_told_with_its_rate() {
+        let second = Duration::from_secs(1);
+        assert_eq!(account("finish", 0, second / 4), "finish: 0.2 s");
+        assert_eq!(
+            account("copy files", 3 << 30, 2 * second),
+            "copy files: 3.00GB in 2.0 s, 1.50GB/s"
+        );
     }
 }

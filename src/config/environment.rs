@@ -52,6 +52,11 @@ impl Environment {
         }
     }
 
+    /// The name that belongs to a user ID; none where the password database has no such user.
+    pub fn user_name_of(user_id: u32) -> Option<String> {
+        Account::find(Path::new("/etc/passwd"), user_id).map(|account| account.name)
+    }
+
     /// A variable's value; an empty one counts as not set, as in libpq.
     pub fn variable(&self, name: &str) -> Option<&str> {
         self.variables

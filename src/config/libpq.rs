@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use std::collections::BTreeMap;
 
 /// libpq's keywords with their environment variables.
-const PARAMETERS: &[(&str, &str)] = &[
+pub(super) const PARAMETERS: &[(&str, &str)] = &[
     ("host", "PGHOST"),
     ("hostaddr", "PGHOSTADDR"),
     ("port", "PGPORT"),

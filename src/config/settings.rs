@@ -19,7 +19,7 @@ use std::time::Duration;
 type Given<T> = Option<Sourced<T>>;
 
 /// The keys of [`Common`].
-const COMMON_KEYS: &[&str] = &[
+pub(super) const COMMON_KEYS: &[&str] = &[
     "base_dir",
     "compression",
     "compression_level",
@@ -34,7 +34,7 @@ const COMMON_KEYS: &[&str] = &[
 ];
 
 /// The keys of [`Server`] alone.
-const SERVER_KEYS: &[&str] = &[
+pub(super) const SERVER_KEYS: &[&str] = &[
     "host",
     "port",
     "user",

@@ -469,3 +469,65 @@ proptest! {
         }
     }
 }
+
+/// pgkeep.conf(5), as it is written.
+fn manual() -> String {
+    let path = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/src/cli/manual/pgkeep.conf.roff"
+    );
+    std::fs::read_to_string(path).unwrap()
+}
+
+#[test]
+fn the_manual_has_every_key_and_no_other() {
+    let manual = manual();
+    let lines = manual.lines().collect::<Vec<_>>();
+    let tags = lines.windows(2).filter(|lines| lines[0] == ".TP");
+    let mut described: Vec<&str> = tags
+        .flat_map(|lines| lines[1].split([' ', '"', ',']).skip(1))
+        .filter(|word| !word.is_empty())
+        .collect();
+    let mut known = [super::settings::COMMON_KEYS, super::settings::SERVER_KEYS].concat();
+    described.sort_unstable();
+    known.sort_unstable();
+    assert_eq!(described, known);
+}
+
+#[test]
+fn the_manual_has_every_variable_of_libpq_and_no_other() {
+    let manual = manual();
+    let (_, list) = manual.split_once("These variables are known:").unwrap();
+    let (list, _) = list.split_once(".RE").unwrap();
+    let variables = list
+        .split([',', '.', '\n', ' '])
+        .filter(|word| word.starts_with("PG"));
+    let described: Vec<&str> = variables.collect();
+    let parameters = super::libpq::PARAMETERS
+        .iter()
+        .map(|(_, variable)| *variable);
+    let others = ["PGSERVICE", "PGSERVICEFILE", "PGSYSCONFDIR"];
+    let mut known: Vec<&str> = parameters.chain(others).collect();
+    known.sort_unstable();
+    assert_eq!(described, known);
+}
+
+#[test]
+fn the_sample_has_every_key_with_a_value_it_may_have() {
+    let sample = include_str!("pgkeep.conf.sample");
+    configuration(sample, &[]).unwrap();
+    let setting = |line: &&str| line.starts_with('#') && line.contains(" = ");
+    let lines = sample.lines().map(|line| match Some(line).filter(setting) {
+        Some(setting) => &setting[1..],
+        None => line,
+    });
+    let complete: Vec<&str> = lines.collect();
+    configuration(&complete.join("\n"), &[]).unwrap();
+    for key in [super::settings::COMMON_KEYS, super::settings::SERVER_KEYS].concat() {
+        let beginning = format!("{key} = ");
+        assert!(
+            complete.iter().any(|line| line.starts_with(&beginning)),
+            "{key}"
+        );
+    }
+}

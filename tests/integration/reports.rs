@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::support::pgkeep::SERVER;
+use crate::support::pgkeep::{SERVER, binary};
 use crate::support::report::Report;
 use crate::support::{Cluster, Pgkeep};
 
@@ -202,9 +202,28 @@ fn stdout_carries_the_report_and_nothing_else() {
         let parsed: Result<Value, _> = serde_json::from_str(&run.stdout);
         assert!(parsed.is_ok(), "{run:?}");
     }
-    let quiet = pgkeep.run(&["-q", "backup", SERVER]);
-    quiet.succeeded();
-    assert_eq!(quiet.stderr, "", "{quiet:?}");
+}
+
+/// cron mails whatever is printed.
+#[test]
+fn with_q_nothing_is_printed_where_all_is_well() {
+    let cluster = Cluster::new(17);
+    let pgkeep = Pgkeep::of(&cluster);
+    for arguments in [
+        &["-q", "backup", SERVER][..],
+        &["-q", "verify", SERVER, "newest"],
+        &["-q", "list-backup", SERVER],
+    ] {
+        let quiet = pgkeep.run(arguments);
+        assert_eq!(quiet.status.code(), Some(0), "{quiet:?}");
+        assert_eq!((&*quiet.stdout, &*quiet.stderr), ("", ""), "{quiet:?}");
+    }
+    let asked_for = pgkeep.run(&["-q", "-F", "json", "info", SERVER, "newest"]);
+    asked_for.succeeded();
+    let failed = pgkeep.run(&["-q", "info", SERVER, "1999"]);
+    failed.failed(1);
+    let script = pgkeep.run(&["-q", "permissions", SERVER]);
+    assert!(script.stdout.contains("GRANT"), "{script:?}");
 }
 
 #[test]
@@ -266,6 +285,41 @@ fn wrong_usage_exits_with_2() {
         let run = pgkeep.run(arguments);
         assert_eq!(run.status.code(), Some(2), "{run:?}");
     }
+    let missing = pgkeep.run(&["restore", SERVER, "newest"]).failed(2);
+    assert!(
+        missing.contains("not provided: <[POSITION] DIRECTORY>"),
+        "{missing}"
+    );
+    let mistyped = pgkeep.run(&["backup", SERVER, "--or-ful"]).report();
+    let hint = mistyped.at("Outcome.Hint");
+    assert_eq!(hint, "a similar argument exists: '--or-full'");
     assert_eq!(pgkeep.run(&["--help"]).status.code(), Some(0));
-    assert_eq!(pgkeep.run(&["--version"]).status.code(), Some(0));
+}
+
+/// A release build also names the commit it was made of.
+#[test]
+fn the_version_names_the_commit_and_the_target() {
+    let cluster = Cluster::new(17);
+    let shown = Pgkeep::of(&cluster).run(&["--version"]);
+    assert_eq!(shown.status.code(), Some(0), "{shown:?}");
+    let version = concat!("pgkeep ", env!("CARGO_PKG_VERSION"), " (");
+    let build = shown.stdout.trim_end().strip_prefix(version);
+    let build = build.and_then(|build| build.strip_suffix("-linux-gnu)"));
+    let build = build.unwrap_or_else(|| panic!("{shown:?}"));
+    let is_release = binary()
+        .components()
+        .any(|part| part.as_os_str() == "release");
+    if is_release {
+        let mut git = std::process::Command::new("git");
+        git.args(["rev-parse", "--short=10", "HEAD"]);
+        let output = git
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .output()
+            .unwrap();
+        let commit = String::from_utf8(output.stdout).unwrap();
+        assert!(
+            build.starts_with(commit.trim_end()),
+            "{build} is not of {commit}"
+        );
+    }
 }

@@ -7,6 +7,7 @@ use crate::cli::report::{Answer, Fields, field};
 use crate::error::{Error, Result};
 use crate::repository::identifier::Selector;
 use crate::server::session::Checkpoint;
+use crate::size::readable;
 
 /// Make a backup of a server
 ///
@@ -87,6 +88,14 @@ impl Backup {
             &*app.progress,
             &app.interrupt,
         )?;
+        log::info!(
+            "backup {} of {}: {} files, {}, stored in {}",
+            info.backup,
+            info.server,
+            info.number_of_files,
+            readable(info.restore_size),
+            readable(info.backup_size)
+        );
         let error = (info.corrupt_pages > 0).then(|| describe::corruption(&info));
         Ok(Answer {
             response: describe::summary(&info),

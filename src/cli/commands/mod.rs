@@ -17,6 +17,7 @@ pub(super) mod permissions;
 pub(super) mod restore;
 pub(super) mod retain;
 pub(super) mod status;
+pub(super) mod units;
 pub(super) mod verify;
 pub(super) mod wal;
 mod wanted;

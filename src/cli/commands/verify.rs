@@ -17,6 +17,10 @@ use crate::verify::{self, Finding, Rebuild, Remembered, Verified, due};
 /// backup found damaged is not valid until a later verification finds it sound. With DIRECTORY the cluster is also rebuilt
 /// there, checked, and removed.
 #[derive(Debug, Args)]
+#[command(
+    override_usage = "pgkeep verify [OPTIONS] <SERVER> <BACKUP> [DIRECTORY] [failed|all]
+       pgkeep verify [OPTIONS] --due [SERVER]"
+)]
 pub(crate) struct Verify {
     /// The server's name
     #[arg(required_unless_present = "due")]

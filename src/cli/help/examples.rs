@@ -244,6 +244,10 @@ pub(super) const EXAMPLES: &[(&str, &[Example])] = &[
                 "The same of one, for a program",
                 "pgkeep -F json status primary",
             ),
+            example(
+                "For Prometheus, by a textfile collector",
+                "pgkeep -F prometheus status | sponge /var/lib/node_exporter/pgkeep.prom",
+            ),
         ],
     ),
     (

@@ -60,6 +60,12 @@ impl Copy {
             &*app.progress,
             &app.interrupt,
         )?;
+        log::info!(
+            "WAL of {}: {} segments copied, held up to {}",
+            server.name(),
+            copied.segments.len(),
+            copied.end
+        );
         Ok(Answer {
             response: describe(server.name(), &copied),
             error: copied.trouble,
