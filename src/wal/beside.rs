@@ -57,16 +57,11 @@ impl Beside {
             .map_err(|error| Error::io("write", &self.path, &error))
     }
 
-    /// Syncs what was written.
-    pub(super) fn sync(&self) -> Result<()> {
+    /// Puts the file in its place, synced.
+    pub(super) fn publish(mut self) -> Result<()> {
         self.file
             .sync_all()
-            .map_err(|error| Error::io("write", &self.path, &error))
-    }
-
-    /// Puts the file, which is synced, in its place.
-    pub(super) fn publish(mut self) -> Result<()> {
-        fs::rename(&self.path, &self.target)
+            .and_then(|()| fs::rename(&self.path, &self.target))
             .map_err(|error| Error::io("write", &self.target, &error))?;
         self.published = true;
         match self.target.parent() {
@@ -102,7 +97,6 @@ mod tests {
         file.write(b"wal").unwrap();
         assert!(!target.exists());
         assert!(Beside::create(&target).is_err());
-        file.sync().unwrap();
         file.publish().unwrap();
         assert_eq!(fs::read(&target).unwrap(), b"wal");
 

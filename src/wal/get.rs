@@ -6,10 +6,8 @@
 //! that is there gives it.
 
 use std::path::Path;
-use std::sync::mpsc;
 
 use crate::error::{Error, Result};
-use crate::parallel;
 use crate::pg::history::TimelineHistory;
 use crate::pg::lsn::Timeline;
 use crate::pg::segment::SegmentName;
@@ -73,36 +71,22 @@ pub fn run(archive: &WalArchive, request: &Request<'_>) -> Result<Answer> {
 /// Bytes that are read, checked and written at a time.
 const PART_BYTES: usize = 256 << 10;
 
-/// Parts that may be written and not yet checked.
-const PARTS_AHEAD: usize = 16;
-
-/// Writes the content in this thread and checks it in another: recovery waits for both.
 fn deliver(archive: &WalArchive, stored: &StoredWal, target: &Path) -> Result<()> {
+    let mut part = vec![0; PART_BYTES];
     let mut content = archive.read(stored)?;
-    let mut check = Check::of(archive, stored)?;
+    let mut check = Check::of(archive, stored, &mut part)?;
     let mut beside = Beside::create(target)?;
-    let (written, to_check) = mpsc::sync_channel::<Vec<u8>>(PARTS_AHEAD);
-    let (delivered, checked) = parallel::both(
-        || {
-            loop {
-                let mut part = vec![0; PART_BYTES];
-                let filled = content.fill(&mut part)?;
-                part.truncate(filled);
-                beside.write(&part)?;
-                // Nobody takes it where the check has failed.
-                if filled == 0 || written.send(part).is_err() {
-                    drop(written);
-                    return beside.sync();
-                }
-            }
-        },
-        move || {
-            to_check.iter().try_for_each(|part| check.push(&part))?;
-            check.finish()
-        },
-    );
-    delivered?;
-    checked.map_err(|error| damaged(stored, &error))?;
+    loop {
+        let filled = content.fill(&mut part)?;
+        if filled == 0 {
+            break;
+        }
+        check
+            .push(&part[..filled])
+            .map_err(|error| damaged(stored, &error))?;
+        beside.write(&part[..filled])?;
+    }
+    check.finish().map_err(|error| damaged(stored, &error))?;
     beside.publish()
 }
 
@@ -110,7 +94,8 @@ fn deliver(archive: &WalArchive, stored: &StoredWal, target: &Path) -> Result<()
 enum Check {
     Segment {
         pages: SegmentCheck,
-        records: Box<RecordReader>,
+        /// Of a segment that is stored as it is.
+        records: Option<Box<RecordReader>>,
     },
     History {
         timeline: Timeline,
@@ -121,7 +106,7 @@ enum Check {
 }
 
 impl Check {
-    fn of(archive: &WalArchive, stored: &StoredWal) -> Result<Check> {
+    fn of(archive: &WalArchive, stored: &StoredWal, part: &mut [u8]) -> Result<Check> {
         let cluster = archive.cluster();
         if let Some(timeline) = stored.name.timeline_of_history() {
             let content = Vec::new();
@@ -130,7 +115,7 @@ impl Check {
         match stored.name.segment_name(cluster.segment_size) {
             Some(segment) if stored.name.kind() == WalFileKind::Segment => Ok(Check::Segment {
                 pages: whole_segment_check(cluster, segment),
-                records: Box::new(record_reader(archive, stored, segment)?),
+                records: record_reader(archive, stored, segment, part)?.map(Box::new),
             }),
             _ => Ok(Check::Nothing),
         }
@@ -140,7 +125,10 @@ impl Check {
         match self {
             Check::Segment { pages, records } => {
                 pages.push(bytes);
-                records.push(bytes, &mut |_| Ok(()))
+                match records {
+                    Some(records) => records.push(bytes, &mut |_| Ok(())),
+                    None => Ok(()),
+                }
             }
             Check::History { content, .. } => {
                 content.extend_from_slice(bytes);
@@ -163,23 +151,19 @@ impl Check {
     }
 }
 
-/// Every record that begins in a segment has a checksum that is read with it. The end of one that began before has
-/// not, without the segment before; but what is compressed or encrypted has checksums of its own.
+/// What is compressed or encrypted is checked by that, to its last byte, and was read record by record on its way in. What is
+/// stored as it is has its records' checksums alone.
 fn record_reader(
     archive: &WalArchive,
     stored: &StoredWal,
     segment: SegmentName,
-) -> Result<RecordReader> {
+    part: &mut [u8],
+) -> Result<Option<RecordReader>> {
     if Suffix::split(&stored.path.to_string_lossy()).1.is_plain() {
-        return Ok(arrive(archive, segment, &mut vec![0; PART_BYTES])?.reader);
+        Ok(Some(arrive(archive, segment, part)?.reader))
+    } else {
+        Ok(None)
     }
-    let cluster = archive.cluster();
-    Ok(RecordReader::new(
-        cluster.major,
-        cluster.system_identifier,
-        cluster.segment_size,
-        segment.number.start(cluster.segment_size),
-    ))
 }
 
 fn damaged(stored: &StoredWal, error: &Error) -> Error {
