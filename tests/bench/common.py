@@ -150,7 +150,7 @@ CHANGES = {
     "pgbench": "update pgbench_accounts set abalance = abalance + 1 where aid % 12200 = {number}",
     "random": "update mixed set number = number + 1 where id % 16000 = {number}",
     "tables": """do $$ declare name text; begin
-        for name in select relname from pg_class where relkind = 'r' and relname like 't%' and oid % 25 = {number} loop
+        for name in select relname from pg_class where relkind = 'r' and relname like 't%' and oid::bigint % 25 = {number} loop
           execute format('update %I set body = body where id = 1', name);
         end loop; end $$""",
 }
