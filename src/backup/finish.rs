@@ -86,7 +86,7 @@ impl Finish<'_> {
 
     fn info(&self, suspects: &[Suspect], sealed: &Sealed) -> BackupInfo {
         let label = &self.stopped.label;
-        let mut corrupt = corrupt_pages(suspects, label.start_lsn, self.stopped.lsn, |file| {
+        let mut corrupt = corrupt_pages(suspects, label.start_lsn, self.wal.end.lsn, |file| {
             self.plan.files[file].path.clone()
         });
         let corrupt_pages = corrupt.len() as u64;
@@ -126,9 +126,9 @@ impl Finish<'_> {
             from_standby: label.from_standby,
             start_lsn: label.start_lsn,
             checkpoint_lsn: label.checkpoint_lsn,
-            end_lsn: self.stopped.lsn,
+            end_lsn: self.wal.end.lsn,
             start_timeline: label.start_timeline,
-            end_timeline: self.wal.end_timeline,
+            end_timeline: self.wal.end.timeline,
             wal: label.start_segment_file.clone(),
             data_directory: self.facts.data_directory.clone(),
             tablespaces: self.tablespaces.iter().map(tablespace).collect(),

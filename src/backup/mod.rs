@@ -4,6 +4,7 @@ mod assembly;
 mod changes;
 mod copy;
 mod corruption;
+mod end;
 mod finish;
 mod orphans;
 mod parent;
@@ -166,10 +167,12 @@ pub fn run(
         staging.folder(),
     )?;
 
-    let control = readers[0].read_control_file()?;
+    let (mut control, _) = readers[0].read_control_file()?;
     let stopped = session.stop()?;
+    let end = end::find(&facts, &stopped, session.client(), &mut readers[0])?;
+    end.demand(&stopped.label, &mut control)?;
     progress.step("copy WAL", None);
-    let needed = wal::needed(&facts, &stopped, &mut readers[0])?;
+    let needed = wal::needed(&facts, &stopped.label, end, &mut readers[0])?;
     wal::copy(
         &needed,
         &mut copied.stored,
@@ -194,7 +197,7 @@ pub fn run(
         identifier,
         began,
     };
-    let info = finish.write(copied, &control.0, staging.folder())?;
+    let info = finish.write(copied, &control, staging.folder())?;
     staging.publish()?;
     Ok(info)
 }

@@ -1,10 +1,12 @@
 //! The WAL a backup needs to become consistent.
 
 use crate::backup::Request;
+use crate::backup::end::End;
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
 use crate::parallel::{self, Stop};
 use crate::pg::history::{self, TimelineHistory, WalRange};
+use crate::pg::label::BackupLabel;
 use crate::pg::lsn::{Lsn, Timeline};
 use crate::pg::segment::{SegmentName, SegmentNumber, SegmentSize};
 use crate::pg::version::Major;
@@ -15,7 +17,6 @@ use crate::repository::layout::BackupFolder;
 use crate::repository::store::{SLICE_BYTES, Store, Stored};
 use crate::server::facts::Facts;
 use crate::server::reading::{FileReader, ranges};
-use crate::server::session::Stopped;
 use crate::stored::coding::Coding;
 use crate::stored::writer::StoredWriter;
 
@@ -26,8 +27,8 @@ pub(super) struct NeededWal {
     size: SegmentSize,
     /// Bytes of WAL by timeline, the newest first.
     pub(super) ranges: Vec<WalRange>,
-    /// The timeline on which the backup ended.
-    pub(super) end_timeline: Timeline,
+    /// Where the backup ends.
+    pub(super) end: End,
     segments: Vec<Segment>,
     history: Option<HistoryFile>,
     /// A standby does not switch segments: what lies behind the end of the last one is
@@ -54,23 +55,22 @@ const HISTORY_LIMIT: u64 = 1 << 20;
 /// Which WAL that is, now that the backup has stopped.
 pub(super) fn needed(
     facts: &Facts,
-    stopped: &Stopped,
+    label: &BackupLabel,
+    end: End,
     reader: &mut FileReader,
 ) -> Result<NeededWal> {
     let size = facts.control.wal_segment_size;
-    let start = stopped.label.start_lsn;
-    let end_timeline = end_timeline(facts, stopped, reader)?;
-    let (history, history_file) = read_history(end_timeline, reader)?;
-    let ranges = history.ranges(start, stopped.lsn, end_timeline)?;
+    let (history, history_file) = read_history(end.timeline, reader)?;
+    let ranges = history.ranges(label.start_lsn, end.lsn, end.timeline)?;
     let mut segments = left_behind(&ranges, size, reader)?;
-    let first = start.segment(size).0;
-    let last = stopped.lsn.previous_segment(size).0.max(first);
+    let first = label.start_lsn.segment(size).0;
+    let last = end.lsn.previous_segment(size).0.max(first);
     segments.extend((first..=last).map(SegmentNumber).map(|number| {
-        let end = number.next().start(size).min(stopped.lsn);
-        let timeline = history.timeline_of(Lsn(end.0.saturating_sub(1)));
+        let behind = number.next().start(size).min(end.lsn);
+        let timeline = history.timeline_of(Lsn(behind.0.saturating_sub(1)));
         Segment {
             name: SegmentName { timeline, number },
-            end: stopped.lsn,
+            end: end.lsn,
         }
     }));
     Ok(NeededWal {
@@ -78,10 +78,10 @@ pub(super) fn needed(
         system_identifier: facts.control.system_identifier,
         size,
         ranges,
-        end_timeline,
+        end,
         segments,
         history: history_file,
-        cut_at_end: stopped.label.from_standby,
+        cut_at_end: label.from_standby,
         modified: jiff::Timestamp::now().as_second(),
     })
 }
@@ -109,17 +109,6 @@ fn left_behind(
         }
     }
     Ok(segments)
-}
-
-/// A primary stays on its timeline; a standby follows another one that its primary switched to.
-fn end_timeline(facts: &Facts, stopped: &Stopped, reader: &mut FileReader) -> Result<Timeline> {
-    if !facts.in_recovery {
-        return Ok(stopped.label.start_timeline);
-    }
-    let (_, control) = reader.read_control_file()?;
-    Ok(control
-        .min_recovery_point_timeline
-        .max(stopped.label.start_timeline))
 }
 
 /// The first timeline has no history file; neither has one that pg_resetwal or pg_upgrade began.

@@ -45,6 +45,8 @@ pub const CONTROL_FILE: &str = "global/pg_control";
 pub const CONTROL_FILE_SIZE: usize = 8192;
 
 const CHECKPOINT: usize = 32;
+const MIN_RECOVERY_POINT: usize = 136;
+const MIN_RECOVERY_TIMELINE: usize = 144;
 
 /// What pgkeep needs to know from a control file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -166,8 +168,8 @@ impl ControlFile {
             checkpoint_redo: lsn(40),
             checkpoint_timeline: timeline(48),
             full_page_writes: bytes[56] != 0,
-            min_recovery_point: lsn(136),
-            min_recovery_point_timeline: timeline(144),
+            min_recovery_point: lsn(MIN_RECOVERY_POINT),
+            min_recovery_point_timeline: timeline(MIN_RECOVERY_TIMELINE),
             backup_start_point: lsn(152),
             backup_end_point: lsn(160),
             backup_end_required: bytes[168] != 0,
@@ -191,8 +193,26 @@ impl ControlFile {
 /// changes.
 pub fn forbid_start_without_label(bytes: &mut [u8]) -> Result<(), ControlFault> {
     ControlFile::parse(bytes)?;
-    let checksum_offset = checksum_offset(bytes)?;
     bytes[CHECKPOINT..CHECKPOINT + 8].copy_from_slice(&0xDEAD_u64.to_le_bytes());
+    seal(bytes)
+}
+
+/// Makes recovery from a standby's backup go on to `lsn` on `timeline` at least.
+pub fn set_min_recovery_point(
+    bytes: &mut [u8],
+    lsn: Lsn,
+    timeline: Timeline,
+) -> Result<(), ControlFault> {
+    ControlFile::parse(bytes)?;
+    bytes[MIN_RECOVERY_POINT..MIN_RECOVERY_POINT + 8].copy_from_slice(&lsn.0.to_le_bytes());
+    bytes[MIN_RECOVERY_TIMELINE..MIN_RECOVERY_TIMELINE + 4]
+        .copy_from_slice(&timeline.0.to_le_bytes());
+    seal(bytes)
+}
+
+/// Corrects the checksum.
+fn seal(bytes: &mut [u8]) -> Result<(), ControlFault> {
+    let checksum_offset = checksum_offset(bytes)?;
     let checksum = crc32c::crc32c(&bytes[..checksum_offset]);
     bytes[checksum_offset..checksum_offset + 4].copy_from_slice(&checksum.to_le_bytes());
     Ok(())
@@ -322,14 +342,8 @@ pub(crate) mod tests {
         ] {
             bytes[offset..offset + 4].copy_from_slice(&u32::to_le_bytes(value));
         }
-        seal(&mut bytes);
+        seal(&mut bytes).unwrap();
         bytes
-    }
-
-    fn seal(bytes: &mut [u8]) {
-        let offset = checksum_offset(bytes).unwrap();
-        let checksum = crc32c::crc32c(&bytes[..offset]);
-        bytes[offset..offset + 4].copy_from_slice(&checksum.to_le_bytes());
     }
 
     #[test]
@@ -371,7 +385,7 @@ pub(crate) mod tests {
         );
         let mut odd = sound;
         odd[228..232].copy_from_slice(&5_u32.to_le_bytes());
-        seal(&mut odd);
+        seal(&mut odd).unwrap();
         assert_eq!(
             ControlFile::parse(&odd),
             Err(ControlFault::Field {
@@ -398,11 +412,27 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn moving_the_minimum_recovery_point_changes_that_alone() {
+        for version in [1300, 1700, 1800] {
+            let mut bytes = control_file(version);
+            let before = ControlFile::parse(&bytes).unwrap();
+            set_min_recovery_point(&mut bytes, Lsn(0x0700_1000), Timeline(4)).unwrap();
+            let expected = ControlFile {
+                min_recovery_point: Lsn(0x0700_1000),
+                min_recovery_point_timeline: Timeline(4),
+                ..before
+            };
+            assert_eq!(ControlFile::parse(&bytes), Ok(expected));
+        }
+    }
+
+    #[test]
     fn does_not_mend_a_torn_file() {
         let mut torn = control_file(1700);
         torn[100] ^= 1;
         let before = torn.clone();
         assert!(forbid_start_without_label(&mut torn).is_err());
+        assert!(set_min_recovery_point(&mut torn, Lsn(1), Timeline(1)).is_err());
         assert_eq!(torn, before);
     }
 
@@ -420,7 +450,7 @@ pub(crate) mod tests {
             let _ = ControlFile::parse(&bytes);
             if length == CONTROL_FILE_SIZE {
                 bytes[8..12].copy_from_slice(&1700_u32.to_le_bytes());
-                seal(&mut bytes);
+                seal(&mut bytes).unwrap();
                 let _ = ControlFile::parse(&bytes);
             }
         }

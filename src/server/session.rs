@@ -32,8 +32,11 @@ pub struct BackupSession {
 /// What the server gives at the end of a backup.
 #[derive(Debug, Clone)]
 pub struct Stopped {
-    /// WAL is needed up to here.
+    /// Where the backup ends, as the server says.
     pub lsn: Lsn,
+    /// What a standby had applied just before that: up to the end of the last record that was applied
+    /// as a whole. Nothing on a primary.
+    pub applied: Option<Lsn>,
     /// `backup_label`, byte for byte.
     pub label_file: String,
     /// The same, understood.
@@ -93,8 +96,12 @@ impl BackupSession {
         Ok(())
     }
 
-    /// Ends the backup. The WAL it needs stays on the server until the session is dropped.
+    /// Ends the backup, whose files are all read. The WAL it needs stays on the server until the session is dropped.
     pub fn stop(&mut self) -> Result<Stopped> {
+        let applied = match self.from_standby {
+            true => self.applied()?,
+            false => None,
+        };
         let stop = if self.major >= Major::V15 {
             "SELECT lsn::text, labelfile, spcmapfile FROM pg_backup_stop(false)"
         } else {
@@ -115,10 +122,20 @@ impl BackupSession {
             .map_err(|error| error.context("the server's answer to the end of the backup"))?;
         Ok(Stopped {
             lsn: parse_lsn(&lsn)?,
+            applied,
             label,
             label_file,
             tablespace_map: row.try_get(2).map_err(read)?,
         })
+    }
+
+    fn applied(&mut self) -> Result<Option<Lsn>> {
+        let lsn: Option<String> = self
+            .client
+            .query_one("SELECT pg_last_wal_replay_lsn()::text", &[])
+            .and_then(|row| row.try_get(0))
+            .map_err(|error| server_error("ask how much WAL the standby has applied", &error))?;
+        lsn.as_deref().map(parse_lsn).transpose()
     }
 }
 

@@ -1,6 +1,7 @@
 //! Backups taken from a standby.
 
 use std::fs;
+use std::time::Duration;
 
 use crate::support::checks::{self, Before};
 use crate::support::cluster::Postmaster;
@@ -134,7 +135,6 @@ fn a_standby_that_follows_its_primary_to_another_timeline_is_backed_up() {
             "insert into pgbench_history select 1, 1, 1, 0, now() from generate_series(1, 99)",
         );
         cascading.catch_up_with(&successor);
-        cascading.sql("checkpoint");
         running.wait().succeeded();
 
         let info = pgkeep.ok(&["info", SERVER, "newest"]);
@@ -144,5 +144,83 @@ fn a_standby_that_follows_its_primary_to_another_timeline_is_backed_up() {
         let data = pgkeep.restore("newest");
         let restored = checks::is_whole(major, &data, &before, i64::MAX);
         assert_eq!(restored.number("select count(*) from pgbench_history"), 99);
+    }
+}
+
+#[test]
+fn a_standby_whose_last_record_is_long_is_backed_up() {
+    let primary = Cluster::new(16);
+    let standby = primary.standby();
+    let before = Before::of(&primary);
+    primary.sql("select pg_logical_emit_message(false, 'long', repeat('x', 3000000))");
+    wait_until("the record is written", || {
+        primary.value("select pg_current_wal_insert_lsn() = pg_current_wal_flush_lsn()") == "t"
+    });
+    standby.catch_up_with(&primary);
+    let pgkeep = Pgkeep::of(&standby);
+    let backup = pgkeep.backup();
+    let data = pgkeep.restore(&backup.identifier);
+    checks::is_whole(16, &data, &before, 0);
+}
+
+/// A standby that applies commits late: what comes before one changes files, while the standby's minimum recovery
+/// point stays where it was.
+fn files_ahead_of_the_minimum_recovery_point(major: u32, change: &str) {
+    let primary = Cluster::new(major);
+    primary.sql("create database passing template app");
+    let standby = primary.standby();
+    standby.catch_up_with(&primary);
+    let before = Before::of(&primary);
+    standby.sql("alter system set recovery_min_apply_delay = '1h'");
+    standby.sql("select pg_reload_conf()");
+    let pgkeep = Pgkeep::of(&standby).with("max_rate", "8MB");
+    let mut running = pgkeep.spawn(&["backup", SERVER]);
+    wait_until_copying(&mut running, &pgkeep);
+    primary.sql_in("app", change);
+    let written = primary.value("select pg_current_wal_flush_lsn()");
+    wait_until("the standby has the commit", || {
+        standby.value(&format!("select pg_last_wal_receive_lsn() >= '{written}'")) == "t"
+    });
+    let mut replayed = String::new();
+    wait_until("the standby waits in front of the commit", || {
+        std::thread::sleep(Duration::from_millis(500));
+        let before = std::mem::replace(
+            &mut replayed,
+            standby.value("select pg_last_wal_replay_lsn()"),
+        );
+        replayed == before
+    });
+    assert!(running.is_running(), "the backup ended before the change");
+    let backup = running.wait().succeeded().at("Response.Backup");
+    let minimum = "(select min_recovery_end_lsn from pg_control_recovery())";
+    assert_eq!(
+        standby.value(&format!("select {minimum} < pg_last_wal_replay_lsn()")),
+        "t",
+        "the minimum recovery point moved along"
+    );
+    let end = pgkeep.ok(&["info", SERVER, "newest"]).at("Response.EndLSN");
+    assert_eq!(
+        standby.value(&format!("select '{end}' > pg_last_wal_replay_lsn()")),
+        "t",
+        "the record that comes next may be half applied"
+    );
+
+    checks::sha512sum(&pgkeep.backups().join(&backup));
+    pgkeep.ok(&["verify", SERVER, "newest"]);
+    let data = pgkeep.restore("newest");
+    checks::is_whole(major, &data, &before, 0);
+}
+
+#[test]
+fn a_database_dropped_on_a_standby_before_the_commit_is_not_half_there() {
+    for major in [14, 16, 18] {
+        files_ahead_of_the_minimum_recovery_point(major, "drop database passing");
+    }
+}
+
+#[test]
+fn a_catalog_rewritten_on_a_standby_before_the_commit_is_found() {
+    for major in [14, 18] {
+        files_ahead_of_the_minimum_recovery_point(major, "vacuum full pg_class");
     }
 }

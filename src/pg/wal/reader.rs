@@ -83,6 +83,12 @@ impl RecordReader {
         }
     }
 
+    /// Expects the first byte of the page that holds `from` first.
+    pub fn without_earlier_pages(mut self) -> RecordReader {
+        self.at = page_start(self.from);
+        self
+    }
+
     /// Takes the next bytes of WAL and hands over the records that end in them. The
     /// bytes go on from segment to segment; where WAL was continued on another
     /// timeline, the first segment of that one, which begins with a copy of the
@@ -123,6 +129,11 @@ impl RecordReader {
         Ok(())
     }
 
+    /// The position of the byte that is to come in next.
+    pub fn awaited(&self) -> Lsn {
+        self.at
+    }
+
     /// Where the next record begins: all records that begin at `from` or above and
     /// below this were handed over. As in PostgreSQL, that is the page's beginning if
     /// the record is the first on its page.
@@ -147,7 +158,7 @@ impl RecordReader {
         }
         self.timeline = header.timeline;
         if page_end <= self.from {
-            self.skip_to = Lsn(self.from.0 - self.from.0 % WAL_PAGE_SIZE as u64);
+            self.skip_to = page_start(self.from);
             return Ok(());
         }
         if !self.is_aligned {
@@ -271,6 +282,11 @@ impl RecordReader {
         let name = segment.file_name(size);
         Error::damage(format!("{what} at {position} in segment {name} {why}"))
     }
+}
+
+/// Where the page that holds a position begins.
+fn page_start(position: Lsn) -> Lsn {
+    Lsn(position.0 - position.0 % WAL_PAGE_SIZE as u64)
 }
 
 #[cfg(test)]
@@ -449,8 +465,16 @@ mod tests {
             prop_assume!(before.is_none_or(|(_, content)| content.info != XLOG_SWITCH));
             let (found, position) = read(&wal, from, piece).unwrap();
             records.retain(|(start, _)| *start >= from);
-            prop_assert_eq!(found, records);
+            prop_assert_eq!(&found, &records);
             prop_assert!(position >= from && position <= wal.end().max(from));
+            let page = page_start(from);
+            let mut starts = Vec::new();
+            let mut alone = reader(&wal, from).without_earlier_pages();
+            alone.push(&wal.bytes[(page.0 - wal.start.0) as usize..], &mut |record| {
+                starts.push(record.start);
+                Ok(())
+            }).unwrap();
+            prop_assert!(starts.iter().eq(records.iter().map(|(start, _)| start)));
         }
 
         #[test]
