@@ -3,6 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
+use crate::support::archive::{archiving, small_segments};
 use crate::support::checks::{self, Before};
 use crate::support::cluster::Postmaster;
 use crate::support::pgkeep::{SERVER, wait_until_copying};
@@ -148,6 +149,33 @@ fn a_standby_that_follows_its_primary_to_another_timeline_is_backed_up() {
 }
 
 #[test]
+fn a_standby_that_reads_an_archive_alone_is_backed_up() {
+    for major in [14, 18] {
+        let plainly = |pgkeep| pgkeep;
+        let (primary, archive) =
+            archiving(major, &small_segments(), plainly, Pgkeep::archive_command);
+        let before = Before::of(&primary);
+        let standby = primary.standby();
+        let restore_command = archive.restore_command();
+        standby.sql("alter system set primary_conninfo = ''");
+        standby.sql(&format!(
+            "alter system set restore_command = '{restore_command}'"
+        ));
+        standby.sql("select pg_reload_conf()");
+        let load = Load::on(&primary);
+        standby.catch_up_with(&primary);
+        let pgkeep = Pgkeep::of(&standby).with("max_rate", "16MB");
+        pgkeep.backup();
+        let second = pgkeep.backup_on("newest");
+        let history = primary.number("select count(*) from pgbench_history");
+        load.stop();
+        pgkeep.ok(&["verify", SERVER, "newest"]);
+        let data = pgkeep.restore(&second.identifier);
+        checks::is_whole(major, &data, &before, history);
+    }
+}
+
+#[test]
 fn a_standby_whose_last_record_is_long_is_backed_up() {
     let primary = Cluster::new(16);
     let standby = primary.standby();
@@ -172,6 +200,8 @@ fn files_ahead_of_the_minimum_recovery_point(major: u32, change: &str) {
     standby.catch_up_with(&primary);
     let before = Before::of(&primary);
     standby.sql("alter system set recovery_min_apply_delay = '1h'");
+    // What it writes moves that point.
+    standby.sql("alter system set bgwriter_lru_maxpages = 0");
     standby.sql("select pg_reload_conf()");
     let pgkeep = Pgkeep::of(&standby).with("max_rate", "8MB");
     let mut running = pgkeep.spawn(&["backup", SERVER]);
