@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::support::archive::{archiving, small_segments};
 use crate::support::checks::{self, Before};
-use crate::support::cluster::Postmaster;
+use crate::support::cluster::{Options, Postmaster};
 use crate::support::pgkeep::{SERVER, wait_until_copying};
 use crate::support::{Cluster, Load, Pgkeep, wait_until};
 
@@ -194,7 +194,10 @@ fn a_standby_whose_last_record_is_long_is_backed_up() {
 /// A standby that applies commits late: what comes before one changes files, while the standby's minimum recovery
 /// point stays where it was.
 fn files_ahead_of_the_minimum_recovery_point(major: u32, change: &str) {
-    let primary = Cluster::new(major);
+    let mut primary = Cluster::stopped(major, &Options::default());
+    // The standby would wait in front of its commits.
+    primary.set("autovacuum = off");
+    primary.start();
     primary.sql("create database passing template app");
     let standby = primary.standby();
     standby.catch_up_with(&primary);
