@@ -11,7 +11,7 @@ use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 const VERSIONS: [&str; 2] = ["15", "18"];
@@ -38,7 +38,10 @@ impl Cluster {
             .unwrap()
             .port();
         let cluster = Cluster {
-            binaries: Path::new("/opt/postgresql-test").join(version).join("bin"),
+            binaries: std::env::var_os("PGKEEP_TEST_POSTGRES")
+                .map_or_else(|| PathBuf::from("/opt/postgresql-test"), PathBuf::from)
+                .join(version)
+                .join("bin"),
             folder,
             port,
         };
@@ -75,17 +78,30 @@ impl Cluster {
                 home.display()
             ),
         );
-        cluster.run("pg_ctl", &["-w", "-s", "-l", &cluster.path("log"), "start"]);
+        cluster.start_server();
         cluster
+    }
+
+    /// In this process's group, so that what ends the tests from outside ends the server too.
+    fn start_server(&self) {
+        let log = fs::File::create(self.path("log")).unwrap();
+        let mut server = self
+            .command("postgres")
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        std::thread::spawn(move || server.wait());
+        wait_for(|| self.local(&[]).is_ok());
     }
 
     fn path(&self, name: &str) -> String {
         self.folder.path().join(name).display().to_string()
     }
 
-    /// Runs a program of PostgreSQL as its user, who may not be root.
-    fn run(&self, program: &str, arguments: &[&str]) {
-        let program = self.binaries.join(program);
+    /// A program of PostgreSQL as its user, who may not be root.
+    fn command(&self, program: &str) -> Command {
         let mut command = match rustix::process::geteuid().is_root() {
             true => Command::new("runuser"),
             false => Command::new("env"),
@@ -93,14 +109,16 @@ impl Cluster {
         if rustix::process::geteuid().is_root() {
             command.args(["-u", "postgres", "--"]);
         }
-        let output = command
-            .arg(&program)
+        command
+            .arg(self.binaries.join(program))
             .args(["-D", &self.path("data")])
-            .args(arguments)
-            .current_dir("/")
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "{program:?}: {output:?}");
+            .current_dir("/");
+        command
+    }
+
+    fn run(&self, program: &str, arguments: &[&str]) {
+        let output = self.command(program).args(arguments).output().unwrap();
+        assert!(output.status.success(), "{program}: {output:?}");
     }
 
     fn append(&self, file: &str, text: &str) {
@@ -442,7 +460,7 @@ fn all_sessions_reach_the_server_of_the_first() {
         connector.describe()
     );
 
-    first.run("pg_ctl", &["-w", "-s", "-l", &first.path("log"), "start"]);
+    first.start_server();
     let mut client = connector.clone().connect().unwrap();
     assert!(show(&mut client, "server_version").starts_with("15."));
     let mut fresh = first
