@@ -116,6 +116,7 @@ impl Cluster {
         command
     }
 
+    /// Runs one to its end, which must be a good one.
     fn run(&self, program: &str, arguments: &[&str]) {
         let output = self.command(program).args(arguments).output().unwrap();
         assert!(output.status.success(), "{program}: {output:?}");
