@@ -165,6 +165,9 @@ fn a_standby_that_reads_an_archive_alone_is_backed_up() {
         standby.catch_up_with(&primary);
         let pgkeep = Pgkeep::of(&standby).with("max_rate", "16MB");
         pgkeep.backup();
+        // Without a restartpoint in between, the first could not be the parent.
+        primary.sql("checkpoint");
+        standby.catch_up_with(&primary);
         let second = pgkeep.backup_on("newest");
         let history = primary.number("select count(*) from pgbench_history");
         load.stop();
@@ -198,13 +201,13 @@ fn files_ahead_of_the_minimum_recovery_point(major: u32, database: &str, change:
     primary.set("autovacuum = off");
     primary.start();
     primary.sql("create database passing template app");
-    let standby = primary.standby();
+    let mut standby = primary.standby();
     standby.catch_up_with(&primary);
     let before = Before::of(&primary);
-    standby.sql("alter system set recovery_min_apply_delay = '1h'");
-    // What it writes moves that point.
-    standby.sql("alter system set bgwriter_lru_maxpages = 0");
-    standby.sql("select pg_reload_conf()");
+    // In force from the start; what the background writer writes moves the minimum recovery point.
+    standby.stop(Postmaster::Fast);
+    standby.set("recovery_min_apply_delay = '1h'\nbgwriter_lru_maxpages = 0");
+    standby.start();
     let pgkeep = Pgkeep::of(&standby).with("max_rate", "8MB");
     let mut running = pgkeep.spawn(&["backup", SERVER]);
     wait_until_copying(&mut running, &pgkeep);
@@ -223,12 +226,6 @@ fn files_ahead_of_the_minimum_recovery_point(major: u32, database: &str, change:
     });
     assert!(running.is_running(), "the backup ended before the change");
     let backup = running.wait().succeeded().at("Response.Backup");
-    let minimum = "(select min_recovery_end_lsn from pg_control_recovery())";
-    assert_eq!(
-        standby.value(&format!("select {minimum} < pg_last_wal_replay_lsn()")),
-        "t",
-        "the minimum recovery point moved along"
-    );
     let end = pgkeep.ok(&["info", SERVER, "newest"]).at("Response.EndLSN");
     assert_eq!(
         standby.value(&format!("select '{end}' > pg_last_wal_replay_lsn()")),
