@@ -33,6 +33,8 @@ fn marked(major: u32) -> (Cluster, Pgkeep) {
     cluster.stop(Postmaster::Fast);
     cluster.set("track_commit_timestamp = on");
     cluster.set("max_prepared_transactions = 5");
+    // A test expects the numbers of transactions.
+    cluster.set("autovacuum = off");
     cluster.start();
     cluster.sql("create table marks (n int)");
     (cluster, pgkeep)
