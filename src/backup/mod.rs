@@ -6,6 +6,7 @@ mod copy;
 mod corruption;
 mod end;
 mod finish;
+mod hazards;
 mod orphans;
 mod parent;
 mod plan;

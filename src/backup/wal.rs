@@ -1,7 +1,10 @@
 //! The WAL a backup needs to become consistent.
 
+use std::fmt::Display;
+
 use crate::backup::Request;
 use crate::backup::end::End;
+use crate::backup::hazards::Hazards;
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
 use crate::parallel::{self, Stop};
@@ -10,13 +13,13 @@ use crate::pg::label::BackupLabel;
 use crate::pg::lsn::{Lsn, Timeline};
 use crate::pg::segment::{SegmentName, SegmentNumber, SegmentSize};
 use crate::pg::version::Major;
-use crate::pg::wal::SegmentCheck;
+use crate::pg::wal::{RecordReader, SegmentCheck, behind_page_header};
 use crate::rate::RateLimit;
 use crate::repository::file_list::{Crc32c, FileEntry, FileKind};
 use crate::repository::layout::BackupFolder;
 use crate::repository::store::{SLICE_BYTES, Store, Stored};
 use crate::server::facts::Facts;
-use crate::server::reading::{FileReader, ranges};
+use crate::server::reading::{FileReader, ROW_BYTES, ranges};
 use crate::stored::coding::Coding;
 use crate::stored::writer::StoredWriter;
 
@@ -25,6 +28,7 @@ pub(super) struct NeededWal {
     major: Major,
     system_identifier: u64,
     size: SegmentSize,
+    start: Lsn,
     /// Bytes of WAL by timeline, the newest first.
     pub(super) ranges: Vec<WalRange>,
     /// Where the backup ends.
@@ -42,6 +46,8 @@ pub(super) struct NeededWal {
 struct Segment {
     name: SegmentName,
     end: Lsn,
+    /// Whether recovery reads it: the next timeline's may take its place.
+    is_read: bool,
 }
 
 pub(super) struct HistoryFile {
@@ -71,12 +77,14 @@ pub(super) fn needed(
         Segment {
             name: SegmentName { timeline, number },
             end: end.lsn,
+            is_read: true,
         }
     }));
     Ok(NeededWal {
         major: facts.version.major,
         system_identifier: facts.control.system_identifier,
         size,
+        start: label.start_lsn,
         ranges,
         end,
         segments,
@@ -105,6 +113,7 @@ fn left_behind(
             segments.push(Segment {
                 name,
                 end: range.end,
+                is_read: false,
             });
         }
     }
@@ -124,6 +133,26 @@ pub(super) fn read_history(
             Ok((history, Some(HistoryFile { name, content })))
         }
     }
+}
+
+impl NeededWal {
+    /// Reads the records that begin in a segment, or behind the backup's start if that is in there.
+    fn records_of(&self, segment: Segment) -> RecordReader {
+        let from = self.start.max(segment.name.number.start(self.size));
+        RecordReader::new(self.major, self.system_identifier, self.size, from)
+    }
+
+    /// The segment with a number that recovery reads.
+    fn segment(&self, number: SegmentNumber) -> Result<&Segment> {
+        let mut read = self.segments.iter().filter(|segment| segment.is_read);
+        read.find(|segment| segment.name.number == number)
+            .ok_or_else(|| unusable("it ends in the midst of a record"))
+    }
+}
+
+fn unusable(fault: impl Display) -> Error {
+    Error::server(format!("the server's WAL cannot be used: {fault}"))
+        .hint("start the backup again; if it happens again, the server's pg_wal is damaged")
 }
 
 /// Stores the segments and the history file in `data/pg_wal`.
@@ -146,6 +175,7 @@ pub(super) fn copy(
                 coding: request.coding,
                 rate,
                 store: Store::new(folder, request.coding)?,
+                hazards: Hazards::default(),
             })
         })
         .collect::<Result<Vec<Worker<'_>>>>()?;
@@ -162,10 +192,12 @@ pub(super) fn copy(
             .store
             .file(&path, needed.modified, &history.content)?;
     }
+    let mut hazards = Hazards::default();
     for worker in workers {
         stored.append(worker.store.stored);
+        hazards.add(worker.hazards);
     }
-    Ok(())
+    hazards.check()
 }
 
 struct Worker<'a> {
@@ -175,6 +207,7 @@ struct Worker<'a> {
     coding: &'a Coding,
     rate: &'a RateLimit,
     store: Store<'a>,
+    hazards: Hazards,
 }
 
 impl Worker<'_> {
@@ -192,6 +225,7 @@ impl Worker<'_> {
         );
         let start = segment.name.number.start(needed.size);
         let bytes = needed.size.bytes();
+        let mut records = segment.is_read.then(|| needed.records_of(segment));
         let (mut crc32c, mut plain, mut frame) = (0, Vec::new(), Vec::new());
         for offset in (0..bytes).step_by(SLICE_BYTES as usize) {
             self.read_slice(
@@ -205,14 +239,17 @@ impl Worker<'_> {
                 zero_from(&mut plain, segment.end.0.saturating_sub(start.0 + offset));
             }
             check.push(&plain);
+            if let Some(records) = &mut records {
+                self.read_records(records, segment, &plain)?;
+            }
             crc32c = crc32c::crc32c_append(crc32c, &plain);
             self.store.compressor.compress(&plain, &mut frame)?;
             writer.append(&frame)?;
         }
-        check.finish().map_err(|fault| {
-            Error::server(format!("the server's WAL cannot be used: {fault}"))
-                .hint("start the backup again; if it happens again, the server's pg_wal is damaged")
-        })?;
+        check.finish().map_err(unusable)?;
+        if let Some(records) = records {
+            self.read_on(records, segment, stop)?;
+        }
         self.store.stored.add(stored, writer.finish()?);
         self.store.stored.files.push(FileEntry {
             path,
@@ -222,6 +259,59 @@ impl Worker<'_> {
             bundle: None,
             kind: FileKind::Whole,
         });
+        Ok(())
+    }
+
+    /// Reads the records that begin in a segment, in the next bytes of the WAL.
+    fn read_records(
+        &mut self,
+        records: &mut RecordReader,
+        segment: Segment,
+        plain: &[u8],
+    ) -> Result<()> {
+        let NeededWal { major, size, .. } = *self.needed;
+        let left = segment.end.0.saturating_sub(records.awaited().0);
+        let plain = &plain[..plain.len().min(usize::try_from(left).unwrap_or(usize::MAX))];
+        let behind = segment.name.number.next().start(size);
+        records
+            .push(plain, &mut |record| match record.start < behind {
+                true => self.hazards.record(major, record),
+                false => Ok(()),
+            })
+            .map_err(|fault| unusable(fault.message()))
+    }
+
+    /// The last record that begins in a segment may end in one behind it.
+    fn read_on(
+        &mut self,
+        mut records: RecordReader,
+        segment: Segment,
+        stop: &Stop<'_>,
+    ) -> Result<()> {
+        let NeededWal { size, .. } = *self.needed;
+        let behind = segment.name.number.next().start(size);
+        let mut plain = Vec::new();
+        while records.position() < behind && records.awaited() < segment.end {
+            let awaited = records.awaited();
+            let next = self.needed.segment(awaited.segment(size))?;
+            let path = format!("pg_wal/{}", next.name.file_name(size));
+            self.read_slice(
+                &path,
+                awaited.offset_in_segment(size),
+                ROW_BYTES,
+                &mut plain,
+                stop,
+            )?;
+            self.read_records(&mut records, segment, &plain)?;
+        }
+        if records.awaited() == segment.end
+            && behind_page_header(records.position(), size) != behind_page_header(segment.end, size)
+        {
+            let end = segment.end;
+            return Err(unusable(format!(
+                "no record ends at {end}, where the backup does"
+            )));
+        }
         Ok(())
     }
 

@@ -4,7 +4,9 @@ use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use postgres::error::SqlState;
 
 use super::cluster::{Cluster, pid};
 
@@ -126,12 +128,28 @@ fn churn_once(
             (_, true) => " strategy file_copy",
             (_, false) => " strategy wal_log",
         };
-        client.simple_query(&format!("create database d{round} template app{strategy}"))?;
-        client.simple_query(&format!(
-            "drop database if exists d{}",
-            round.saturating_sub(4)
-        ))?;
+        patiently(
+            client,
+            &format!("create database d{round} template app{strategy}"),
+        )?;
+        patiently(
+            client,
+            &format!("drop database if exists d{}", round.saturating_sub(4)),
+        )?;
     }
     client.simple_query(&END.replace('N', &(round - 1).to_string()))?;
     Ok(())
+}
+
+/// Runs a statement that PostgreSQL refuses while other sessions are in the database: autovacuum's, or
+/// one that has ended but not gone. It waits for them itself, though not as long as a busy machine may take.
+pub fn patiently(client: &mut postgres::Client, statement: &str) -> Result<(), postgres::Error> {
+    let give_up = Instant::now() + super::PATIENCE;
+    loop {
+        match client.simple_query(statement) {
+            Err(error)
+                if error.code() == Some(&SqlState::OBJECT_IN_USE) && Instant::now() < give_up => {}
+            ended => return ended.map(|_| ()),
+        }
+    }
 }

@@ -8,6 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use postgres::Client;
 
 use super::cluster::{Cluster, Postmaster};
+use super::load::patiently;
 
 /// Numbers as chance has them (SplitMix64).
 #[derive(Clone)]
@@ -76,11 +77,23 @@ impl RandomChanges {
     /// Settings without which some changes are refused.
     pub const SETTINGS: &str = "max_prepared_transactions = 20";
 
-    /// Makes ready what all sessions need.
-    pub fn of(cluster: &Cluster, mut random: Random) -> RandomChanges {
+    /// Makes ready what all sessions need, two tablespaces among it.
+    pub fn of(cluster: &Cluster, random: Random) -> RandomChanges {
         for name in &TABLESPACES[1..] {
             cluster.tablespace(name);
         }
+        RandomChanges::between(cluster, random)
+    }
+
+    /// The same with tablespaces in the data directory, which a standby on the same machine has for itself.
+    pub fn in_place(cluster: &Cluster, random: Random) -> RandomChanges {
+        for name in &TABLESPACES[1..] {
+            cluster.sql(&format!("create tablespace {name} location ''"));
+        }
+        RandomChanges::between(cluster, random)
+    }
+
+    fn between(cluster: &Cluster, mut random: Random) -> RandomChanges {
         let actors = (0..3).map(|number| {
             cluster.sql(&format!(
                 "create table kept_{number} (i int primary key, j int, body text);
@@ -378,7 +391,5 @@ impl Actor {
 }
 
 fn run(client: &mut Client, statement: &str) {
-    client
-        .simple_query(statement)
-        .unwrap_or_else(|error| panic!("{statement}: {error:?}"));
+    patiently(client, statement).unwrap_or_else(|error| panic!("{statement}: {error:?}"));
 }

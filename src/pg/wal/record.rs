@@ -55,6 +55,8 @@ const CHECKED_HEADER: usize = 20;
 pub(super) const OPERATION: u8 = 0xF0;
 /// What leaves a segment, among the WAL's own records.
 pub(super) const XLOG_SWITCH: u8 = 0x40;
+/// An image of a page in which nothing changed but hints (catalog/pg_control.h, XLOG_FPI_FOR_HINT).
+const XLOG_IMAGE_FOR_HINT: u8 = 0xA0;
 
 const MAX_BLOCK_ID: u8 = 32;
 const TOPLEVEL_XID: u8 = 252;
@@ -102,6 +104,8 @@ impl ResourceManager {
     pub const STORAGE: ResourceManager = ResourceManager(2);
     /// Databases that are created and dropped.
     pub const DATABASE: ResourceManager = ResourceManager(4);
+    /// Tablespaces that are created and dropped.
+    pub const TABLESPACE: ResourceManager = ResourceManager(5);
 
     /// The last that is PostgreSQL's own, for logical messages.
     const LAST_BUILT_IN: u8 = 21;
@@ -182,6 +186,12 @@ pub(super) fn length(field: u32) -> Result<usize, RecordDefect> {
 }
 
 impl<'a> Record<'a> {
+    /// Whether nothing changed but hints, which others find out again.
+    pub fn is_hint(&self) -> bool {
+        self.resource_manager == ResourceManager::XLOG
+            && self.info & OPERATION == XLOG_IMAGE_FOR_HINT
+    }
+
     /// Checks and takes apart the whole of a record; `blocks` is where its blocks
     /// go.
     pub(super) fn decode(

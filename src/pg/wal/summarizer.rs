@@ -3,8 +3,8 @@
 //!
 //! Every block that a record refers to has changed. Some records say more, in their
 //! main data: that a relation was made (catalog/storage_xlog.h), truncated or, at the
-//! end of a transaction, dropped (access/xact.h), or that a database was created or
-//! dropped (commands/dbcommands_xlog.h):
+//! end of a transaction, dropped (access/xact.h), or what [became of a
+//! database](DatabaseChange):
 //!
 //! ```text
 //! storage      0x10 made        u32 tablespace, database, relfilenumber; i32 fork
@@ -16,10 +16,6 @@
 //!                               tablespace; if xinfo & 2: u32 count and u32 each;
 //!                               if xinfo & 4: u32 count and u32 tablespace, database,
 //!                               relfilenumber each; …
-//! database     0x00 copied      u32 database, tablespace; …
-//!              0x10 created     u32 database, tablespace; since 15
-//!              0x20 dropped     u32 database; u32 count and u32 tablespace each;
-//!                               0x10 in 14
 //! ```
 //!
 //! The free space map is left out: WAL does not tell all that changes in it.
@@ -37,6 +33,8 @@
 
 use std::fmt;
 
+use super::database::DatabaseChange;
+use super::fields::Fields;
 use super::record::{OPERATION, Record, ResourceManager};
 use crate::error::{Error, Result};
 use crate::pg::changed_blocks::{ChangedBlocks, RelationFork};
@@ -104,7 +102,6 @@ impl Summarizer {
             ResourceManager::XLOG => self.level(record),
             ResourceManager::TRANSACTION => self.transaction(record),
             ResourceManager::STORAGE => self.storage(record),
-            ResourceManager::DATABASE => self.database(record),
             _ => Some(()),
         };
         special.ok_or_else(|| {
@@ -113,6 +110,11 @@ impl Summarizer {
                 record.start
             ))
         })?;
+        if let Some(change) = DatabaseChange::of(self.major, record)? {
+            for folder in change.affected() {
+                self.changed.recreate(folder.tablespace, folder.database);
+            }
+        }
         for reference in record.blocks {
             if reference.fork.fork != Fork::FreeSpaceMap {
                 self.changed.mark(reference.fork, reference.block);
@@ -198,22 +200,6 @@ impl Summarizer {
         Some(())
     }
 
-    fn database(&mut self, record: &Record<'_>) -> Option<()> {
-        // There are two ways to create one since 15, and one in 14.
-        let drop = if self.major == Major::V14 { 0x10 } else { 0x20 };
-        let operation = record.info & OPERATION;
-        if operation > drop {
-            return Some(());
-        }
-        let mut fields = Fields(record.main_data);
-        let database = fields.next()?;
-        let tablespaces = if operation == drop { fields.next()? } else { 1 };
-        for _ in 0..tablespaces {
-            self.changed.recreate(fields.next()?, database);
-        }
-        Some(())
-    }
-
     fn set_limit(&mut self, relation: RelationFork, fork: Fork, length: u32) {
         if fork != Fork::FreeSpaceMap {
             let fork = RelationFork { fork, ..relation };
@@ -222,21 +208,7 @@ impl Summarizer {
     }
 }
 
-/// The fields of four bytes that are left of a record's main data.
-struct Fields<'a>(&'a [u8]);
-
 impl Fields<'_> {
-    fn next(&mut self) -> Option<u32> {
-        let (field, left) = self.0.split_first_chunk()?;
-        self.0 = left;
-        Some(u32::from_le_bytes(*field))
-    }
-
-    fn skip(&mut self, fields: usize) -> Option<()> {
-        self.0 = self.0.get(fields * 4..)?;
-        Some(())
-    }
-
     /// The main fork of the relation that is named next.
     fn relation(&mut self) -> Option<RelationFork> {
         Some(RelationFork {
