@@ -252,19 +252,37 @@ impl Worker<'_> {
         stop: &Stop<'_>,
         consume: &mut dyn FnMut(&[u8]) -> Result<bool>,
     ) -> Result<()> {
-        match place {
+        let name = match place {
             Place::Archive(archive, stored) => {
-                self.read_archived(archive, stored, length, stop, consume)
+                return self.read_archived(archive, stored, length, 0, stop, consume);
             }
-            Place::Server(name) => self.read_from_server(*name, length, stop, consume),
+            Place::Server(name) => *name,
+        };
+        let Some(passed) = self.read_from_server(name, length, stop, consume)? else {
+            return Ok(());
+        };
+        // Whoever archives it has done so meanwhile, and the server has no more use for it.
+        let size = self.segments.size;
+        let archive = WalArchive::open(self.search.folder, self.search.keys.clone())?;
+        let stored = match &archive {
+            Some(archive) => archive.find(&WalFileName::segment(name, size))?,
+            None => None,
+        };
+        match (&archive, stored) {
+            (Some(archive), Some(stored)) => {
+                self.read_archived(archive, &stored, length, passed, stop, consume)
+            }
+            _ => Err(gone(self.range, &name.file_name(size))),
         }
     }
 
+    /// The first bytes may be `passed` already.
     fn read_archived(
         &mut self,
         archive: &WalArchive,
         stored: &StoredWal,
         length: u64,
+        passed: u64,
         stop: &Stop<'_>,
         consume: &mut dyn FnMut(&[u8]) -> Result<bool>,
     ) -> Result<()> {
@@ -279,38 +297,49 @@ impl Worker<'_> {
                 return Err(Error::damage(cut)
                     .hint("move it away: where the server still has that WAL, it is read there"));
             }
-            self.search.progress.advance(filled as u64);
-            if !consume(&self.part)? {
+            let passed = passed.saturating_sub(offset).min(filled as u64) as usize;
+            let part = &self.part[passed..];
+            self.search.progress.advance(part.len() as u64);
+            if !part.is_empty() && !consume(part)? {
                 break;
             }
         }
         Ok(())
     }
 
+    /// If the server has removed the segment, gives how much of it had been read by then.
     fn read_from_server(
         &mut self,
         name: SegmentName,
         length: u64,
         stop: &Stop<'_>,
         consume: &mut dyn FnMut(&[u8]) -> Result<bool>,
-    ) -> Result<()> {
+    ) -> Result<Option<u64>> {
         let path = format!("pg_wal/{}", name.file_name(self.segments.size));
-        let mut wants_more = true;
+        let (mut wants_more, mut is_there, mut read) = (true, true, 0);
         for offset in (0..length).step_by(SLICE_BYTES as usize) {
             let slice = SLICE_BYTES.min(length - offset);
             let wanted: Vec<Range<'_>> = ranges(&path, offset, slice).collect();
             self.reader.read(&wanted, |_, bytes| {
                 stop.check()?;
-                let bytes = bytes.ok_or_else(|| gone(self.range, &path))?;
-                self.search.progress.advance(bytes.len() as u64);
-                wants_more = consume(bytes)?;
+                match bytes {
+                    Some(bytes) if is_there => {
+                        read += bytes.len() as u64;
+                        self.search.progress.advance(bytes.len() as u64);
+                        wants_more = consume(bytes)?;
+                    }
+                    _ => is_there = false,
+                }
                 Ok(())
             })?;
+            if !is_there {
+                return Ok(Some(read));
+            }
             if !wants_more {
                 break;
             }
         }
-        Ok(())
+        Ok(None)
     }
 }
 
