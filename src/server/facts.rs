@@ -5,6 +5,7 @@ use postgres::Client;
 use crate::error::{Error, Result};
 use crate::pg::control::ControlFile;
 use crate::pg::version::{Major, Version};
+use crate::server::conflict;
 use crate::server::connect::server_error;
 use crate::server::reading::FileReader;
 
@@ -51,10 +52,11 @@ impl TablespaceLocation {
     }
 }
 
+const VERSION: &str = "SELECT current_setting('server_version_num')::int4";
+
 /// The server's version, or why it will not do.
 pub fn version(client: &mut Client) -> Result<Version> {
-    let number: i32 = client
-        .query_one("SELECT current_setting('server_version_num')::int4", &[])
+    let number: i32 = conflict::repeated(|| client.query_one(VERSION, &[]))
         .and_then(|row| row.try_get(0))
         .map_err(|error| server_error("ask for the server's version", &error))?;
     u32::try_from(number)
@@ -90,8 +92,7 @@ impl Facts {
     pub fn read(client: &mut Client, reader: &mut FileReader) -> Result<Facts> {
         let version = version(client)?;
         let (_, control) = reader.read_control_file()?;
-        let row = client
-            .query_one(SETTINGS, &[])
+        let row = conflict::repeated(|| client.query_one(SETTINGS, &[]))
             .map_err(|error| server_error("ask for the server's settings", &error))?;
         let read = |error| server_error("ask for the server's settings", &error);
         let data_directory = match row.try_get(4).map_err(read)? {
@@ -138,14 +139,13 @@ fn outside(files: Vec<String>, data_directory: Option<&str>) -> Vec<String> {
         .collect()
 }
 
+const TABLESPACES: &str = "\
+SELECT oid, spcname::text, pg_tablespace_location(oid) FROM pg_tablespace
+ WHERE spcname NOT IN ('pg_default', 'pg_global') ORDER BY oid";
+
 /// The tablespaces as they are now, the default ones aside.
 pub fn tablespaces(client: &mut Client) -> Result<Vec<TablespaceLocation>> {
-    let rows = client
-        .query(
-            "SELECT oid, spcname::text, pg_tablespace_location(oid) FROM pg_tablespace \
-             WHERE spcname NOT IN ('pg_default', 'pg_global') ORDER BY oid",
-            &[],
-        )
+    let rows = conflict::repeated(|| client.query(TABLESPACES, &[]))
         .map_err(|error| server_error("list the tablespaces", &error))?;
     rows.iter()
         .map(|row| {

@@ -5,6 +5,7 @@ use postgres::fallible_iterator::FallibleIterator;
 use postgres::types::ToSql;
 
 use crate::error::{Error, Result};
+use crate::server::conflict;
 use crate::server::connect::server_error;
 
 /// A file or directory of the server.
@@ -50,6 +51,9 @@ WITH RECURSIVE entry AS (
 )
 SELECT path, size, extract(epoch FROM modification)::int8, isdir, depth FROM entry";
 
+const STAT: &str = "\
+SELECT s.size, extract(epoch FROM s.modification)::int8, s.isdir FROM pg_stat_file($1, true) AS s";
+
 /// Lists the data directory.
 pub fn data_directory(client: &mut Client, skipped: &Skipped<'_>) -> Result<Vec<Listed>> {
     list(client, "", ".", skipped)
@@ -57,11 +61,7 @@ pub fn data_directory(client: &mut Client, skipped: &Skipped<'_>) -> Result<Vec<
 
 /// Lists a further file, or a folder with all below it. Nothing there is an error.
 pub fn extra(client: &mut Client, path: &str) -> Result<Vec<Listed>> {
-    let row = client
-        .query_one(
-            "SELECT s.size, extract(epoch FROM s.modification)::int8, s.isdir FROM pg_stat_file($1, true) AS s",
-            &[&path],
-        )
+    let row = conflict::repeated(|| client.query_one(STAT, &[&path]))
         .map_err(|error| server_error(&format!("look at {path}"), &error))?;
     let is_directory: Option<bool> = row
         .try_get(2)
@@ -90,7 +90,6 @@ fn list(
     root: &str,
     skipped: &Skipped<'_>,
 ) -> Result<Vec<Listed>> {
-    let failed = |error| server_error("list the server's files", &error);
     let parameters: [&(dyn ToSql + Sync); 5] = [
         &prefix,
         &root,
@@ -98,25 +97,32 @@ fn list(
         &skipped.contents_of,
         &skipped.tablespace_directory,
     ];
-    let mut rows = client.query_raw(LIST, parameters).map_err(failed)?;
-    let mut listed = Vec::new();
-    while let Some(row) = rows.next().map_err(failed)? {
-        let path: String = row.try_get(0).map_err(failed)?;
-        let depth: i32 = row.try_get(4).map_err(failed)?;
-        if depth == DEEPEST {
-            return Err(
-                Error::server(format!("the server's folders nest too deeply: {path}"))
-                    .hint("remove the symbolic link in there that leads back up"),
-            );
+    let (listed, deepest) = conflict::repeated(|| {
+        let mut listed = Vec::new();
+        let mut deepest = None;
+        let mut rows = client.query_raw(LIST, parameters)?;
+        while let Some(row) = rows.next()? {
+            let entry = Listed {
+                path: row.try_get(0)?,
+                size: unsigned(row.try_get(1)?),
+                modified: row.try_get(2)?,
+                is_directory: row.try_get(3)?,
+            };
+            if row.try_get::<_, i32>(4)? == DEEPEST {
+                deepest.get_or_insert_with(|| entry.path.clone());
+            }
+            listed.push(entry);
         }
-        listed.push(Listed {
-            path,
-            size: unsigned(row.try_get(1).map_err(failed)?),
-            modified: row.try_get(2).map_err(failed)?,
-            is_directory: row.try_get(3).map_err(failed)?,
-        });
+        Ok((listed, deepest))
+    })
+    .map_err(|error| server_error("list the server's files", &error))?;
+    match deepest {
+        None => Ok(listed),
+        Some(path) => Err(
+            Error::server(format!("the server's folders nest too deeply: {path}"))
+                .hint("remove the symbolic link in there that leads back up"),
+        ),
     }
-    Ok(listed)
 }
 
 fn unsigned(size: i64) -> u64 {

@@ -3,6 +3,7 @@
 //! Nothing here knows the repository: it tells what the server is, brackets a
 //! backup, lists files and reads them.
 
+mod conflict;
 pub mod connect;
 pub mod facts;
 pub mod listing;
@@ -39,8 +40,7 @@ pub struct Instance(String);
 /// Which run of which server a session is with. Behind a load balancer, sessions of one backup could be
 /// with a primary and its standby.
 pub fn instance(client: &mut Client) -> Result<Instance> {
-    client
-        .query_one("SELECT pg_postmaster_start_time()::text", &[])
+    conflict::repeated(|| client.query_one("SELECT pg_postmaster_start_time()::text", &[]))
         .and_then(|row| row.try_get(0))
         .map(Instance)
         .map_err(|error| server_error("ask when the server was started", &error))

@@ -8,6 +8,7 @@ use crate::error::Result;
 use crate::pg::changed_blocks::SummaryName;
 use crate::pg::segment::{SegmentName, SegmentSize};
 use crate::pg::wal_file::{WalFileKind, WalFileName};
+use crate::server::conflict;
 use crate::server::connect::server_error;
 
 /// A WAL summary of the server, PostgreSQL 17 and later.
@@ -26,14 +27,13 @@ impl Summary {
     }
 }
 
+const SUMMARIES: &str = "\
+SELECT name, (pg_stat_file('pg_wal/summaries/' || name, true)).size
+  FROM pg_ls_dir('pg_wal/summaries', true, false) AS name";
+
 /// The finished WAL summaries; none where the server makes none.
 pub fn summaries(client: &mut Client) -> Result<Vec<Summary>> {
-    let rows = client
-        .query(
-            "SELECT name, (pg_stat_file('pg_wal/summaries/' || name, true)).size \
-             FROM pg_ls_dir('pg_wal/summaries', true, false) AS name",
-            &[],
-        )
+    let rows = conflict::repeated(|| client.query(SUMMARIES, &[]))
         .map_err(|error| server_error("list the server's WAL summaries", &error))?;
     Ok(rows
         .iter()
@@ -50,8 +50,7 @@ pub fn summaries(client: &mut Client) -> Result<Vec<Summary>> {
 
 /// The files of the WAL itself, segments to be used again later included.
 pub fn files(client: &mut Client) -> Result<Vec<WalFileName>> {
-    let rows = client
-        .query("SELECT pg_ls_dir('pg_wal')", &[])
+    let rows = conflict::repeated(|| client.query("SELECT pg_ls_dir('pg_wal')", &[]))
         .map_err(|error| server_error("list the server's WAL", &error))?;
     Ok(rows
         .iter()

@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
 use crate::pg::control::{CONTROL_FILE, CONTROL_FILE_SIZE, ControlFault, ControlFile};
 use crate::server::Instance;
+use crate::server::conflict;
 use crate::server::connect::{Connector, server_error};
 
 /// Bytes of a row: large enough that the cost of a row is little, small enough that the server keeps using
@@ -17,9 +18,6 @@ pub const ROW_BYTES: u64 = 128 * 1024;
 
 const READ: &str = "SELECT pg_catalog.pg_read_binary_file(r.path, r.start, r.length, true) \
                     FROM unnest($1::text[], $2::int8[], $3::int8[]) AS r(path, start, length)";
-
-/// How often the same range is asked for again when a standby's replay ends the query.
-const CONFLICT_TRIES: u32 = 20;
 
 /// A part of a file, at most [`ROW_BYTES`] long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,8 +49,7 @@ impl FileReader {
     /// Opens a connection for reading files.
     pub fn connect(connector: &Connector, interrupt: &Interrupt) -> Result<FileReader> {
         let mut client = super::connect(connector, interrupt)?;
-        let read = client
-            .prepare(READ)
+        let read = conflict::repeated(|| client.prepare(READ))
             .map_err(|error| server_error("prepare the reading of files", &error))?;
         Ok(FileReader { client, read })
     }
@@ -85,10 +82,8 @@ impl FileReader {
                 Ended::Complete => return Ok(()),
                 Ended::Conflict(error) => {
                     conflicts = if done > before { 0 } else { conflicts + 1 };
-                    if conflicts == CONFLICT_TRIES {
-                        return Err(error.hint(
-                            "raise max_standby_streaming_delay on the standby, or back up the primary",
-                        ));
+                    if conflicts == conflict::TRIES {
+                        return Err(error);
                     }
                 }
             }
@@ -111,9 +106,7 @@ impl FileReader {
         let failed = |error: postgres::Error| {
             let failure = server_error(&format!("read {first} and files after it"), &error);
             match error.code() {
-                Some(code) if *code == SqlState::T_R_SERIALIZATION_FAILURE => {
-                    Ok(Ended::Conflict(failure))
-                }
+                _ if conflict::is_conflict(&error) => Ok(Ended::Conflict(failure)),
                 // The role's permissions were checked before; this is the operating system's.
                 Some(code) if *code == SqlState::INSUFFICIENT_PRIVILEGE => Err(failure
                     .hint("the server itself may not read that file: correct its owner and mode")),

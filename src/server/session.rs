@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::pg::label::BackupLabel;
 use crate::pg::lsn::Lsn;
 use crate::pg::version::Major;
+use crate::server::conflict;
 use crate::server::connect::server_error;
 
 /// Whether the start waits for a checkpoint spread over time, or for one at once.
@@ -61,8 +62,8 @@ impl BackupSession {
             "SELECT pg_start_backup($1, $2, false)::text"
         };
         let fast = checkpoint == Checkpoint::Fast;
-        let lsn: String = client
-            .query_one(start, &[&label, &fast])
+        // Cancelled while it waits for the checkpoint, it has not begun (access/transam/xlog.c, do_pg_backup_start).
+        let lsn: String = conflict::repeated(|| client.query_one(start, &[&label, &fast]))
             .and_then(|row| row.try_get(0))
             .map_err(|error| server_error("start the backup", &error))?;
         Ok(BackupSession {
@@ -85,11 +86,10 @@ impl BackupSession {
 
     /// An error where the backup is void already: the connection is lost, or the standby is none any more.
     pub fn watch(&mut self) -> Result<()> {
-        let in_recovery: bool = self
-            .client
-            .query_one("SELECT pg_is_in_recovery()", &[])
-            .and_then(|row| row.try_get(0))
-            .map_err(|error| server_error("keep the backup's session", &error))?;
+        let in_recovery: bool =
+            conflict::repeated(|| self.client.query_one("SELECT pg_is_in_recovery()", &[]))
+                .and_then(|row| row.try_get(0))
+                .map_err(|error| server_error("keep the backup's session", &error))?;
         if self.from_standby && !in_recovery {
             return Err(promoted());
         }
@@ -107,7 +107,7 @@ impl BackupSession {
         } else {
             "SELECT lsn::text, labelfile, spcmapfile FROM pg_stop_backup(false, false)"
         };
-        let row = match self.client.query_one(stop, &[]) {
+        let row = match conflict::repeated(|| self.client.query_one(stop, &[])) {
             Ok(row) => row,
             Err(error) => {
                 self.watch()?;
@@ -130,11 +130,12 @@ impl BackupSession {
     }
 
     fn applied(&mut self) -> Result<Option<Lsn>> {
-        let lsn: Option<String> = self
-            .client
-            .query_one("SELECT pg_last_wal_replay_lsn()::text", &[])
-            .and_then(|row| row.try_get(0))
-            .map_err(|error| server_error("ask how much WAL the standby has applied", &error))?;
+        let lsn: Option<String> = conflict::repeated(|| {
+            self.client
+                .query_one("SELECT pg_last_wal_replay_lsn()::text", &[])
+        })
+        .and_then(|row| row.try_get(0))
+        .map_err(|error| server_error("ask how much WAL the standby has applied", &error))?;
         lsn.as_deref().map(parse_lsn).transpose()
     }
 }

@@ -4,6 +4,7 @@ use postgres::{Client, Row};
 
 use crate::error::{Error, Result};
 use crate::pg::lsn::{Lsn, Timeline};
+use crate::server::conflict;
 use crate::server::connect::server_error;
 
 /// Up to where the WAL in a server's `pg_wal` is whole.
@@ -40,7 +41,7 @@ SELECT received_tli, flushed_lsn::text FROM pg_stat_wal_receiver \
 /// Asks the server.
 pub fn wal_end(client: &mut Client) -> Result<WalEnd> {
     let failed = |error| server_error("ask how far the WAL reaches", &error);
-    let row = client.query_one(END, &[]).map_err(failed)?;
+    let row = conflict::repeated(|| client.query_one(END, &[])).map_err(failed)?;
     let in_recovery: bool = row.try_get(0).map_err(failed)?;
     // A standby that has replayed nothing yet has no position.
     let end = position(&row, 1)?.unwrap_or_default();
@@ -51,7 +52,7 @@ pub fn wal_end(client: &mut Client) -> Result<WalEnd> {
             end,
         });
     }
-    let received = match client.query_opt(RECEIVED, &[]).map_err(failed)? {
+    let received = match conflict::repeated(|| client.query_opt(RECEIVED, &[])).map_err(failed)? {
         None => None,
         Some(row) => {
             let timeline: i32 = row.try_get(0).map_err(failed)?;

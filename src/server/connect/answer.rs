@@ -47,6 +47,10 @@ fn of_server(server: &DbError, message: &str) -> Error {
     if *code == SqlState::QUERY_CANCELED {
         return Error::failed(message).hint("the query was cancelled; run the same command again");
     }
+    if *code == SqlState::T_R_SERIALIZATION_FAILURE {
+        return Error::failed(message)
+            .hint("raise max_standby_streaming_delay on the standby, or take the primary");
+    }
     let failure = Error::failed(message);
     match server.hint() {
         Some(hint) => failure.hint(hint),
