@@ -28,9 +28,10 @@ use std::thread;
 use std::time::Duration;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-/// What a session starts with, before what the user's `options` say: a role may have a timeout so short
-/// that not even the statement that lifts it would come to its end.
-const NO_STATEMENT_TIMEOUT: &str = "-c statement_timeout=0";
+/// What a session starts with, before what the user's `options` say: a role may have timeouts so short
+/// that not even the statement that lifts them all would come to its end. Every supported version has these.
+const NO_TIMEOUTS: &str = "-c statement_timeout=0 -c lock_timeout=0 -c idle_session_timeout=0 \
+                           -c idle_in_transaction_session_timeout=0";
 
 /// Opens sessions with one server.
 #[derive(Clone)]
@@ -302,7 +303,7 @@ impl Connector {
             config.connect_timeout(*timeout);
         }
         let more = options.as_deref().unwrap_or_default();
-        config.options(format!("{NO_STATEMENT_TIMEOUT} {more}").trim_end());
+        config.options(format!("{NO_TIMEOUTS} {more}").trim_end());
         if let Some(password) = &target.endpoint.password {
             config.password(password.reveal());
         }
@@ -343,9 +344,10 @@ mod tests {
 
     #[test]
     fn waiting_has_an_end() {
-        let timeout = Some(Duration::from_millis(20));
-        assert_eq!(within(timeout, || 1).unwrap(), Some(1));
-        let late = within(timeout, || thread::sleep(Duration::from_secs(5))).unwrap();
+        let patient = Some(Duration::from_secs(60));
+        assert_eq!(within(patient, || 1).unwrap(), Some(1));
+        let impatient = Some(Duration::from_millis(20));
+        let late = within(impatient, || thread::sleep(Duration::from_secs(3600))).unwrap();
         assert_eq!(late, None);
         assert_eq!(within(None, || 2).unwrap(), Some(2));
     }
