@@ -2,12 +2,17 @@
 
 use std::io::Write;
 use std::sync::Arc;
+use std::time::Duration;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
+
+/// How often the interrupt is raised for one signal, and how long apart.
+const TIMES: u32 = 5;
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// Raises the interrupt when a signal comes.
 pub(super) fn watch(interrupt: Arc<Interrupt>) -> Result<()> {
@@ -17,13 +22,22 @@ pub(super) fn watch(interrupt: Arc<Interrupt>) -> Result<()> {
         let mut pending = signals.forever();
         if pending.next().is_some() {
             let patient = Arc::clone(&interrupt);
-            std::thread::spawn(move || patient.raise());
+            std::thread::spawn(move || insist(&patient));
         }
         if pending.next().is_some() {
             std::process::exit(1);
         }
     });
     Ok(())
+}
+
+/// A query that is only about to begin is not cancelled yet: the checkpoint that a backup starts with would
+/// be waited for after all.
+fn insist(interrupt: &Interrupt) {
+    for _ in 0..TIMES {
+        interrupt.raise();
+        std::thread::sleep(PAUSE);
+    }
 }
 
 /// Lets a panic, wherever it happens, end the process with this exit status.
