@@ -119,8 +119,9 @@ pub fn run(
         })();
         match pass {
             // Who follows a server is asked to end, or else goes on.
-            Err(_)
+            Err(error)
                 if interrupt.is_raised()
+                    && error.kind() != Kind::Damage
                     && copied.timeline.is_some()
                     && request.follow.is_some() =>
             {
@@ -225,9 +226,7 @@ impl<'a> Session<'a> {
         };
         let wanted = offer.missing_in(&before);
 
-        let admitted = self.copy_whole(&wanted.whole, progress)?;
-        let names = admitted.iter().map(|segment| segment.file_name(size));
-        copied.segments.extend(names);
+        self.copy_whole(&wanted.whole, copied, progress)?;
         let mut is_changed = !wanted.whole.is_empty();
         for (unfinished, file) in &wanted.left {
             is_changed |= self.copy_left(*unfinished, file, progress)?;
@@ -357,17 +356,19 @@ impl<'a> Session<'a> {
     fn copy_whole(
         &mut self,
         segments: &[SegmentName],
+        copied: &mut Copied,
         progress: &dyn Progress,
-    ) -> Result<Vec<SegmentName>> {
+    ) -> Result<()> {
         if segments.is_empty() {
-            return Ok(Vec::new());
+            return Ok(());
         }
+        let size = self.archive.cluster().segment_size;
         while self.readers.len() < self.request.workers.min(segments.len()) {
             let mut reader = FileReader::connect(self.connector, self.interrupt)?;
             reader.check_instance(&self.instance)?;
             self.readers.push(reader);
         }
-        let bytes = self.archive.cluster().segment_size.bytes() * segments.len() as u64;
+        let bytes = size.bytes() * segments.len() as u64;
         progress.step("copy WAL", Some(bytes));
         let destination = Destination {
             archive: &self.archive,
@@ -378,14 +379,18 @@ impl<'a> Session<'a> {
         };
         let line = Line::new(&destination, segments);
         let places: Vec<usize> = (0..segments.len()).collect();
-        parallel::run(
+        let ended = parallel::run(
             &mut self.readers,
             &places,
             self.interrupt,
             |reader, place, stop| line.work(reader, *place, stop),
             || Ok(()),
-        )?;
-        Ok(line.into_admitted())
+        );
+        // What is in the archive counts, also where the rest failed.
+        let admitted = line.into_admitted();
+        let names = admitted.iter().map(|segment| segment.file_name(size));
+        copied.segments.extend(names);
+        ended
     }
 
     /// The segment that a timeline was left in. Tells whether the archive is changed.
