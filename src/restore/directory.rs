@@ -173,6 +173,8 @@ impl DataDirectory {
             .open(path);
         created
             .and_then(|file| {
+                // Whatever the umask took away.
+                file.set_permissions(fs::Permissions::from_mode(mode))?;
                 if let Some((user, group)) = self.owner {
                     std::os::unix::fs::fchown(&file, Some(user), Some(group))?;
                 }
