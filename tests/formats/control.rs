@@ -68,7 +68,7 @@ fn a_start_without_label_can_be_forbidden(major: Major) {
 }
 
 fn wait_for(cluster: &Cluster, condition: &str) {
-    for _ in 0..600 {
+    for _ in 0..6000 {
         if cluster.sql(&[condition]) == "t" {
             return;
         }

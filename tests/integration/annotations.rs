@@ -109,7 +109,7 @@ fn a_backup_is_kept_and_given_back() {
     pgkeep.ok(&["verify", SERVER, "newest"]);
 
     // Whoever writes needs the lock; a backup at work has it.
-    let pgkeep = pgkeep.with("max_rate", "8MB");
+    let pgkeep = pgkeep.with("max_rate", "1MB");
     let mut running = pgkeep.spawn(&["backup", SERVER]);
     wait_until_copying(&mut running, &pgkeep);
     let before = fs::read(backup.folder.join("backup.info")).unwrap();

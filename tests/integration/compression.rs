@@ -107,7 +107,6 @@ fn max_rate_slows_a_backup_down() {
     pgkeep.backup();
     let took = begin.elapsed().as_secs_f64();
     let least = bytes as f64 / (16.0 * 1024.0 * 1024.0);
+    // How much longer it takes is up to whatever else the machine has to do.
     assert!(took > least * 0.7, "{bytes} bytes in {took} s");
-    // Whatever else the machine has to do.
-    assert!(took < least * 4.0 + 15.0, "{bytes} bytes in {took} s");
 }

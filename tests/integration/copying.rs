@@ -123,19 +123,20 @@ fn a_slot_keeps_the_wal_and_moves_on_past_what_is_here() {
         let pgkeep = pgkeep.with_server("create_slot", "yes");
         copy(&pgkeep);
         let position = || cluster.value("select restart_lsn from pg_replication_slots");
+        let kept =
+            || cluster.value("select pg_walfile_name(restart_lsn + 1) from pg_replication_slots");
         for _ in 0..3 {
-            let before = position();
+            let (before, kept_before) = (position(), kept());
             move_on(&cluster);
             assert_eq!(position(), before, "the slot moved by itself");
+            assert_eq!(oldest_on(&cluster), kept_before);
             let report = copy(&pgkeep);
             assert_eq!((report.number("Response.Segments"), gaps(&report)), (8, 0));
             let current = cluster.value("select pg_walfile_name(pg_current_wal_flush_lsn())");
-            let kept =
-                cluster.value("select pg_walfile_name(restart_lsn + 1) from pg_replication_slots");
-            assert_eq!(kept, current);
+            assert_eq!(kept(), current);
             assert_eq!(report.at("Response.SlotLSN"), position());
             cluster.sql("checkpoint");
-            assert!(oldest_on(&cluster) > before, "the server still keeps it");
+            assert_eq!(oldest_on(&cluster), current, "the server still keeps it");
         }
         assert_eq!(gaps(&pgkeep.ok(&["-F", "json", "wal", "list", SERVER])), 0);
     }
@@ -294,7 +295,14 @@ fn copies_that_are_killed_leave_no_gap_and_nothing_half() {
     // What the load writes meanwhile is followed, to the last transaction.
     let following = pgkeep.spawn(&["-F", "json", "wal", "copy", SERVER, "--follow", "4s"]);
     std::thread::sleep(Duration::from_secs(2));
+    wait_until("the load has written enough", || {
+        whole_segments(&cluster).len() > 12
+    });
     load.stop();
+    wait_until("what pgbench had begun has ended", || {
+        cluster.value("select count(*) from pg_stat_activity where application_name = 'pgbench'")
+            == "0"
+    });
     let history = cluster.number("select count(*) from pgbench_history");
     let written = cluster.value("select pg_current_wal_flush_lsn()");
     assert_eq!(gaps(&following.wait().succeeded()), 0);
@@ -340,6 +348,11 @@ fn one_copies_at_a_time_and_a_backup_does_not_mind() {
     let segment = switch(&cluster);
     let path = cluster.data().join("pg_wal").join(&segment);
     pgkeep.ok(&["-F", "json", "wal", "push", SERVER, path.to_str().unwrap()]);
+    cluster.sql("create table of_the_next (i int)");
+    let next = cluster.value("select pg_walfile_name(pg_current_wal_flush_lsn())");
+    wait_until("the whole segments before are copied", || {
+        pgkeep.archived().contains(&format!("{next}.partial"))
+    });
     // Asked to end, it says what it did.
     following.signal(Signal::TERM);
     let report = following.wait().succeeded();

@@ -213,7 +213,7 @@ fn what_is_dear_is_deleted_by_force_only() {
     delete(&pgkeep, &second);
     assert!(refused("newest").contains("is kept"));
 
-    let pgkeep = pgkeep.with("max_rate", "8MB");
+    let pgkeep = pgkeep.with("max_rate", "1MB");
     let mut running = pgkeep.spawn(&["backup", SERVER]);
     wait_until_copying(&mut running, &pgkeep);
     pgkeep
@@ -315,7 +315,7 @@ fn a_deletion_that_is_killed_leaves_every_other_backup_whole() {
     ));
     let begin = Instant::now();
     delete(&pgkeep, full);
-    let whole = begin.elapsed();
+    let mut whole = begin.elapsed();
     let rounds = 12;
     let mut cut_short = 0;
     for round in 0..rounds {
@@ -323,8 +323,11 @@ fn a_deletion_that_is_killed_leaves_every_other_backup_whole() {
         let running = pgkeep.spawn(&["delete", SERVER, &full.identifier]);
         std::thread::sleep(whole * round / rounds + Duration::from_millis(u64::from(round % 3)));
         running.signal(Signal::KILL);
-        let ended = running.wait().status.code();
-        cut_short += u32::from(ended.is_none());
+        match running.wait().status.code() {
+            None => cut_short += 1,
+            // It takes less than when it was measured.
+            Some(_) => whole = whole * 2 / 3,
+        }
         for backup in others {
             assert_eq!(at(&pgkeep, backup, "Valid"), "yes", "round {round}");
         }

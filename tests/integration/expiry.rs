@@ -177,7 +177,8 @@ fn wal_and_block_maps_go_up_to_where_the_first_backup_begins() {
         |pgkeep| pgkeep.archive_command(),
     );
     let fill = || {
-        cluster.sql("create table if not exists filling (body text)");
+        cluster
+            .sql("create table if not exists filling (body text) with (autovacuum_enabled = off)");
         for _ in 0..3 {
             cluster
                 .sql("insert into filling select repeat('x', 200) from generate_series(1, 2000)");
@@ -248,7 +249,7 @@ fn an_expiry_that_is_killed_leaves_whole_chains() {
     ));
     let begin = Instant::now();
     pgkeep.ok(&["expire", SERVER]);
-    let whole = begin.elapsed();
+    let mut whole = begin.elapsed();
     let stay = backups(&pgkeep);
     let rounds = 15;
     let mut cut_short = 0;
@@ -257,7 +258,11 @@ fn an_expiry_that_is_killed_leaves_whole_chains() {
         let running = pgkeep.spawn(&["expire", SERVER]);
         std::thread::sleep(whole * round / rounds + Duration::from_millis(u64::from(round % 3)));
         running.signal(Signal::KILL);
-        cut_short += u32::from(running.wait().status.code().is_none());
+        match running.wait().status.code() {
+            None => cut_short += 1,
+            // It takes less than when it was measured.
+            Some(_) => whole = whole * 2 / 3,
+        }
         assert_sound(&pgkeep);
         pgkeep.ok(&["expire", SERVER]);
         assert_eq!(backups(&pgkeep), stay, "round {round}");

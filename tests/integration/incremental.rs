@@ -5,7 +5,7 @@ use std::fs;
 use crate::support::checks::{self, Before};
 use crate::support::cluster::{Options, Postmaster};
 use crate::support::pgkeep::SERVER;
-use crate::support::{Cluster, Pgkeep};
+use crate::support::{Cluster, Pgkeep, wait_until};
 
 /// A cluster that keeps its WAL, and makes summaries where asked.
 fn cluster(major: u32, summaries: bool) -> Cluster {
@@ -28,6 +28,16 @@ fn change(cluster: &Cluster, round: u32) {
     ));
 }
 
+/// There is a summary of the changes, even if that up to the backup's own checkpoint comes too late for it.
+fn await_summaries(cluster: &Cluster) {
+    cluster.sql("checkpoint");
+    wait_until("the WAL is summarized", || {
+        cluster.value(
+            "select summarized_lsn >= redo_lsn from pg_get_wal_summarizer_state(), pg_control_checkpoint()",
+        ) == "t"
+    });
+}
+
 fn changes_are_found(major: u32, summaries: bool, source: &str) {
     let cluster = cluster(major, summaries);
     let pgkeep = Pgkeep::of(&cluster);
@@ -35,6 +45,9 @@ fn changes_are_found(major: u32, summaries: bool, source: &str) {
     let mut parent = full.identifier;
     for round in 1..=3 {
         change(&cluster, round);
+        if summaries {
+            await_summaries(&cluster);
+        }
         let backup = pgkeep.backup_on(&parent);
         let info = pgkeep.ok(&["info", SERVER, &backup.identifier]);
         assert_eq!(info.at("Response.Incremental"), "true");

@@ -12,6 +12,9 @@ use crate::support::pgkeep::{Backup, SERVER, wait_until_copying};
 use crate::support::small_disk::SmallDisk;
 use crate::support::{Cluster, Load, Pgkeep, account};
 
+/// Less than the rest of a backup at 1 MB/s takes, however busy the machine is.
+const AT_ONCE: Duration = Duration::from_secs(30);
+
 /// The first backup is whole and the only one listed.
 fn assert_only(pgkeep: &Pgkeep, first: &Backup) {
     assert_eq!(
@@ -40,7 +43,7 @@ fn a_killed_pgkeep_leaves_nothing_that_matters() {
     let cluster = Cluster::new(17);
     let pgkeep = Pgkeep::of(&cluster);
     let first = pgkeep.backup();
-    let pgkeep = pgkeep.with("max_rate", "32MB");
+    let pgkeep = pgkeep.with("max_rate", "4MB");
     let load = Load::on(&cluster);
     for pause in [5, 40, 90, 200, 500, 900, 1500] {
         let running = pgkeep.spawn(&["backup", SERVER]);
@@ -71,17 +74,13 @@ fn an_interrupted_backup_cleans_up_at_once() {
         let cluster = Cluster::new(16);
         let pgkeep = Pgkeep::of(&cluster);
         let first = pgkeep.backup();
-        let pgkeep = pgkeep.with("max_rate", "8MB");
+        let pgkeep = pgkeep.with("max_rate", "1MB");
         let mut running = pgkeep.spawn(&["backup", SERVER]);
         wait_until_copying(&mut running, &pgkeep);
         let begin = Instant::now();
         running.signal(signal);
         let error = running.wait().failed(1);
-        assert!(
-            begin.elapsed() < Duration::from_secs(3),
-            "it took {:?}",
-            begin.elapsed()
-        );
+        assert!(begin.elapsed() < AT_ONCE, "it took {:?}", begin.elapsed());
         assert!(
             error.contains("interrupt") || error.contains("stopped"),
             "{error}"
@@ -98,7 +97,7 @@ fn a_server_that_dies_fails_the_backup_and_no_other() {
         let mut cluster = Cluster::new(15);
         let pgkeep = Pgkeep::of(&cluster);
         let first = pgkeep.backup();
-        let pgkeep = pgkeep.with("max_rate", "8MB");
+        let pgkeep = pgkeep.with("max_rate", "1MB");
         let load = Load::on(&cluster);
         let mut running = pgkeep.spawn(&["backup", SERVER]);
         wait_until_copying(&mut running, &pgkeep);
@@ -123,7 +122,7 @@ fn a_server_that_dies_fails_the_backup_and_no_other() {
 #[test]
 fn a_backend_that_is_terminated_fails_the_backup() {
     let cluster = Cluster::new(18);
-    let pgkeep = Pgkeep::of(&cluster).with("max_rate", "8MB");
+    let pgkeep = Pgkeep::of(&cluster).with("max_rate", "1MB");
     let mut running = pgkeep.spawn(&["backup", SERVER]);
     wait_until_copying(&mut running, &pgkeep);
     cluster.sql(
@@ -141,12 +140,12 @@ fn a_second_run_meets_the_lock_at_once() {
     let cluster = Cluster::new(17);
     let pgkeep = Pgkeep::of(&cluster);
     let first = pgkeep.backup();
-    let pgkeep = pgkeep.with("max_rate", "8MB");
+    let pgkeep = pgkeep.with("max_rate", "1MB");
     let mut running = pgkeep.spawn(&["backup", SERVER]);
     wait_until_copying(&mut running, &pgkeep);
     let begin = Instant::now();
     let error = pgkeep.run(&["backup", SERVER]).failed(4);
-    assert!(begin.elapsed() < Duration::from_secs(2));
+    assert!(begin.elapsed() < AT_ONCE);
     assert!(error.contains(&running.id().to_string()), "{error}");
     // Readers need no lock, and do not see what is not finished.
     assert_only(&pgkeep, &first);

@@ -91,8 +91,9 @@ fn a_cluster_that_archives_its_wal_is_not_waited_for() {
 fn timeouts_set_for_the_whole_server_do_not_end_a_backup() {
     let mut cluster = Cluster::stopped(17, &Options::default());
     cluster.set("statement_timeout = '1s'\nidle_session_timeout = '1s'\nidle_in_transaction_session_timeout = '1s'");
-    cluster.set("transaction_timeout = '1s'\nlock_timeout = '1s'");
+    // This one cannot be lifted before a session begins.
+    cluster.set("transaction_timeout = '5s'\nlock_timeout = '1s'");
     cluster.start();
-    let pgkeep = Pgkeep::of(&cluster).with("max_rate", "16MB");
+    let pgkeep = Pgkeep::of(&cluster).with("max_rate", "8MB");
     pgkeep.backup();
 }

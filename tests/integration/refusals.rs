@@ -85,16 +85,22 @@ fn an_aborted_restore_does_not_start() {
     let mut seen = 0;
     for attempt in 0..8 {
         let target = pgkeep.ground().folder(&format!("aborted-{attempt}"));
-        let running = pgkeep.spawn(&["restore", SERVER, "newest", target.to_str().unwrap()]);
-        std::thread::sleep(std::time::Duration::from_millis(10 + 25 * attempt));
+        let mut running = pgkeep.spawn(&["restore", SERVER, "newest", target.to_str().unwrap()]);
+        // Earlier and later in the course of it.
+        wait_until("there is something", || {
+            checks::tree(&target).len() > 1 + 150 * attempt || !running.is_running()
+        });
         running.signal(rustix::process::Signal::KILL);
         let killed = running.wait().status.code().is_none();
-        let Some(entry) = fs::read_dir(&target).unwrap().next() else {
-            continue;
-        };
+        let data = only_entry(&target);
         if killed {
+            if data.join("global/pg_control").exists() {
+                // It was about to end.
+                checks::pg_verifybackup(17, &data);
+                continue;
+            }
             seen += 1;
-            let mut half = Cluster::adopt(17, &entry.unwrap().path());
+            let mut half = Cluster::adopt(17, &data);
             half.try_start().expect_err("half a cluster starts");
             // Nor does it stand in the way of the next attempt.
             pgkeep.ok(&[

@@ -11,6 +11,8 @@ use crate::support::{Cluster, Pgkeep, account, checks};
 fn cluster_with_a_full_table(major: u32) -> Cluster {
     let mut cluster = Cluster::stopped(major, &Options::default());
     cluster.set("autovacuum = off");
+    // Vacuum leaves alone what the background writer has pinned.
+    cluster.set("bgwriter_lru_maxpages = 0");
     cluster.set("wal_keep_size = 1GB");
     if major >= 17 {
         cluster.set("summarize_wal = on");

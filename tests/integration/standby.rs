@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use rustix::process::Signal;
+
 use crate::support::archive::{archiving, small_segments};
 use crate::support::checks::{self, Before};
 use crate::support::cluster::{Options, Postmaster};
@@ -81,7 +83,9 @@ fn a_standby_promoted_meanwhile_fails_the_backup_and_the_next_one_succeeds() {
         let slow = Pgkeep::of(&standby).with("max_rate", "8MB");
         let mut running = slow.spawn(&["backup", SERVER]);
         wait_until_copying(&mut running, &slow);
+        running.signal(Signal::STOP);
         standby.sql("select pg_promote()");
+        running.signal(Signal::CONT);
         let error = running.wait().failed(5);
         assert!(error.contains("promot"), "{error}");
         assert!(slow.ok(&["list-backup", SERVER]).backups().is_empty());
@@ -127,6 +131,7 @@ fn a_standby_that_follows_its_primary_to_another_timeline_is_backed_up() {
         let pgkeep = Pgkeep::of(&cascading).with("max_rate", "8MB");
         let mut running = pgkeep.spawn(&["backup", SERVER]);
         wait_until_copying(&mut running, &pgkeep);
+        running.signal(Signal::STOP);
 
         primary.stop(Postmaster::Fast);
         successor.sql("select pg_promote()");
@@ -135,6 +140,7 @@ fn a_standby_that_follows_its_primary_to_another_timeline_is_backed_up() {
             "insert into pgbench_history select 1, 1, 1, 0, now() from generate_series(1, 99)",
         );
         cascading.catch_up_with(&successor);
+        running.signal(Signal::CONT);
         running.wait().succeeded();
 
         let info = pgkeep.ok(&["info", SERVER, "newest"]);
@@ -163,7 +169,10 @@ fn a_standby_that_reads_an_archive_alone_is_backed_up() {
         standby.sql("select pg_reload_conf()");
         let load = Load::on(&primary);
         standby.catch_up_with(&primary);
-        let pgkeep = Pgkeep::of(&standby).with("max_rate", "16MB");
+        // The standby itself keeps no WAL from before the last restartpoint.
+        let pgkeep = Pgkeep::of(&standby)
+            .with_base(archive.base())
+            .with("max_rate", "16MB");
         pgkeep.backup();
         // Without a restartpoint in between, the first could not be the parent.
         primary.sql("checkpoint");
@@ -208,7 +217,9 @@ fn files_ahead_of_the_minimum_recovery_point(major: u32, database: &str, change:
     standby.stop(Postmaster::Fast);
     standby.set("recovery_min_apply_delay = '1h'\nbgwriter_lru_maxpages = 0");
     standby.start();
-    let pgkeep = Pgkeep::of(&standby).with("max_rate", "8MB");
+    // DROP DATABASE waits until every session has closed its files (storage/ipc/procsignal.c,
+    // WaitForProcSignalBarrier), so that the backup must not be held up.
+    let pgkeep = Pgkeep::of(&standby).with("max_rate", "4MB");
     let mut running = pgkeep.spawn(&["backup", SERVER]);
     wait_until_copying(&mut running, &pgkeep);
     let oid = primary.value(&format!(

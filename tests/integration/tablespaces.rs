@@ -4,14 +4,17 @@ use std::fs;
 use std::path::Path;
 
 use crate::support::checks::{self, Before};
-use crate::support::cluster::Postmaster;
+use crate::support::cluster::{Options, Postmaster};
 use crate::support::pgkeep::SERVER;
 use crate::support::{Cluster, Load, Pgkeep};
 
 /// A cluster whose tables `far` and `near` lie in a tablespace of their own and
 /// in one within the data directory.
 fn cluster_with_tablespaces(major: u32) -> Cluster {
-    let cluster = Cluster::new(major);
+    let mut cluster = Cluster::stopped(major, &Options::default());
+    // Nothing else touches the files that a test looks at.
+    cluster.set("autovacuum = off");
+    cluster.start();
     cluster.tablespace("outside");
     cluster.tablespace("second");
     cluster.sql("create tablespace inplace location ''");

@@ -13,13 +13,18 @@ fn a_backup_under_load_restores(major: u32) {
     let pgkeep = Pgkeep::of(&cluster).with("max_rate", MAX_RATE);
     let load = Load::on(&cluster);
 
-    let rounds = load.rounds();
-    let backup = pgkeep.backup();
-    let rounds = load.rounds() - rounds;
+    // On a busy machine the load may get too little of it.
+    let backups = (0..5).map(|_| {
+        let rounds = load.rounds();
+        let backup = pgkeep.backup();
+        (backup, load.rounds() - rounds)
+    });
+    let (backup, _) = { backups }
+        .find(|(_, rounds)| *rounds > 2)
+        .expect("the relations do not change while a backup runs");
     let history = cluster.number("select count(*) from pgbench_history");
     load.stop();
 
-    assert!(rounds > 2, "the relations changed {rounds} times only");
     cluster.assert_nothing_is_left();
     checks::sha512sum(&backup.folder);
     pgkeep.ok(&["verify", SERVER, &backup.identifier]);

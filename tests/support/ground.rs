@@ -5,7 +5,6 @@
 //! that the next run finds what a killed one left, servers included.
 
 use std::fs;
-use std::io::ErrorKind;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -70,13 +69,16 @@ pub fn root() -> &'static Path {
             || PathBuf::from(format!("/tmp/pgkeep-test-{}", account::uid())),
             PathBuf::from,
         );
-        match fs::create_dir(&root) {
-            Ok(()) => {
-                account::give(&root);
-                fs::set_permissions(&root, fs::Permissions::from_mode(0o755)).unwrap();
+        if !root.exists() {
+            // Another process may do the same, and must not find it half made.
+            let name = format!("{}.{}", root.display(), std::process::id());
+            let beside = PathBuf::from(name);
+            make(&beside);
+            fs::set_permissions(&beside, fs::Permissions::from_mode(0o755)).unwrap();
+            if let Err(error) = fs::rename(&beside, &root) {
+                let _ = fs::remove_dir(&beside);
+                assert!(root.exists(), "cannot create {}: {error}", root.display());
             }
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-            Err(error) => panic!("cannot create {}: {error}", root.display()),
         }
         assert_eq!(
             fs::symlink_metadata(&root).unwrap().uid(),
@@ -101,7 +103,9 @@ fn clear_leftovers(root: &Path) {
         let name = entry.file_name().into_string().unwrap_or_default();
         let owner = name.split('-').next().unwrap_or_default();
         let is_process = !owner.is_empty() && owner.bytes().all(|byte| byte.is_ascii_digit());
-        if is_process && !Path::new("/proc").join(owner).exists() {
+        // This process has made nothing yet: what has its number is from another before.
+        let is_ours = owner == std::process::id().to_string();
+        if is_process && (is_ours || !Path::new("/proc").join(owner).exists()) {
             stop_servers_below(&entry.path());
             unmount_below(&entry.path());
             let _ = fs::remove_dir_all(entry.path());

@@ -25,13 +25,16 @@ use std::time::{Duration, Instant};
 /// Every major version that pgkeep supports.
 pub const VERSIONS: [u32; 5] = [14, 15, 16, 17, 18];
 
+/// How long something may take that takes a moment where nothing else is going on.
+pub const PATIENCE: Duration = Duration::from_secs(300);
+
 /// Polls `condition` until it holds; panics, saying `what`, when it never does.
 pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
-    let give_up = Instant::now() + Duration::from_secs(60);
+    let give_up = Instant::now() + PATIENCE;
     while !condition() {
         assert!(
             Instant::now() < give_up,
-            "waited a minute in vain until {what}"
+            "waited {PATIENCE:?} in vain until {what}"
         );
         std::thread::sleep(Duration::from_millis(20));
     }

@@ -13,7 +13,7 @@ use rustix::process::{Signal, kill_process};
 
 use super::cluster::{Cluster, pid};
 use super::report::Report;
-use super::{account, ground::Ground, wait_until};
+use super::{PATIENCE, account, ground::Ground, wait_until};
 
 /// The name that the tests' one server has in the configuration.
 pub const SERVER: &str = "primary";
@@ -171,6 +171,8 @@ impl Pgkeep {
     fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = account::command(program);
         command.env("HOME", self.ground.path());
+        // Of a machine with other things to do, a session can take longer than anybody waits by default.
+        command.env("PGCONNECT_TIMEOUT", "120");
         command
     }
 
@@ -223,7 +225,7 @@ impl Running {
 
     /// Waits for its end.
     pub fn wait(mut self) -> Run {
-        let give_up = Instant::now() + Duration::from_secs(180);
+        let give_up = Instant::now() + PATIENCE;
         let status = loop {
             if let Some(status) = self.child.try_wait().unwrap() {
                 break status;
@@ -344,21 +346,16 @@ pub fn binary() -> &'static Path {
 /// Waits until a running backup is in the midst of copying: some of it is on
 /// disk, in a folder that is no backup yet.
 pub fn wait_until_copying(running: &mut Running, pgkeep: &Pgkeep) {
-    let finished = pgkeep.ok(&["list-backup", SERVER]).backups();
     wait_until("the backup is copying", || {
         assert!(
             running.is_running(),
             "the backup ended before it was seen at work"
         );
-        fs::read_dir(pgkeep.backups())
-            .into_iter()
-            .flatten()
-            .flatten()
-            .any(|entry| {
-                let name = entry.file_name().into_string().unwrap();
-                let files = walkdir::WalkDir::new(entry.path()).into_iter().flatten();
-                !finished.contains(&name)
-                    && files.filter(|file| file.file_type().is_file()).count() > 0
-            })
+        let folders = fs::read_dir(pgkeep.backups()).into_iter().flatten();
+        folders.flatten().any(|folder| {
+            let files = walkdir::WalkDir::new(folder.path()).into_iter().flatten();
+            !folder.path().join("backup.info").exists()
+                && files.filter(|file| file.file_type().is_file()).count() > 0
+        })
     });
 }
