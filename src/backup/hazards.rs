@@ -52,17 +52,16 @@ impl Hazards {
         }
         self.tablespaces.extend(created_tablespace(record)?);
         // A hint is as true before as after.
-        if !record.is_hint() {
-            for block in record.blocks {
-                let fork = block.fork;
-                if fork.fork != Fork::FreeSpaceMap {
-                    let folder = DatabaseFolder {
-                        tablespace: fork.tablespace,
-                        database: fork.database,
-                    };
-                    self.change(folder, record.start);
-                }
-            }
+        if record.is_hint() {
+            return Ok(());
+        }
+        let forks = record.blocks.iter().map(|block| block.fork);
+        for fork in forks.filter(|fork| fork.fork != Fork::FreeSpaceMap) {
+            let folder = DatabaseFolder {
+                tablespace: fork.tablespace,
+                database: fork.database,
+            };
+            self.change(folder, record.start);
         }
         Ok(())
     }

@@ -15,14 +15,11 @@ use pgkeep::pg::wal::{RecordReader, Summarizer};
 use walkdir::WalkDir;
 
 use crate::support::cluster::Postmaster;
-use crate::support::random_changes::{Random, RandomChanges};
+use crate::support::random_changes::{Random, RandomChanges, rounds};
 use crate::support::{Cluster, Options, wait_until};
 
-/// How often the sessions change things in each test; more by
-/// PGKEEP_TEST_ROUNDS.
-fn rounds() -> u32 {
-    std::env::var("PGKEEP_TEST_ROUNDS").map_or(4, |rounds| rounds.parse().unwrap())
-}
+/// How often the sessions change things in each test.
+const ROUNDS: u32 = 4;
 
 const CHANGES_A_ROUND: u32 = 40;
 
@@ -145,7 +142,7 @@ fn what_counts(changed: &mut ChangedBlocks) -> Vec<(RelationFork, Option<u32>, V
 fn agrees_with_the_summaries_of_the_server(major: u32) {
     let mut cluster = cluster(major, "summarize_wal = on");
     let mut changes = RandomChanges::of(&cluster, Random::seeded());
-    for _ in 0..rounds() {
+    for _ in 0..rounds(ROUNDS) {
         changes.make(&cluster, CHANGES_A_ROUND);
         changes.restart(&mut cluster);
     }
@@ -225,7 +222,7 @@ fn names_all_that_changed_on_disk(major: u32) {
     cluster.sql("checkpoint");
     let start = control(&cluster).checkpoint_redo;
     let before = files(&cluster);
-    for _ in 0..rounds() {
+    for _ in 0..rounds(ROUNDS) {
         changes.make(&cluster, CHANGES_A_ROUND);
         changes.restart(&mut cluster);
     }

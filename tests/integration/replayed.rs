@@ -17,7 +17,7 @@ use crate::support::archive::{archiving, switch, wait_until_archived};
 use crate::support::checks;
 use crate::support::cluster::{Options, Postmaster};
 use crate::support::pgkeep::{Backup, SERVER};
-use crate::support::random_changes::{Random, RandomChanges};
+use crate::support::random_changes::{Random, RandomChanges, rounds};
 use crate::support::{Cluster, Pgkeep, wait_until};
 
 /// Slow enough that relations change while they are being copied.
@@ -195,11 +195,7 @@ fn backup_when_possible(pgkeep: &Pgkeep, arguments: &[&str]) -> Backup {
     loop {
         let run = pgkeep.run(arguments);
         if run.status.code() == Some(0) {
-            let identifier = run.succeeded().at("Response.Backup");
-            return Backup {
-                folder: pgkeep.backups().join(&identifier),
-                identifier,
-            };
+            return pgkeep.finished(&run.succeeded());
         }
         let error = run.failed(1);
         assert!(error.contains("was moved to another tablespace"), "{error}");
@@ -221,11 +217,6 @@ fn amid(
         }
         backup.join().unwrap()
     })
-}
-
-/// How many incremental backups there are; more by PGKEEP_TEST_ROUNDS.
-fn members_wanted() -> u32 {
-    std::env::var("PGKEEP_TEST_ROUNDS").map_or(2, |rounds| rounds.parse().unwrap())
 }
 
 /// What is backed up.
@@ -258,7 +249,7 @@ fn every_member_is_as_replayed(major: u32, source: Source, settings: &str) {
     changes.make(&cluster, 10);
     let full = amid(&mut changes, &cluster, &pgkeep, &["backup", SERVER]);
     let mut members = Vec::new();
-    for number in 1..=members_wanted() {
+    for number in 1..=rounds(2) {
         changes.make(&cluster, 6);
         changes.restart(&mut cluster);
         changes.make(&cluster, 6);
@@ -286,7 +277,7 @@ fn every_member_is_as_replayed(major: u32, source: Source, settings: &str) {
         pgkeep,
         full,
         tablespaces: match source {
-            Source::Primary => ["near", "far"]
+            Source::Primary => RandomChanges::OWN_TABLESPACES
                 .map(|name| cluster.ground().path().join(name))
                 .into(),
             Source::Standby => Vec::new(),

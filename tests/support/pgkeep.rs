@@ -123,7 +123,11 @@ impl Pgkeep {
     }
 
     fn backup_with(&self, arguments: &[&str]) -> Backup {
-        let report = self.ok(&[&["backup", SERVER], arguments].concat());
+        self.finished(&self.ok(&[&["backup", SERVER], arguments].concat()))
+    }
+
+    /// The backup that a report is of.
+    pub fn finished(&self, report: &Report) -> Backup {
         let identifier = report.at("Response.Backup");
         Backup {
             folder: self.backups().join(&identifier),

@@ -47,8 +47,17 @@ impl Random {
     }
 }
 
+/// How often something is done, unless PGKEEP_TEST_ROUNDS says otherwise.
+pub fn rounds(usual: u32) -> u32 {
+    std::env::var("PGKEEP_TEST_ROUNDS").map_or(usual, |rounds| rounds.parse().unwrap())
+}
+
 /// Names of the tablespaces that relations and databases move to and from.
-const TABLESPACES: [&str; 3] = ["pg_default", "near", "far"];
+const TABLESPACES: [&str; 3] = [
+    "pg_default",
+    RandomChanges::OWN_TABLESPACES[0],
+    RandomChanges::OWN_TABLESPACES[1],
+];
 
 /// Several sessions that change things, and a server that crashes now and then.
 pub struct RandomChanges {
@@ -74,12 +83,15 @@ struct Prepared {
 }
 
 impl RandomChanges {
+    /// The tablespaces that the sessions have for themselves.
+    pub const OWN_TABLESPACES: [&str; 2] = ["near", "far"];
+
     /// Settings without which some changes are refused.
     pub const SETTINGS: &str = "max_prepared_transactions = 20";
 
     /// Makes ready what all sessions need, two tablespaces among it.
     pub fn of(cluster: &Cluster, random: Random) -> RandomChanges {
-        for name in &TABLESPACES[1..] {
+        for name in RandomChanges::OWN_TABLESPACES {
             cluster.tablespace(name);
         }
         RandomChanges::between(cluster, random)
@@ -87,7 +99,7 @@ impl RandomChanges {
 
     /// The same with tablespaces in the data directory, which a standby on the same machine has for itself.
     pub fn in_place(cluster: &Cluster, random: Random) -> RandomChanges {
-        for name in &TABLESPACES[1..] {
+        for name in RandomChanges::OWN_TABLESPACES {
             cluster.sql(&format!("create tablespace {name} location ''"));
         }
         RandomChanges::between(cluster, random)

@@ -8,7 +8,7 @@
 
 use super::fields::Fields;
 use super::record::{OPERATION, Record, ResourceManager};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::pg::version::Major;
 
 const COPIED: u8 = 0x00;
@@ -54,13 +54,7 @@ impl DatabaseChange {
             CREATED => fields.folder().map(DatabaseChange::Created),
             _ => return Ok(None),
         };
-        match change {
-            Some(change) => Ok(Some(change)),
-            None => Err(Error::damage(format!(
-                "the WAL record at {} is too short for what it is",
-                record.start
-            ))),
-        }
+        change.ok_or_else(|| record.too_short()).map(Some)
     }
 
     /// The folders whose files all are new or gone.

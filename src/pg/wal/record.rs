@@ -39,6 +39,7 @@
 
 use std::fmt;
 
+use crate::error::Error;
 use crate::pg::changed_blocks::RelationFork;
 use crate::pg::little_endian::{u16_at, u32_at, u64_at};
 use crate::pg::lsn::Lsn;
@@ -190,6 +191,14 @@ impl<'a> Record<'a> {
     pub fn is_hint(&self) -> bool {
         self.resource_manager == ResourceManager::XLOG
             && self.info & OPERATION == XLOG_IMAGE_FOR_HINT
+    }
+
+    /// The error of a record whose main data ends too early.
+    pub(super) fn too_short(&self) -> Error {
+        Error::damage(format!(
+            "the WAL record at {} is too short for what it is",
+            self.start
+        ))
     }
 
     /// Checks and takes apart the whole of a record; `blocks` is where its blocks

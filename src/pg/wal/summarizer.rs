@@ -36,7 +36,7 @@ use std::fmt;
 use super::database::DatabaseChange;
 use super::fields::Fields;
 use super::record::{OPERATION, Record, ResourceManager};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::pg::changed_blocks::{ChangedBlocks, RelationFork};
 use crate::pg::little_endian::u32_at;
 use crate::pg::lsn::Lsn;
@@ -104,12 +104,7 @@ impl Summarizer {
             ResourceManager::STORAGE => self.storage(record),
             _ => Some(()),
         };
-        special.ok_or_else(|| {
-            Error::damage(format!(
-                "the WAL record at {} is too short for what it is",
-                record.start
-            ))
-        })?;
+        special.ok_or_else(|| record.too_short())?;
         if let Some(change) = DatabaseChange::of(self.major, record)? {
             for folder in change.affected() {
                 self.changed.recreate(folder.tablespace, folder.database);

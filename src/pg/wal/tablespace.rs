@@ -7,7 +7,7 @@
 //! ```
 
 use super::record::{OPERATION, Record, ResourceManager};
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 const CREATED: u8 = 0x00;
 const PATH: usize = 4;
@@ -24,11 +24,6 @@ pub fn created_tablespace(record: &Record<'_>) -> Result<Option<String>> {
         let end = path.iter().position(|byte| *byte == 0)?;
         Some(String::from_utf8_lossy(&path[..end]).into_owned())
     });
-    match path {
-        Some(path) => Ok(Some(path).filter(|path| !path.is_empty())),
-        None => Err(Error::damage(format!(
-            "the WAL record at {} is too short for what it is",
-            record.start
-        ))),
-    }
+    let path = path.ok_or_else(|| record.too_short())?;
+    Ok(Some(path).filter(|path| !path.is_empty()))
 }
