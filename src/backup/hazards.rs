@@ -8,14 +8,19 @@
 //!
 //! `CREATE TABLESPACE` is done again where it was done first (commands/tablespace.c, create_tablespace_directories),
 //! wherever the tablespace was restored to: beside the server itself, the two would then write the same files.
+//!
+//! All of that is right where it happens behind the backup's end, as far as databases go: replay copies a folder when
+//! it has come to that record, with all changes of before and none of after. Where tablespaces are created
+//! then, and which unlogged relations are, a restore looks for itself ([`replayed`](crate::restore::replayed)).
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use crate::error::{Error, Result};
+use crate::pg::changed_blocks::RelationFork;
 use crate::pg::lsn::Lsn;
 use crate::pg::relation::Fork;
 use crate::pg::version::Major;
-use crate::pg::wal::{DatabaseChange, DatabaseFolder, Record, created_tablespace};
+use crate::pg::wal::{Creations, DatabaseChange, DatabaseFolder, Record};
 
 /// What a stretch of WAL says of databases' folders and of tablespaces.
 #[derive(Debug, Default)]
@@ -23,8 +28,7 @@ pub(super) struct Hazards {
     copied: Vec<Copied>,
     /// Where a folder was last removed or a block in it changed.
     changed: HashMap<DatabaseFolder, Lsn>,
-    /// Where tablespaces were created.
-    tablespaces: Vec<String>,
+    creations: Creations,
 }
 
 #[derive(Debug)]
@@ -50,7 +54,7 @@ impl Hazards {
             }
             Some(DatabaseChange::Created(_)) | None => {}
         }
-        self.tablespaces.extend(created_tablespace(record)?);
+        self.creations.record(record)?;
         // A hint is as true before as after.
         if record.is_hint() {
             return Ok(());
@@ -74,19 +78,20 @@ impl Hazards {
     /// Adds what another stretch says, in front of this one or behind it.
     pub(super) fn add(&mut self, other: Hazards) {
         self.copied.extend(other.copied);
-        self.tablespaces.extend(other.tablespaces);
+        self.creations.append(other.creations);
         for (folder, at) in other.changed {
             self.change(folder, at);
         }
     }
 
-    /// An error where replay would not come to what PostgreSQL did.
-    pub(super) fn check(&self) -> Result<()> {
+    /// The init forks that were made. An error where replay would not come to what PostgreSQL did.
+    pub(super) fn check(self) -> Result<BTreeSet<RelationFork>> {
         self.check_copies()?;
-        match self.tablespaces.first() {
-            None => Ok(()),
-            Some(location) => Err(Error::failed(format!(
-                "a tablespace was created in {location} while the backup ran, and a restored cluster would create it there too"
+        match self.creations.tablespaces.first() {
+            None => Ok(self.creations.init_forks),
+            Some(created) => Err(Error::failed(format!(
+                "a tablespace was created in {} while the backup ran, and a restored cluster would create it there too",
+                created.folder.display()
             ))
             .hint("start the backup again")),
         }

@@ -10,6 +10,7 @@ mod hazards;
 mod orphans;
 mod parent;
 mod plan;
+mod unlogged;
 mod wal;
 
 use std::time::{Duration, Instant};
@@ -174,7 +175,7 @@ pub fn run(
     end.demand(&stopped.label, &mut control)?;
     progress.step("copy WAL", None);
     let needed = wal::needed(&facts, &stopped.label, end, &mut readers[0])?;
-    wal::copy(
+    let init_forks = wal::copy(
         &needed,
         &mut copied.stored,
         &mut readers,
@@ -182,6 +183,14 @@ pub fn run(
         request,
         &job.rate,
         interrupt,
+    )?;
+    unlogged::drop_other_forks(
+        &init_forks,
+        &mut copied,
+        &plan,
+        &facts,
+        request,
+        staging.folder(),
     )?;
     drop(session);
 

@@ -7,12 +7,11 @@
 //! therefore dropped; replay makes again what is needed of it. With this, the order in which segments were read does not matter.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::pg::page::PAGE_SIZE;
 use crate::pg::relation::{Fork, RelationFile};
-use crate::repository::layout::{self, BackupFolder};
+use crate::repository::layout::BackupFolder;
 use crate::repository::store::Stored;
 use crate::server::facts::Facts;
 use crate::stored::coding::Suffix;
@@ -38,25 +37,15 @@ pub(super) fn drop_orphaned_segments(
                 .insert(relation.segment, (entry.restored_size(), place));
         }
     }
-    let mut orphans: Vec<usize> = forks
+    let orphans = forks
         .values()
         .flat_map(|segments| orphaned(segments, full))
         .collect();
-    orphans.sort_unstable();
-    for place in orphans.into_iter().rev() {
-        let entry = stored.files.swap_remove(place);
+    for entry in stored.take_out(orphans, suffix, folder)? {
         log::info!(
             "{}: left out, its relation was truncated meanwhile",
             entry.path
         );
-        if entry.bundle.is_none() {
-            let relative = layout::stored_file(&entry.stored_path(), suffix);
-            let path = folder.stored(&relative);
-            let size = fs::metadata(&path).map(|metadata| metadata.len());
-            let removed = size.and_then(|size| fs::remove_file(&path).map(|()| size));
-            stored.bytes -= removed.map_err(|error| Error::io("remove", &path, &error))?;
-            stored.checksums.remove(&relative);
-        }
     }
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! The WAL a backup needs to become consistent.
 
+use std::collections::BTreeSet;
 use std::fmt::Display;
 
 use crate::backup::Request;
@@ -8,6 +9,7 @@ use crate::backup::hazards::Hazards;
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
 use crate::parallel::{self, Stop};
+use crate::pg::changed_blocks::RelationFork;
 use crate::pg::history::{self, TimelineHistory, WalRange};
 use crate::pg::label::BackupLabel;
 use crate::pg::lsn::{Lsn, Timeline};
@@ -155,7 +157,7 @@ fn unusable(fault: impl Display) -> Error {
         .hint("start the backup again; if it happens again, the server's pg_wal is damaged")
 }
 
-/// Stores the segments and the history file in `data/pg_wal`.
+/// Stores the segments and the history file in `data/pg_wal`. Gives the init forks that were made in this WAL.
 pub(super) fn copy(
     needed: &NeededWal,
     stored: &mut Stored,
@@ -164,7 +166,7 @@ pub(super) fn copy(
     request: &Request<'_>,
     rate: &RateLimit,
     interrupt: &Interrupt,
-) -> Result<()> {
+) -> Result<BTreeSet<RelationFork>> {
     let mut workers = readers
         .iter_mut()
         .map(|reader| {

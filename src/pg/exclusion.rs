@@ -5,8 +5,9 @@
 //! All paths are below the data directory, with slashes, and tablespaces are
 //! below `pg_tblspc/OID`, their locations followed.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
+use crate::pg::changed_blocks::RelationFork;
 use crate::pg::relation::{Fork, RelationFile, is_temporary_relation, positive_number};
 use crate::pg::version::Major;
 
@@ -185,6 +186,23 @@ impl UnloggedRelations {
                 .get(&file.directory)
                 .is_some_and(|relations| relations.contains(&file.relfilenumber))
     }
+}
+
+/// Whether a file is of a relation with one of these init forks, and not of that fork.
+pub fn is_other_fork(
+    path: &str,
+    init_forks: &BTreeSet<RelationFork>,
+    tablespace_directory: &str,
+) -> bool {
+    let file = RelationFile::parse(path, tablespace_directory);
+    let Some(fork) = file.as_ref().and_then(RelationFork::of) else {
+        return false;
+    };
+    fork.fork != Fork::Init
+        && init_forks.contains(&RelationFork {
+            fork: Fork::Init,
+            ..fork
+        })
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ pub mod exclusion;
 pub mod history;
 pub mod incremental;
 pub mod label;
-mod little_endian;
+pub(crate) mod little_endian;
 pub mod lsn;
 pub mod manifest;
 pub mod page;

@@ -1,6 +1,8 @@
 //! Storing the files of a backup, and keeping account of them: up to its manifest, the list of
 //! files and `backup.sha512`.
 
+use std::fs;
+
 use crate::error::{Error, Result};
 use crate::pg::history::WalRange;
 use crate::pg::manifest::{BACKUP_MANIFEST_FILE, ManifestWriter};
@@ -9,7 +11,7 @@ use crate::repository::checksums::Checksums;
 use crate::repository::file_list::{Crc32c, FileEntry, FileKind, FileList};
 use crate::repository::layout::{self, BackupFolder};
 use crate::stored::checksum::{Sha512Digest, sha512};
-use crate::stored::coding::Coding;
+use crate::stored::coding::{Coding, Suffix};
 use crate::stored::compression::Compressor;
 use crate::stored::writer::{Written, write_whole};
 
@@ -36,6 +38,30 @@ impl Stored {
     pub fn add(&mut self, path: String, written: Written) {
         self.checksums.insert(path, written.sha512);
         self.bytes += written.size;
+    }
+
+    /// Takes files out again, by their places; what is in a bundle stays there, and is not listed any more.
+    pub fn take_out(
+        &mut self,
+        mut places: Vec<usize>,
+        suffix: Suffix,
+        folder: &BackupFolder,
+    ) -> Result<Vec<FileEntry>> {
+        places.sort_unstable();
+        let mut taken = Vec::with_capacity(places.len());
+        for place in places.into_iter().rev() {
+            let entry = self.files.swap_remove(place);
+            if entry.bundle.is_none() {
+                let relative = layout::stored_file(&entry.stored_path(), suffix);
+                let path = folder.stored(&relative);
+                let size = fs::metadata(&path).map(|metadata| metadata.len());
+                let removed = size.and_then(|size| fs::remove_file(&path).map(|()| size));
+                self.bytes -= removed.map_err(|error| Error::io("remove", &path, &error))?;
+                self.checksums.remove(&relative);
+            }
+            taken.push(entry);
+        }
+        Ok(taken)
     }
 
     /// Takes over what another worker stored.

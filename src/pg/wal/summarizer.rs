@@ -2,21 +2,8 @@
 //! (postmaster/walsummarizer.c, SummarizeWAL).
 //!
 //! Every block that a record refers to has changed. Some records say more, in their
-//! main data: that a relation was made (catalog/storage_xlog.h), truncated or, at the
-//! end of a transaction, dropped (access/xact.h), or what [became of a
-//! database](DatabaseChange):
-//!
-//! ```text
-//! storage      0x10 made        u32 tablespace, database, relfilenumber; i32 fork
-//!              0x20 truncated   u32 blocks; u32 tablespace, database, relfilenumber;
-//!                               u32 flags: main fork 1, visibility map 2
-//! transaction  0x00 committed, 0x20 aborted, 0x30 and 0x40 the same when prepared;
-//!              with 0x80 there is xinfo:
-//!                               i64 time; u32 xinfo; if xinfo & 1: u32 database,
-//!                               tablespace; if xinfo & 2: u32 count and u32 each;
-//!                               if xinfo & 4: u32 count and u32 tablespace, database,
-//!                               relfilenumber each; …
-//! ```
+//! main data: that a relation was [made, truncated](StorageChange) or
+//! [dropped](dropped_relations), or what [became of a database](DatabaseChange).
 //!
 //! The free space map is left out: WAL does not tell all that changes in it.
 //!
@@ -34,8 +21,8 @@
 use std::fmt;
 
 use super::database::DatabaseChange;
-use super::fields::Fields;
 use super::record::{OPERATION, Record, ResourceManager};
+use super::relations::{StorageChange, dropped_relations};
 use crate::error::Result;
 use crate::pg::changed_blocks::{ChangedBlocks, RelationFork};
 use crate::pg::little_endian::u32_at;
@@ -43,25 +30,10 @@ use crate::pg::lsn::Lsn;
 use crate::pg::relation::Fork;
 use crate::pg::version::Major;
 
-const STORAGE_CREATE: u8 = 0x10;
-const STORAGE_TRUNCATE: u8 = 0x20;
-const TRUNCATE_MAIN: u32 = 1;
-const TRUNCATE_VISIBILITY_MAP: u32 = 2;
-
 /// Blocks of a table that a page of its visibility map has room for: two bits each,
 /// in 8192 bytes but for a header of 24 (access/heap/visibilitymap.c,
 /// HEAPBLOCKS_PER_PAGE).
 const BLOCKS_PER_MAP_PAGE: u32 = (8192 - 24) * 4;
-
-const TRANSACTION_OPERATION: u8 = 0x70;
-const TRANSACTION_HAS_INFO: u8 = 0x80;
-const COMMIT: u8 = 0x00;
-const ABORT: u8 = 0x20;
-const COMMIT_PREPARED: u8 = 0x30;
-const ABORT_PREPARED: u8 = 0x40;
-const HAS_DATABASE: u32 = 1;
-const HAS_SUBTRANSACTIONS: u32 = 2;
-const HAS_RELATIONS: u32 = 4;
 
 const CHECKPOINT_SHUTDOWN: u8 = 0x00;
 const PARAMETER_CHANGE: u8 = 0x60;
@@ -98,13 +70,17 @@ impl Summarizer {
 
     /// Takes the next record; an error if it is too short for what it is.
     pub fn record(&mut self, record: &Record<'_>) -> Result<()> {
-        let special = match record.resource_manager {
-            ResourceManager::XLOG => self.level(record),
-            ResourceManager::TRANSACTION => self.transaction(record),
-            ResourceManager::STORAGE => self.storage(record),
-            _ => Some(()),
-        };
-        special.ok_or_else(|| record.too_short())?;
+        if record.resource_manager == ResourceManager::XLOG {
+            self.level(record).ok_or_else(|| record.too_short())?;
+        }
+        if let Some(change) = StorageChange::of(record)? {
+            self.storage(change);
+        }
+        dropped_relations(record, &mut |relation| {
+            for fork in Fork::ALL {
+                self.set_limit(relation, fork, 0);
+            }
+        })?;
         if let Some(change) = DatabaseChange::of(self.major, record)? {
             for folder in change.affected() {
                 self.changed.recreate(folder.tablespace, folder.database);
@@ -141,58 +117,23 @@ impl Summarizer {
         Some(())
     }
 
-    fn storage(&mut self, record: &Record<'_>) -> Option<()> {
-        let mut fields = Fields(record.main_data);
-        match record.info & OPERATION {
-            STORAGE_CREATE => {
-                let relation = fields.relation()?;
-                let fork = Fork::from_number(u8::try_from(fields.next()?).ok()?)?;
-                self.set_limit(relation, fork, 0);
-            }
-            STORAGE_TRUNCATE => {
-                let length = fields.next()?;
-                let relation = fields.relation()?;
-                let flags = fields.next()?;
-                if flags & TRUNCATE_MAIN != 0 {
-                    self.set_limit(relation, Fork::Main, length);
+    fn storage(&mut self, change: StorageChange) {
+        match change {
+            StorageChange::Made(fork) => self.set_limit(fork, fork.fork, 0),
+            StorageChange::Truncated {
+                main,
+                length,
+                visible,
+            } => {
+                if let Some(length) = length {
+                    self.set_limit(main, Fork::Main, length);
                 }
-                if flags & TRUNCATE_VISIBILITY_MAP != 0 {
+                if let Some(length) = visible {
                     let pages = length.div_ceil(BLOCKS_PER_MAP_PAGE);
-                    self.set_limit(relation, Fork::VisibilityMap, pages);
-                }
-            }
-            _ => {}
-        }
-        Some(())
-    }
-
-    fn transaction(&mut self, record: &Record<'_>) -> Option<()> {
-        let ends = matches!(
-            record.info & TRANSACTION_OPERATION,
-            COMMIT | ABORT | COMMIT_PREPARED | ABORT_PREPARED
-        );
-        if !ends || record.info & TRANSACTION_HAS_INFO == 0 {
-            return Some(());
-        }
-        let mut fields = Fields(record.main_data);
-        fields.skip(2)?;
-        let information = fields.next()?;
-        if information & HAS_DATABASE != 0 {
-            fields.skip(2)?;
-        }
-        if information & HAS_SUBTRANSACTIONS != 0 {
-            let count = fields.next()?;
-            fields.skip(count as usize)?;
-        }
-        if information & HAS_RELATIONS != 0 {
-            for _ in 0..fields.next()? {
-                let relation = fields.relation()?;
-                for fork in Fork::ALL {
-                    self.set_limit(relation, fork, 0);
+                    self.set_limit(main, Fork::VisibilityMap, pages);
                 }
             }
         }
-        Some(())
     }
 
     fn set_limit(&mut self, relation: RelationFork, fork: Fork, length: u32) {
@@ -200,18 +141,6 @@ impl Summarizer {
             let fork = RelationFork { fork, ..relation };
             self.changed.set_limit(fork, length);
         }
-    }
-}
-
-impl Fields<'_> {
-    /// The main fork of the relation that is named next.
-    fn relation(&mut self) -> Option<RelationFork> {
-        Some(RelationFork {
-            tablespace: self.next()?,
-            database: self.next()?,
-            relfilenumber: self.next()?,
-            fork: Fork::Main,
-        })
     }
 }
 
