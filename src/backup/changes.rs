@@ -118,15 +118,21 @@ impl Search<'_> {
         let maps = BlockMaps::of(self.folder).list()?;
         for range in path.ranges.iter().rev() {
             for piece in cover(range, &summaries, &maps) {
-                let (source, piece) = match piece {
-                    Piece::Summary(summary) => (
+                let known = match piece {
+                    Piece::Summary(summary) => Some((
                         ChangeSource::Summaries,
                         read_summary(summary, &mut readers[0])?,
-                    ),
-                    Piece::BlockMap(map) => (ChangeSource::BlockMaps, map.read(self.keys)?),
-                    Piece::Wal(range) => (
+                    )),
+                    Piece::BlockMap(map) => map
+                        .read(self.facts.control.system_identifier, self.keys)?
+                        .map(|map| (ChangeSource::BlockMaps, map.changed)),
+                    Piece::Wal(_) => None,
+                };
+                let (source, piece) = match known {
+                    Some(known) => known,
+                    None => (
                         ChangeSource::Wal,
-                        self.read_wal(range, &path.history, client, readers)?,
+                        self.read_wal(piece.range(), &path.history, client, readers)?,
                     ),
                 };
                 sources.push(source);

@@ -1,8 +1,11 @@
 //! Block maps: which blocks the archived WAL changed, as PostgreSQL 17's own WAL summaries say it.
 //!
 //! One is made of each segment as it is stored. They adjoin at the ends of records, so that nothing
-//! is missing where one ends and the next begins. Their content and names are those of
-//! summaries ([`ChangedBlocks`], [`SummaryName`]), with the suffixes of what was done to the file.
+//! is missing where one ends and the next begins. Their names are those of summaries ([`SummaryName`]), with the
+//! suffixes of what was done to the file, and so is their content ([`ChangedBlocks`]), followed by which WAL of which
+//! cluster it is of, lest one be taken for another, and by what replay of that WAL makes ([`Creations`]).
+
+mod format;
 
 use std::fs;
 use std::io;
@@ -10,6 +13,7 @@ use std::path::PathBuf;
 
 use crate::error::{Error, Result};
 use crate::pg::changed_blocks::{ChangedBlocks, SummaryName};
+use crate::pg::wal::Creations;
 use crate::repository::durable;
 use crate::repository::incoming::{self, Incoming};
 use crate::repository::layout::ServerFolder;
@@ -21,6 +25,19 @@ use crate::stored::reader::read_whole;
 #[derive(Debug, Clone)]
 pub struct BlockMaps {
     folder: PathBuf,
+}
+
+/// What a stretch of WAL tells.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BlockMap {
+    /// The WAL it is of.
+    pub name: SummaryName,
+    /// The cluster that wrote it.
+    pub system_identifier: u64,
+    /// Which blocks it changed.
+    pub changed: ChangedBlocks,
+    /// What it makes.
+    pub creations: Creations,
 }
 
 /// A block map as it lies in the repository.
@@ -63,13 +80,13 @@ impl BlockMaps {
     }
 
     /// Stores a map, unless there is one of the same WAL. Once this returns, it is on disk.
-    pub fn store(&self, name: SummaryName, changed: &ChangedBlocks, coding: &Coding) -> Result<()> {
+    pub fn store(&self, map: &BlockMap, coding: &Coding) -> Result<()> {
         durable::create_folder(&self.folder)?;
         incoming::remove_leftovers(&self.folder)?;
         let mut file = Incoming::create(&self.folder, coding)?;
-        file.append(&changed.to_bytes())?;
+        file.append(&map.to_bytes())?;
         // The same WAL always comes to the same map. One that somebody else made may not be on disk yet.
-        match file.finish()?.publish(&name.file_name())? {
+        match file.finish()?.publish(&map.name.file_name())? {
             true => Ok(()),
             false => durable::sync_folder(&self.folder),
         }
@@ -77,10 +94,35 @@ impl BlockMaps {
 }
 
 impl StoredMap {
-    /// Reads it.
-    pub fn read(&self, keys: &Keyring) -> Result<ChangedBlocks> {
+    /// Reads it, if it is of this cluster's WAL and of that which it is named after. Gives nothing where it was made
+    /// before maps said so: that WAL must be read itself.
+    pub fn read(&self, system_identifier: u64, keys: &Keyring) -> Result<Option<BlockMap>> {
         let content = read_whole(&self.path, &Coding::of_file(&self.path, keys)?)?;
-        ChangedBlocks::parse(&content).map_err(|error| error.context(self.path.display()))
+        let unusable = |error: Error| {
+            error
+                .context(self.path.display())
+                .hint("remove it: the WAL that it is of is read instead")
+        };
+        let Some(map) = BlockMap::parse(&content).map_err(unusable)? else {
+            return Ok(None);
+        };
+        if map.name != self.name {
+            let SummaryName {
+                timeline,
+                start,
+                end,
+            } = map.name;
+            return Err(unusable(Error::damage(format!(
+                "it is of the WAL from {start} to {end} on timeline {timeline}, and was given another name"
+            ))));
+        }
+        if map.system_identifier != system_identifier {
+            return Err(unusable(Error::damage(format!(
+                "it is of the WAL of another cluster, {}",
+                map.system_identifier
+            ))));
+        }
+        Ok(Some(map))
     }
 }
 
@@ -100,16 +142,27 @@ mod tests {
         }
     }
 
-    fn changed(block: u32) -> ChangedBlocks {
-        let mut changed = ChangedBlocks::new();
+    const CLUSTER: u64 = 7_710_982_562_572_587_380;
+
+    fn map(name: SummaryName, block: u32) -> BlockMap {
         let fork = RelationFork {
             tablespace: 1663,
             database: 5,
             relfilenumber: 16384,
             fork: Fork::Main,
         };
+        let mut changed = ChangedBlocks::new();
         changed.mark(fork, block);
-        changed
+        BlockMap {
+            name,
+            system_identifier: CLUSTER,
+            changed,
+            creations: Creations::default(),
+        }
+    }
+
+    fn read(stored: &StoredMap) -> Result<Option<BlockMap>> {
+        stored.read(CLUSTER, &Keyring::new(None))
     }
 
     #[test]
@@ -120,21 +173,46 @@ mod tests {
         let maps = BlockMaps::of(&server);
         assert_eq!(maps.list().unwrap(), []);
 
+        let expected = [
+            map(name(1, 100, 200), 0),
+            map(name(1, 200, 300), 1),
+            map(name(2, 300, 400), 2),
+        ];
         let none = &Coding::PLAIN;
-        maps.store(name(2, 300, 400), &changed(2), none).unwrap();
-        maps.store(name(1, 200, 300), &changed(1), none).unwrap();
-        maps.store(name(1, 100, 200), &changed(0), &Coding::default())
-            .unwrap();
+        maps.store(&expected[2], none).unwrap();
+        maps.store(&expected[1], none).unwrap();
+        maps.store(&expected[0], &Coding::default()).unwrap();
         // The first one stays.
-        maps.store(name(1, 200, 300), &changed(7), none).unwrap();
+        maps.store(&map(name(1, 200, 300), 7), none).unwrap();
         let stored = maps.list().unwrap();
-        let names: Vec<SummaryName> = stored.iter().map(|map| map.name).collect();
-        assert_eq!(
-            names,
-            [name(1, 100, 200), name(1, 200, 300), name(2, 300, 400)]
-        );
-        for (block, map) in (0..).zip(&stored) {
-            assert_eq!(map.read(&Keyring::new(None)).unwrap(), changed(block));
-        }
+        let found: Vec<BlockMap> = stored
+            .iter()
+            .map(|map| read(map).unwrap().unwrap())
+            .collect();
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn a_map_counts_for_its_own_wal_alone() {
+        let base = tempfile::tempdir().unwrap();
+        let server = ServerFolder::new(base.path(), "primary");
+        server.create().unwrap();
+        let maps = BlockMaps::of(&server);
+        maps.store(&map(name(1, 100, 200), 0), &Coding::PLAIN)
+            .unwrap();
+        let stored = maps.list().unwrap().remove(0);
+        let error = stored.read(CLUSTER + 1, &Keyring::new(None)).unwrap_err();
+        assert!(error.message().contains("another cluster"), "{error}");
+
+        let renamed = StoredMap {
+            name: name(1, 200, 300),
+            ..stored.clone()
+        };
+        let error = read(&renamed).unwrap_err();
+        assert!(error.message().contains("0/64 to 0/C8"), "{error}");
+
+        let earlier = map(stored.name, 0).changed.to_bytes();
+        fs::write(&stored.path, earlier).unwrap();
+        assert_eq!(read(&stored).unwrap(), None);
     }
 }

@@ -6,24 +6,20 @@
 //! record that begins in the segment.
 
 use crate::error::{Error, Result};
-use crate::pg::changed_blocks::{ChangedBlocks, SummaryName};
+use crate::pg::changed_blocks::SummaryName;
 use crate::pg::history::{TimelineHistory, WalRange};
 use crate::pg::lsn::Lsn;
 use crate::pg::segment::{SegmentName, SegmentNumber, SegmentSize};
-use crate::pg::version::Major;
-use crate::pg::wal::{Record, RecordReader, SegmentCheck, Summarizer, behind_page_header};
+use crate::pg::wal::{
+    Creations, Record, RecordReader, SegmentCheck, Summarizer, behind_page_header,
+};
 use crate::pg::wal_file::WalFileName;
+use crate::repository::block_maps::BlockMap;
 use crate::repository::wal_archive::{ClusterIdentity, WalArchive};
 use crate::stored::reader::StoredReader;
 
 /// Bytes read at a time.
 const PART_BYTES: usize = 256 << 10;
-
-/// What changed in a stretch of WAL.
-pub(super) struct Map {
-    pub(super) name: SummaryName,
-    pub(super) changed: ChangedBlocks,
-}
 
 /// Reads segments. Those that follow each other are read as one.
 pub(super) struct Examiner<'a> {
@@ -66,7 +62,7 @@ impl<'a> Examiner<'a> {
         &mut self,
         segment: SegmentName,
         content: &mut StoredReader,
-    ) -> Result<Vec<Map>> {
+    ) -> Result<Vec<BlockMap>> {
         let history = self.archive.history(segment.timeline)?;
         let Position {
             mut reader, open, ..
@@ -184,12 +180,11 @@ pub(super) fn whole_segment_check(cluster: ClusterIdentity, segment: SegmentName
 
 /// The block maps of one segment while its records pass by.
 struct Maps {
-    major: Major,
-    size: SegmentSize,
+    cluster: ClusterIdentity,
     /// The timelines that the records are on, the oldest first.
     path: Vec<WalRange>,
     current: Option<Open>,
-    finished: Vec<Map>,
+    finished: Vec<BlockMap>,
 }
 
 /// A map that is being made.
@@ -197,13 +192,13 @@ struct Open {
     range: WalRange,
     start: Lsn,
     summarizer: Summarizer,
+    creations: Creations,
 }
 
 impl Maps {
     fn new(cluster: ClusterIdentity, history: &TimelineHistory, open: Option<Lsn>) -> Maps {
         let mut maps = Maps {
-            major: cluster.major,
-            size: cluster.segment_size,
+            cluster,
             path: history.path(),
             current: None,
             finished: Vec::new(),
@@ -217,7 +212,8 @@ impl Maps {
         Some(Open {
             range: *range,
             start,
-            summarizer: Summarizer::new(self.major),
+            summarizer: Summarizer::new(self.cluster.major),
+            creations: Creations::default(),
         })
     }
 
@@ -234,13 +230,14 @@ impl Maps {
         }
         if let Some(open) = &mut current {
             open.summarizer.record(record)?;
+            open.creations.record(record)?;
         }
         self.current = current;
         Ok(())
     }
 
     /// The maps, and whether the next segment's can go on from them.
-    fn finish(mut self, end: Lsn) -> (Vec<Map>, bool) {
+    fn finish(mut self, end: Lsn) -> (Vec<BlockMap>, bool) {
         let current = self.current.take();
         let is_open = current.is_some();
         if let Some(open) = current {
@@ -259,10 +256,15 @@ impl Maps {
         let name = SummaryName {
             timeline: open.range.timeline,
             start: open.start,
-            end: behind_page_header(end, self.size),
+            end: behind_page_header(end, self.cluster.segment_size),
         };
         match open.summarizer.finish() {
-            Ok(changed) => self.finished.push(Map { name, changed }),
+            Ok(changed) => self.finished.push(BlockMap {
+                name,
+                system_identifier: self.cluster.system_identifier,
+                changed,
+                creations: open.creations,
+            }),
             Err(minimal) => log::warn!(
                 "there is no block map of the WAL from {} to {}: {minimal}",
                 name.start,

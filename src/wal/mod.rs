@@ -15,11 +15,10 @@ pub mod push;
 
 use crate::error::Result;
 use crate::pg::wal_file::WalFileName;
-use crate::repository::block_maps::BlockMaps;
+use crate::repository::block_maps::{BlockMap, BlockMaps};
 use crate::repository::incoming::Finished;
 use crate::repository::wal_archive::{Stored, WalArchive};
 use crate::stored::coding::Coding;
-use examine::Map;
 
 /// Stores a segment that was found sound. Its block maps come first, so that whoever sees the segment finds
 /// them; but without them it is stored as well, as they can be made of it later.
@@ -28,11 +27,11 @@ fn admit(
     block_maps: &BlockMaps,
     name: &WalFileName,
     file: Finished,
-    maps: Vec<Map>,
+    maps: Vec<BlockMap>,
     coding: &Coding,
 ) -> Result<Stored> {
     for map in maps {
-        if let Err(error) = block_maps.store(map.name, &map.changed, coding) {
+        if let Err(error) = block_maps.store(&map, coding) {
             log::warn!("there is no block map of {name}: {error}");
         }
     }

@@ -120,10 +120,19 @@ fn change_things(cluster: &Cluster) {
     cluster.sql("drop table wide");
 }
 
-fn merged(maps: &[StoredMap], keys: &Keyring) -> ChangedBlocks {
+fn read(cluster: &Cluster, map: &StoredMap, keys: &Keyring) -> ChangedBlocks {
+    let system_identifier = cluster
+        .value("select system_identifier from pg_control_system()")
+        .parse()
+        .unwrap();
+    let map = map.read(system_identifier, keys).unwrap();
+    map.unwrap().changed
+}
+
+fn merged(cluster: &Cluster, maps: &[StoredMap], keys: &Keyring) -> ChangedBlocks {
     let mut all = ChangedBlocks::new();
     for map in maps {
-        all.append(map.read(keys).unwrap());
+        all.append(read(cluster, map, keys));
     }
     all
 }
@@ -165,7 +174,7 @@ fn maps_of_pushed_and_of_copied_wal_say_what_the_servers_summaries_say() {
         let (first, last) = (stored.first().unwrap(), stored.last().unwrap());
         assert!(first.name.start <= start && end <= last.name.end);
         assert!(stored.len() as u64 >= (end.0 - start.0) >> 20);
-        let ours = merged(&stored, &keys);
+        let ours = merged(&cluster, &stored, &keys);
         assert_eq!(
             what_counts(&ours),
             what_counts(&summarized(&cluster, start, end))
@@ -187,7 +196,7 @@ fn pg_walsummary_reads_a_map_that_is_stored_plain() {
         let mut tool = account::command(template::binaries(17).join("pg_walsummary"));
         let said = account::run(tool.arg("--individual").arg(&map.path));
         let blocks = said.lines().filter(|line| line.contains(" block ")).count();
-        let read = map.read(&Keyring::new(None)).unwrap();
+        let read = read(&cluster, &map, &Keyring::new(None));
         let known: u64 = read.iter().map(|(_, changes)| changes.blocks.len()).sum();
         assert_eq!(blocks as u64, known, "{}", map.path.display());
     }
@@ -228,4 +237,46 @@ fn a_map_goes_on_across_a_promotion_and_is_cut_there() {
         second.start == switch && first.end.0 - switch.0 <= 40,
         "{switch} {names:?}"
     );
+}
+
+#[test]
+fn a_map_is_believed_of_its_own_wal_alone() {
+    let (cluster, pgkeep) = archiving(
+        16,
+        &small_segments(),
+        |pgkeep| pgkeep.with("compression", "none"),
+        Pgkeep::archive_command,
+    );
+    let full = pgkeep.backup();
+    switch(&cluster);
+    cluster.sql("create table changed as select i from generate_series(1, 60000) i; create table other (i int)");
+    let last = switch(&cluster);
+    wait_until_archived(&pgkeep, &last);
+    let increment = || {
+        let backup = pgkeep.backup_on(&full.identifier);
+        let info = pgkeep.ok(&["info", SERVER, &backup.identifier]);
+        info.at("Response.Source")
+    };
+    assert!(increment().contains("block maps"));
+
+    let stored = maps(&pgkeep).list().unwrap();
+    let (first, last) = (stored.first().unwrap(), stored.last().unwrap());
+    let aside = first.path.with_file_name("aside");
+    fs::rename(&first.path, &aside).unwrap();
+    fs::rename(&last.path, &first.path).unwrap();
+    fs::rename(&aside, &last.path).unwrap();
+    let run = pgkeep.run(&["backup", SERVER, &full.identifier]);
+    let error = run.failed(3);
+    let is_named = |map: &StoredMap| error.contains(map.path.to_str().unwrap());
+    assert!(is_named(first) || is_named(last), "{error}");
+    let hint = run.report().at("Outcome.Hint");
+    assert!(hint.contains("remove it"), "{hint}");
+
+    // One that does not say what it is of is not asked. Its last bytes would say so.
+    for map in &stored {
+        let mut content = fs::read(&map.path).unwrap();
+        content.truncate(content.len() - 8);
+        fs::write(&map.path, content).unwrap();
+    }
+    assert!(!increment().contains("block maps"));
 }

@@ -18,7 +18,7 @@ pub(super) enum Piece<'a> {
 
 impl Piece<'_> {
     /// The WAL it is of.
-    fn range(&self) -> WalRange {
+    pub(super) fn range(&self) -> WalRange {
         let name = match self {
             Piece::Wal(range) => return *range,
             Piece::Summary(summary) => summary.name,
