@@ -7,12 +7,15 @@
 //! the newer ones know of. What no backup gives is zeros. (PostgreSQL's bin/pg_combinebackup/reconstruct.c
 //! disregards the lengths in between, and so brings back rows that had been deleted.)
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use crate::error::{Error, Result};
+use crate::pg::changed_blocks::RelationFork;
+use crate::pg::exclusion::is_other_fork;
 use crate::pg::incremental;
 use crate::pg::page::PAGE_SIZE;
+use crate::pg::version::Major;
 use crate::repository::backup_info::BackupInfo;
 use crate::repository::catalogue::{Backup, Catalogue};
 use crate::repository::contents::Contents;
@@ -190,6 +193,24 @@ impl Chain {
             origins,
             layers,
         })
+    }
+
+    /// Leaves out the files of unlogged relations that are not of these, their init forks: as if the newest
+    /// backup did not hold them.
+    pub fn leave_out_unlogged(&mut self, init_forks: &BTreeSet<RelationFork>) -> Result<()> {
+        if init_forks.is_empty() {
+            return Ok(());
+        }
+        let major = Major::from_number(self.newest.info.major_version)
+            .ok_or_else(|| Error::damage("backup.info has an unknown major version"))?;
+        let tablespace_directory = major.tablespace_directory();
+        let files = std::mem::take(&mut self.newest.list.files);
+        let kept = files
+            .into_iter()
+            .zip(std::mem::take(&mut self.origins))
+            .filter(|(file, _)| !is_other_fork(&file.path, init_forks, &tablespace_directory));
+        (self.newest.list.files, self.origins) = kept.unzip();
+        Ok(())
     }
 
     /// What is known of a backup of the chain.

@@ -10,9 +10,10 @@ use std::path::{Path, PathBuf};
 use crate::error::{Error, Result};
 use crate::pg::control::CONTROL_FILE;
 use crate::pg::version::Major;
+use crate::pg::wal::CreatedTablespace;
 use crate::repository::contents::Contents;
 use crate::repository::durable;
-use crate::restore::tablespaces::Placed;
+use crate::restore::tablespaces::{Placed, elsewhere};
 
 /// Where `global/pg_control` waits until everything else is on disk.
 const WAITING_CONTROL_FILE: &str = "global/pg_control.restoring";
@@ -21,6 +22,8 @@ const WAITING_CONTROL_FILE: &str = "global/pg_control.restoring";
 pub(super) struct DataDirectory {
     root: PathBuf,
     tablespaces: Vec<Placed>,
+    /// The folders in which recovery will create tablespaces.
+    created: Vec<PathBuf>,
     version_directory: String,
     group_access: bool,
     owner: Option<(u32, u32)>,
@@ -29,11 +32,13 @@ pub(super) struct DataDirectory {
 }
 
 impl DataDirectory {
-    /// Makes sure that nothing is lost and nobody is running there; with `force` what is there goes.
+    /// Makes sure that nothing is lost and nobody is running there; with `force` what is there goes. The same
+    /// holds for the folders of tablespaces that recovery will create, which takes over what is in there.
     pub(super) fn claim(
         root: &Path,
         contents: &Contents,
         tablespaces: &[Placed],
+        created: &[CreatedTablespace],
         force: bool,
     ) -> Result<DataDirectory> {
         let info = &contents.info;
@@ -64,11 +69,21 @@ impl DataDirectory {
                 ));
             }
         }
+        for created in created {
+            let is_placed = |placed: &Placed| placed.folder == created.folder;
+            if !tablespaces.iter().any(is_placed) {
+                claim_created(created, info.data_directory.as_deref(), force)?;
+            }
+        }
         let parent = root.parent().unwrap_or(Path::new("/"));
         durable::create_folder(parent)?;
         let directory = DataDirectory {
             root: root.to_owned(),
             tablespaces: tablespaces.to_vec(),
+            created: created
+                .iter()
+                .map(|created| created.folder.clone())
+                .collect(),
             version_directory,
             group_access: info.group_access,
             owner: owner_for(parent)?,
@@ -148,7 +163,10 @@ impl DataDirectory {
                     .map_err(|error| Error::io("give away", &link, &error))?;
             }
         }
-        Ok(())
+        // Replay makes the link, and what is in the folder, but not the folder itself.
+        self.created
+            .iter()
+            .try_for_each(|folder| self.create_folder(folder))
     }
 
     /// Creates a folder with the mode PostgreSQL demands.
@@ -220,8 +238,9 @@ impl DataDirectory {
     fn empty(&self) -> Result<()> {
         remove_file(&self.root.join(CONTROL_FILE))?;
         durable::remove_folder(&extra_folder(&self.root))?;
-        for tablespace in &self.tablespaces {
-            durable::remove_folder(&tablespace.folder.join(&self.version_directory))?;
+        let placed = self.tablespaces.iter().map(|tablespace| &tablespace.folder);
+        for folder in placed.chain(&self.created) {
+            durable::remove_folder(&folder.join(&self.version_directory))?;
         }
         let entries = match fs::read_dir(&self.root) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -251,6 +270,29 @@ impl Drop for DataDirectory {
             let _ = fs::remove_dir(&self.root);
         }
     }
+}
+
+/// The folder in which recovery will create a tablespace must be free. A server that runs may be the one whose it is.
+fn claim_created(
+    created: &CreatedTablespace,
+    data_directory: Option<&str>,
+    force: bool,
+) -> Result<()> {
+    let CreatedTablespace { at, oid, folder } = created;
+    if is_empty(folder)? {
+        return Ok(());
+    }
+    let running = refuse_running_server(Path::new(data_directory.unwrap_or_default()));
+    let why = match running {
+        Err(running) => running.message().to_owned(),
+        Ok(()) if force => return Ok(()),
+        Ok(()) => format!("{} is not empty", folder.display()),
+    };
+    Err(Error::failed(format!(
+        "recovery would create tablespace {oid} in {}, as the server did at {at}, and take over what is in there: {why}",
+        folder.display()
+    ))
+    .hint(elsewhere(created)))
 }
 
 /// Further files go beside the data directory, where pg_verifybackup does not look.

@@ -9,6 +9,7 @@ pub mod plan;
 pub mod position;
 mod rebuild;
 pub mod recovery;
+pub mod replayed;
 pub mod restore_command;
 mod space;
 pub mod tablespaces;
@@ -16,10 +17,11 @@ pub mod tablespaces;
 pub(crate) mod tests;
 pub(crate) mod write;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
+use crate::pg::wal::CreatedTablespace;
 use crate::progress::Progress;
 use crate::repository::chain::Chain;
 use crate::repository::contents::Contents;
@@ -38,6 +40,8 @@ pub struct Request<'a> {
     pub recovery: Recovery,
     /// Other places for tablespaces.
     pub mappings: &'a [TablespaceMapping],
+    /// The tablespaces that recovery will create.
+    pub created: &'a [CreatedTablespace],
     /// Whether what is there is replaced.
     pub force: bool,
     /// Threads that write.
@@ -52,11 +56,17 @@ pub fn run(
 ) -> Result<PathBuf> {
     let contents = &request.chain.newest;
     expect_own_wal(contents)?;
-    let tablespaces = tablespaces::place(&contents.info, request.mappings)?;
+    let tablespaces = tablespaces::place(&contents.info, request.mappings, request.created)?;
     let root = request
         .directory
         .join(format!("{}-{}", contents.info.server, contents.info.backup));
-    let directory = DataDirectory::claim(&root, contents, &tablespaces, request.force)?;
+    let directory = DataDirectory::claim(
+        &root,
+        contents,
+        &tablespaces,
+        request.created,
+        request.force,
+    )?;
     space::check(contents, &directory)?;
     directory.create_folders(&contents.list.directories)?;
 
@@ -74,7 +84,27 @@ pub fn run(
     progress.step("sync", None);
     interrupt.check()?;
     directory.complete()?;
+    warn_of_folders(request);
     Ok(root)
+}
+
+/// What the started server writes outside of what was restored.
+fn warn_of_folders(request: &Request<'_>) {
+    for CreatedTablespace { oid, folder, .. } in request.created {
+        log::warn!(
+            "recovery will create tablespace {oid} in {}: keep that folder empty until then",
+            folder.display()
+        );
+    }
+    let source = request.chain.newest.info.data_directory.as_deref();
+    let is_on_this_machine =
+        source.is_some_and(|source| Path::new(source).join("postmaster.pid").exists());
+    if matches!(request.recovery, Recovery::Replica { .. }) && is_on_this_machine {
+        log::warn!(
+            "the replica will create each tablespace in the folder where its primary creates it: as both are on this machine, \
+             create none outside of the data directory"
+        );
+    }
 }
 
 /// An error where a backup lacks WAL that it needs to become consistent.

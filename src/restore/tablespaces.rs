@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use crate::error::{Error, Result};
+use crate::pg::wal::CreatedTablespace;
 use crate::repository::backup_info::{BackupInfo, Tablespace};
 
 /// `--tablespace OLD=NEW`: OLD is the tablespace's folder, its OID or its name.
@@ -71,6 +72,11 @@ impl TablespaceMapping {
                 .map(|path| path.trim_end_matches('/'))
                 == Some(self.old.as_str())
     }
+
+    /// The WAL does not tell its name.
+    fn fits_created(&self, created: &CreatedTablespace) -> bool {
+        self.old == created.oid.to_string() || Path::new(&self.old) == created.folder
+    }
 }
 
 /// A tablespace with the folder its link will point to.
@@ -84,14 +90,28 @@ pub struct Placed {
     pub is_original: bool,
 }
 
-/// Places every tablespace that has a folder of its own.
-pub fn place(info: &BackupInfo, mappings: &[TablespaceMapping]) -> Result<Vec<Placed>> {
+/// Places every tablespace that has a folder of its own. Those that recovery will create have theirs, which nobody can
+/// choose.
+pub fn place(
+    info: &BackupInfo,
+    mappings: &[TablespaceMapping],
+    created: &[CreatedTablespace],
+) -> Result<Vec<Placed>> {
     for mapping in mappings {
         if !info
             .tablespaces
             .iter()
             .any(|tablespace| mapping.fits(tablespace))
         {
+            if let Some(created) = created.iter().find(|created| mapping.fits_created(created)) {
+                return Err(Error::usage(format!(
+                    "tablespace {} was created after backup {}, and recovery creates it again in {}, nowhere else",
+                    created.oid,
+                    info.backup,
+                    created.folder.display()
+                ))
+                .hint(elsewhere(created)));
+            }
             let known: Vec<String> = info
                 .tablespaces
                 .iter()
@@ -141,7 +161,33 @@ pub fn place(info: &BackupInfo, mappings: &[TablespaceMapping]) -> Result<Vec<Pl
             is_original: mapped.is_none(),
         });
     }
+    for created in created {
+        // One that was in the same folder on the server was dropped before.
+        let shared = placed.iter().find(|placed| {
+            let is_same = placed.is_original && placed.folder == created.folder;
+            overlap(&placed.folder, &created.folder) && !is_same
+        });
+        if let Some(placed) = shared {
+            return Err(Error::usage(format!(
+                "{} would hold tablespace {}, and recovery creates tablespace {} in {}",
+                placed.folder.display(),
+                placed.oid,
+                created.oid,
+                created.folder.display()
+            ))
+            .hint("give the first another folder with --tablespace OLD=NEW"));
+        }
+    }
     Ok(placed)
+}
+
+/// What to do where recovery must not create a tablespace in its folder.
+pub(super) fn elsewhere(created: &CreatedTablespace) -> String {
+    format!(
+        "restore on a machine where that folder is free; or to a position before: lsn={},inclusive=off is just before it was \
+         created; or restore a backup that was made after that, where --tablespace OLD=NEW can move it",
+        created.at
+    )
 }
 
 fn overlap(one: &Path, other: &Path) -> bool {
@@ -152,6 +198,7 @@ fn overlap(one: &Path, other: &Path) -> bool {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::pg::lsn::Lsn;
     use crate::repository::backup_info::tests::example;
 
     #[test]
@@ -159,10 +206,13 @@ mod tests {
         let info = example("20240928065644");
         for old in ["/mnt/fast", "/mnt/fast/", "16390", "fast"] {
             let mapping: TablespaceMapping = format!("{old}=/new").parse().unwrap();
-            let placed = place(&info, &[mapping]).unwrap();
+            let placed = place(&info, &[mapping], &[]).unwrap();
             assert_eq!(placed[0].folder, Path::new("/new"));
         }
-        assert_eq!(place(&info, &[]).unwrap()[0].folder, Path::new("/mnt/fast"));
+        assert_eq!(
+            place(&info, &[], &[]).unwrap()[0].folder,
+            Path::new("/mnt/fast")
+        );
     }
 
     #[test]
@@ -174,10 +224,33 @@ mod tests {
         let escaped: TablespaceMapping = r"/a\=b=/c".parse().unwrap();
         assert_eq!(escaped.old, "/a=b");
         assert!(
-            place(&info, &[escaped])
+            place(&info, &[escaped], &[])
                 .unwrap_err()
                 .message()
                 .contains("no tablespace /a=b")
         );
+    }
+
+    #[test]
+    fn what_recovery_creates_stays_where_it_was_created() {
+        let info = example("20240928065644");
+        let created = |folder: &str| {
+            [CreatedTablespace {
+                at: Lsn(0x1A0),
+                oid: 16_500,
+                folder: folder.into(),
+            }]
+        };
+        for old in ["16500", "/mnt/new", "/mnt/new/"] {
+            let mapping: TablespaceMapping = format!("{old}=/new").parse().unwrap();
+            let error = place(&info, &[mapping], &created("/mnt/new")).unwrap_err();
+            assert!(error.message().contains("nowhere else"), "{error}");
+        }
+        assert_eq!(place(&info, &[], &created("/mnt/new")).unwrap().len(), 1);
+        // The backup's own was dropped when another was created in its folder.
+        assert_eq!(place(&info, &[], &created("/mnt/fast")).unwrap().len(), 1);
+        let moved: TablespaceMapping = "16390=/mnt/new".parse().unwrap();
+        let error = place(&info, &[moved], &created("/mnt/new/x")).unwrap_err();
+        assert!(error.message().contains("recovery creates"), "{error}");
     }
 }

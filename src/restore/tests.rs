@@ -449,6 +449,7 @@ fn restore(catalogue: &Catalogue, taken: &Taken, directory: &Path) -> Result<Pat
         directory: directory.to_owned(),
         recovery: Recovery::OwnWal,
         mappings: &[],
+        created: &[],
         force: false,
         workers: 2,
     };

@@ -85,6 +85,8 @@ impl Scratch {
             directory: self.path.clone(),
             recovery: Recovery::OwnWal,
             mappings: &mappings,
+            // It goes no further than the backup's own WAL.
+            created: &[],
             force: false,
             workers,
         };

@@ -3,7 +3,7 @@ use clap::Args;
 use crate::archive::{self, NeededWal};
 use crate::cli::app::App;
 use crate::cli::commands::describe;
-use crate::cli::commands::wanted::{POSITION, Wanted, describe_route};
+use crate::cli::commands::wanted::{POSITION, Wanted, describe_created, describe_route};
 use crate::cli::report::{Answer, Fields, Value, field};
 use crate::error::Result;
 
@@ -44,6 +44,15 @@ impl Archive {
         response.push(field("File", archived.path.display().to_string()));
         response.push(field("Size", Value::Size(archived.size)));
         response.extend(describe_route(&found.route));
+        response.extend(describe_created(&found.created));
+        for created in &found.created {
+            log::warn!(
+                "recovery of the unpacked cluster creates tablespace {} in {}: unpack it only where that is an empty folder of \
+                 the server's user, and never beside the server that has its tablespace there",
+                created.oid,
+                created.folder.display()
+            );
+        }
         Ok(Answer::success(response))
     }
 }

@@ -2,7 +2,7 @@ use clap::Args;
 
 use crate::cli::app::App;
 use crate::cli::commands::describe;
-use crate::cli::commands::wanted::{POSITION, Wanted, describe_route};
+use crate::cli::commands::wanted::{POSITION, Wanted, describe_created, describe_route};
 use crate::cli::report::{Answer, Fields, field};
 use crate::error::Result;
 use crate::restore::{self, tablespaces::TablespaceMapping};
@@ -39,6 +39,7 @@ impl Restore {
             directory: found.directory,
             recovery: found.recovery,
             mappings: &self.tablespace,
+            created: &found.created,
             force: self.force,
             workers: found.server.workers,
         };
@@ -46,6 +47,7 @@ impl Restore {
         let mut response = describe::summary(&found.chain.newest.info);
         response.push(field("Directory", root.display().to_string()));
         response.extend(describe_route(&found.route));
+        response.extend(describe_created(&found.created));
         Ok(Answer::success(response))
     }
 }

@@ -6,15 +6,17 @@ use clap::Args;
 use jiff::tz::TimeZone;
 
 use crate::cli::app::{App, Server};
-use crate::cli::report::{Fields, field};
+use crate::cli::report::{Fields, Value, field};
 use crate::error::{Error, Result};
 use crate::pg::timestamp;
+use crate::pg::wal::CreatedTablespace;
 use crate::repository::chain::Chain;
 use crate::repository::identifier::Selector;
 use crate::repository::roll_forward::HeldWal;
 use crate::restore::plan::{self, Destination, Route};
 use crate::restore::position::Position;
 use crate::restore::recovery::Recovery;
+use crate::restore::replayed::Search;
 use crate::restore::restore_command::WalGet;
 
 /// What POSITION may be, for the help.
@@ -61,6 +63,8 @@ pub(super) struct Found {
     pub(super) chain: Chain,
     /// The way from there to the position.
     pub(super) route: Route,
+    /// The tablespaces that recovery creates on it.
+    pub(super) created: Vec<CreatedTablespace>,
     /// What the server must know to take it.
     pub(super) recovery: Recovery,
     /// The folder, absolute.
@@ -109,13 +113,23 @@ impl Wanted {
             &app.interrupt,
         )?;
         let primary_conninfo = server.configuration.connection.primary_conninfo();
-        let chain = Chain::read(&catalogue, plan.backup, &server.keys())?;
+        let mut chain = Chain::read(&catalogue, plan.backup, &server.keys())?;
+        let replayed = Search {
+            folder: &server.folder,
+            held: held.as_ref(),
+            keys: &server.keys(),
+            progress: &*app.progress,
+            interrupt: &app.interrupt,
+        }
+        .run(&chain.newest, &plan.route)?;
+        chain.leave_out_unlogged(&replayed.unlogged)?;
         let recovery = plan
             .route
             .recovery(&wal_get(app, &server)?, primary_conninfo)?;
         Ok(Found {
             held,
             chain,
+            created: replayed.tablespaces,
             route: plan.route,
             recovery,
             directory,
@@ -152,6 +166,21 @@ pub(super) fn describe_route(route: &Route) -> Fields {
         fields.extend(time.map(|time| field("TargetTime", time)));
     }
     fields
+}
+
+/// The tablespaces that recovery creates, by their OIDs: the WAL does not tell their names.
+pub(super) fn describe_created(created: &[CreatedTablespace]) -> Fields {
+    if created.is_empty() {
+        return Vec::new();
+    }
+    let each = created.iter().map(|created| {
+        Value::Map(vec![
+            field("Oid", created.oid),
+            field("Path", created.folder.display().to_string()),
+            field("LSN", created.at),
+        ])
+    });
+    vec![field("CreatedTablespaces", each.collect::<Vec<Value>>())]
 }
 
 /// The position that a word means; without one, the backup's own WAL.
