@@ -1,5 +1,7 @@
 //! A range of WAL, pieced together from whatever knows what changed in it.
 
+use std::iter::Peekable;
+
 use crate::pg::history::WalRange;
 use crate::pg::lsn::{Lsn, Timeline};
 use crate::repository::block_maps::StoredMap;
@@ -41,47 +43,69 @@ pub(super) fn cover<'a>(
     maps: &'a [StoredMap],
 ) -> Vec<Piece<'a>> {
     let summaries = summaries.iter().copied().map(Piece::Summary);
-    let summaries: Vec<Piece<'_>> = of_timeline(range.timeline, summaries);
-    let maps = of_timeline(range.timeline, maps.iter().map(Piece::BlockMap));
+    let mut summaries = Line::new(range.timeline, summaries);
+    let mut maps = Line::new(range.timeline, maps.iter().map(Piece::BlockMap));
     let mut pieces = Vec::new();
     let mut position = range.start;
     while position < range.end {
-        let piece = furthest(&summaries, position).or_else(|| furthest(&maps, position));
-        if let Some(piece) = piece {
-            pieces.push(piece);
-            position = piece.range().end;
-            continue;
-        }
-        let next = summaries
-            .iter()
-            .chain(&maps)
-            .map(|piece| piece.range().start)
-            .filter(|start| *start > position)
-            .min()
-            .map_or(range.end, |start| start.min(range.end));
-        pieces.push(Piece::Wal(WalRange {
-            timeline: range.timeline,
-            start: position,
-            end: next,
-        }));
-        position = next;
+        summaries.advance(position);
+        maps.advance(position);
+        let piece = summaries.at(position).or_else(|| maps.at(position));
+        let piece = piece.unwrap_or_else(|| {
+            let next = [summaries.next_start(), maps.next_start()];
+            let next = next.into_iter().flatten().min();
+            Piece::Wal(WalRange {
+                timeline: range.timeline,
+                start: position,
+                end: next.map_or(range.end, |start| start.min(range.end)),
+            })
+        });
+        pieces.push(piece);
+        position = piece.range().end;
     }
     pieces
 }
 
-fn of_timeline<'a>(timeline: Timeline, pieces: impl Iterator<Item = Piece<'a>>) -> Vec<Piece<'a>> {
-    pieces
-        .filter(|piece| piece.range().timeline == timeline)
-        .collect()
+/// The pieces of one kind on a timeline, gone along once: there is one for each segment of the WAL, so up to
+/// millions.
+struct Line<'a> {
+    /// Those that begin behind the position reached, in order.
+    ahead: Peekable<std::vec::IntoIter<Piece<'a>>>,
+    /// The one that goes furthest of those that begin before.
+    furthest: Option<Piece<'a>>,
 }
 
-/// The piece that goes furthest of those that have this position.
-fn furthest<'a>(pieces: &[Piece<'a>], position: Lsn) -> Option<Piece<'a>> {
-    pieces
-        .iter()
-        .filter(|piece| piece.range().start <= position && position < piece.range().end)
-        .max_by_key(|piece| piece.range().end)
-        .copied()
+impl<'a> Line<'a> {
+    fn new(timeline: Timeline, pieces: impl Iterator<Item = Piece<'a>>) -> Line<'a> {
+        let mut of_timeline: Vec<Piece<'a>> = pieces
+            .filter(|piece| piece.range().timeline == timeline)
+            .collect();
+        of_timeline.sort_by_key(|piece| piece.range().start);
+        Line {
+            ahead: of_timeline.into_iter().peekable(),
+            furthest: None,
+        }
+    }
+
+    /// Goes on to a position, which never lies before the last one.
+    fn advance(&mut self, position: Lsn) {
+        while let Some(piece) = self.ahead.next_if(|piece| piece.range().start <= position) {
+            let reached = self.furthest.map(|furthest| furthest.range().end);
+            if reached <= Some(piece.range().end) {
+                self.furthest = Some(piece);
+            }
+        }
+    }
+
+    /// The piece that goes furthest of those that have the position reached.
+    fn at(&self, position: Lsn) -> Option<Piece<'a>> {
+        self.furthest.filter(|piece| position < piece.range().end)
+    }
+
+    /// Where the next piece begins.
+    fn next_start(&mut self) -> Option<Lsn> {
+        Some(self.ahead.peek()?.range().start)
+    }
 }
 
 #[cfg(test)]
@@ -183,5 +207,36 @@ mod tests {
             summary(2, 200, 300),
         ];
         assert_eq!(covered(&all), [('s', 90, 160), ('w', 160, 200)]);
+    }
+
+    #[test]
+    fn as_many_pieces_as_a_large_archive_has_are_gone_along_once() {
+        let maps: Vec<StoredMap> = (0..100_000)
+            .map(|number| StoredMap {
+                name: summary(2, 10 * number, 10 * number + 10).name,
+                path: PathBuf::new(),
+            })
+            .collect();
+        // A summary for every second one.
+        let summaries: Vec<Summary> = (0..100_000)
+            .step_by(2)
+            .map(|number| summary(2, 10 * number, 10 * number + 10))
+            .collect();
+        let range = WalRange {
+            timeline: Timeline(2),
+            start: Lsn(5),
+            end: Lsn(1_000_005),
+        };
+        let pieces = cover(&range, &summaries, &maps);
+        assert_eq!(pieces.len(), 100_001);
+        let mut position = range.start;
+        for piece in &pieces {
+            assert!(piece.range().start <= position && piece.range().end > position);
+            position = piece.range().end;
+        }
+        assert_eq!(position, range.end);
+        assert!(matches!(pieces[100], Piece::Summary(_)));
+        assert!(matches!(pieces[101], Piece::BlockMap(_)));
+        assert!(matches!(pieces[100_000], Piece::Wal(_)));
     }
 }
