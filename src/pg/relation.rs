@@ -156,7 +156,7 @@ fn is_database_directory(directory: &str, tablespace_directory: &str) -> bool {
 
 /// An OID or a segment's number as PostgreSQL writes it in a name: more than
 /// zero, at most 2^32-1, no sign and no leading zeros.
-pub(super) fn positive_number(text: &str) -> Option<u32> {
+pub(crate) fn positive_number(text: &str) -> Option<u32> {
     let (digits, rest) = split_digits(text);
     if !rest.is_empty() || digits.starts_with('0') {
         return None;

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 use crate::pg::control::CONTROL_FILE;
+use crate::pg::relation::positive_number;
 use crate::pg::version::Major;
 use crate::pg::wal::CreatedTablespace;
 use crate::repository::contents::Contents;
@@ -110,10 +111,8 @@ impl DataDirectory {
     fn in_tablespace<'a>(&self, relative: &'a str) -> Option<(&Placed, &'a str)> {
         let path = relative.strip_prefix("pg_tblspc/")?;
         let (oid, inside) = path.split_once('/').unwrap_or((path, ""));
-        let tablespace = self
-            .tablespaces
-            .iter()
-            .find(|one| one.oid.to_string() == oid)?;
+        let oid = positive_number(oid)?;
+        let tablespace = self.tablespaces.iter().find(|one| one.oid == oid)?;
         Some((tablespace, inside))
     }
 

@@ -1,7 +1,7 @@
 //! The plain content of a stored file, against all that is known of it.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use crate::error::Error;
@@ -74,12 +74,12 @@ fn bundle_problem(
     members: &BTreeMap<Cow<'_, str>, &FileEntry>,
     tar: &[u8],
 ) -> Option<String> {
-    let mut missing: Vec<&str> = members.keys().map(Cow::as_ref).collect();
+    let mut missing: BTreeSet<&str> = members.keys().map(Cow::as_ref).collect();
     let mut problems = Vec::new();
     let visited = visit_members(path, tar, |member, content| {
         // What is not in the list was dropped after it was read.
         if let Some(file) = members.get(member) {
-            missing.retain(|name| name != &member);
+            missing.remove(member);
             let mut whole = FileContent::new(info, file);
             whole.take(content);
             problems.extend(

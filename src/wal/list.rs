@@ -81,8 +81,8 @@ fn list_timeline(
     let size = archive.cluster().segment_size;
     let part = |(first, last): (SegmentName, SegmentName)| {
         let leads_here = |way: &&Way| {
-            let mut segments = way.wal.segments.iter();
-            segments.any(|segment| (first..=last).contains(segment))
+            let mut stretches = way.stretches.iter();
+            stretches.any(|(begin, end)| *begin <= last && first <= *end)
         };
         let mut backups: Vec<Identifier> = ways
             .iter()
@@ -112,7 +112,8 @@ fn list_timeline(
 /// WAL that a backup can be rolled forward by.
 struct Way {
     backup: Identifier,
-    wal: Contiguous,
+    /// Of each timeline that it goes along, the first segment and the last one.
+    stretches: Vec<(SegmentName, SegmentName)>,
 }
 
 /// The ways forward from a backup: one a timeline that goes on from it. Up to its end it has its own WAL.
@@ -126,9 +127,19 @@ fn ways(inventory: &Inventory, info: &BackupInfo) -> Vec<Way> {
         if leads_on {
             ways.push(Way {
                 backup: info.backup,
-                wal: inventory.contiguous(&history, info.end_lsn),
+                stretches: stretches(&inventory.contiguous(&history, info.end_lsn)),
             });
         }
     }
     ways
+}
+
+/// An archive has many segments, and a way goes along few timelines.
+fn stretches(wal: &Contiguous) -> Vec<(SegmentName, SegmentName)> {
+    let of_timelines = wal
+        .segments
+        .chunk_by(|one, next| one.timeline == next.timeline);
+    of_timelines
+        .filter_map(|segments| Some((*segments.first()?, *segments.last()?)))
+        .collect()
 }
