@@ -81,7 +81,7 @@ impl BlockMaps {
 
     /// Stores a map, unless there is one of the same WAL. Once this returns, it is on disk.
     pub fn store(&self, map: &BlockMap, coding: &Coding) -> Result<()> {
-        durable::create_folder(&self.folder)?;
+        durable::create_synced_folder(&self.folder)?;
         incoming::remove_leftovers(&self.folder)?;
         let mut file = Incoming::create(&self.folder, coding)?;
         file.append(&map.to_bytes())?;

@@ -118,6 +118,32 @@ pub fn create_folder(folder: &Path) -> Result<()> {
         .map_err(|error| Error::io("create the folder", folder, &error))
 }
 
+/// Creates a folder that must not be there yet, with mode 0700.
+pub fn create_new_folder(folder: &Path) -> Result<()> {
+    fs::DirBuilder::new()
+        .mode(0o700)
+        .create(folder)
+        .map_err(|error| Error::io("create the folder", folder, &error))
+}
+
+/// Creates a folder as [`create_folder`] does, and the name of each one that is made is on disk before anything is made in it.
+pub fn create_synced_folder(folder: &Path) -> Result<()> {
+    if exists(folder)? {
+        return Ok(());
+    }
+    if let Some(parent) = folder.parent() {
+        create_synced_folder(parent)?;
+    }
+    create_folder(folder)?;
+    sync_parent(folder)
+}
+
+/// Whether there is anything at a path. That this cannot be told just now is an error: what is not seen need not be gone.
+pub fn exists(path: &Path) -> Result<bool> {
+    path.try_exists()
+        .map_err(|error| Error::io("look at", path, &error))
+}
+
 /// Removes a folder with all it holds; that it is not there is fine.
 pub fn remove_folder(folder: &Path) -> Result<()> {
     match fs::remove_dir_all(folder) {

@@ -56,14 +56,21 @@ impl ServerFolder {
         }
     }
 
-    /// Creates the folders and marks the repository with its format.
+    /// Creates the folders and marks the repository with its format. Once this returns, all of it is on disk.
     pub fn create(&self) -> Result<()> {
         self.check_format()?;
-        durable::create_folder(&self.backups())?;
+        let backups = self.backups();
+        if !durable::exists(&backups)? {
+            // From the outside in: whoever finds the innermost may rely on the others' names being on disk.
+            durable::create_synced_folder(&self.base)?;
+            for folder in [&self.root, &backups] {
+                durable::create_folder(folder)?;
+                durable::sync_parent(folder)?;
+            }
+        }
         let version = self.base.join(VERSION_FILE);
-        if !version.exists() {
+        if !durable::exists(&version)? {
             durable::create_file(&version, format!("{FORMAT}\n").as_bytes())?;
-            durable::sync_folder(&self.root)?;
             durable::sync_folder(&self.base)?;
         }
         Ok(())

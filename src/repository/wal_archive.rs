@@ -186,7 +186,7 @@ impl WalArchive {
                     is_encrypted,
                 };
                 let path = self.folder.join(format!("{name}{suffix}"));
-                if exists(&path)? {
+                if durable::exists(&path)? {
                     found.push(StoredWal {
                         name: name.clone(),
                         path,
@@ -303,11 +303,6 @@ fn differs(name: &WalFileName) -> Error {
         "{name} is in the archive already, with other content"
     ))
     .hint("two servers archive into the same place: give one of them a name of its own in the configuration")
-}
-
-fn exists(path: &Path) -> Result<bool> {
-    path.try_exists()
-        .map_err(|error| Error::io("look at", path, &error))
 }
 
 fn remove(path: &Path) -> Result<()> {
