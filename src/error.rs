@@ -8,6 +8,8 @@ use std::fmt;
 use std::io;
 use std::path::Path;
 
+use rustix::io::Errno;
+
 /// What sort of failure it was; each has its exit status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -104,6 +106,17 @@ impl Error {
             }
             _ => failure,
         }
+    }
+
+    /// The same of a stored file. That it is gone, or that its disk has lost it, is damage; that it cannot be read just
+    /// now is none.
+    pub fn stored(action: &str, path: &Path, error: &io::Error) -> Error {
+        let mut failure = Error::io(action, path, error);
+        let is_lost = error.raw_os_error() == Some(Errno::IO.raw_os_error());
+        if is_lost || error.kind() == io::ErrorKind::NotFound {
+            failure.kind = Kind::Damage;
+        }
+        failure
     }
 
     /// Adds what the operator can do about it.

@@ -10,7 +10,7 @@ use std::fs;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::pg::lsn::{Lsn, Timeline};
 use crate::repository::durable;
 use crate::repository::identifier::Identifier;
@@ -337,8 +337,11 @@ impl BackupInfo {
     pub fn read(folder: &BackupFolder) -> Result<BackupInfo> {
         let path = folder.info();
         let text = fs::read(&path).map_err(|error| {
-            Error::damage(Error::io("read", &path, &error).message())
-                .hint("this backup cannot be used; choose another one")
+            let error = Error::stored("read", &path, &error);
+            match error.kind() {
+                Kind::Damage => error.hint("this backup cannot be used; choose another one"),
+                _ => error,
+            }
         })?;
         parse(&text).map_err(|why| {
             Error::damage(format!("{} is damaged: {why}", path.display()))

@@ -1,6 +1,6 @@
 //! The backups of one server.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::repository::backup_info::{BackupInfo, Increment};
 use crate::repository::identifier::{Identifier, Selector};
 use crate::repository::layout::{BackupFolder, ServerFolder};
@@ -86,6 +86,13 @@ impl Catalogue {
             .filter(|backup| self.check(backup).is_ok())
     }
 
+    /// The backups of which nobody can tell just now which others, and which WAL, they need; with the reason.
+    pub fn unreadable(&self) -> impl Iterator<Item = (Identifier, &Error)> {
+        self.backups
+            .iter()
+            .filter_map(|backup| Some((backup.identifier, backup.info.as_ref().err()?)))
+    }
+
     /// What is known of a backup that can be restored; else why it cannot: it is damaged itself,
     /// or one that it needs is missing or damaged.
     pub fn check<'a>(&'a self, backup: &'a Backup) -> Result<&'a BackupInfo> {
@@ -132,10 +139,10 @@ impl Catalogue {
         let backup = self
             .get(parent)
             .ok_or_else(|| format!("the parent {parent} of {child_name} is missing"))?;
-        let info = backup
-            .info
-            .as_ref()
-            .map_err(|error| format!("the parent {parent} of {child_name} is damaged: {error}"))?;
+        let info = backup.info.as_ref().map_err(|error| match error.kind() {
+            Kind::Damage => format!("the parent {parent} of {child_name} is damaged: {error}"),
+            _ => format!("the parent {parent} of {child_name} cannot be read: {error}"),
+        })?;
         if info.system_identifier != child.system_identifier {
             return Err(format!(
                 "{child_name} is of the cluster {}, and its parent {parent} of the cluster {}",
@@ -157,10 +164,9 @@ impl Catalogue {
     /// The backup a user means. `newest` and `oldest` are valid ones; an
     /// identifier may name an invalid one.
     pub fn select(&self, selector: &Selector) -> Result<&Backup> {
-        let mut valid = self.valid();
         match selector {
-            Selector::Newest => valid.next_back().ok_or_else(|| self.nothing_valid()),
-            Selector::Oldest => valid.next().ok_or_else(|| self.nothing_valid()),
+            Selector::Newest => self.newest(),
+            Selector::Oldest => self.valid().next().ok_or_else(|| self.nothing_valid()),
             Selector::Prefix(digits) => {
                 let fitting: Vec<&Backup> = self
                     .backups
@@ -193,6 +199,23 @@ impl Catalogue {
                 }
             }
         }
+    }
+
+    /// The newest one that can be restored. Who takes it shall know of newer ones that cannot.
+    fn newest(&self) -> Result<&Backup> {
+        let newest = self.valid().next_back();
+        let newest = newest.ok_or_else(|| self.nothing_valid())?;
+        let newer = self.backups.iter().rev();
+        for backup in newer.take_while(|backup| backup.identifier != newest.identifier) {
+            if let Err(error) = self.check(backup) {
+                log::warn!(
+                    "backup {} is newer than {}, but not valid: {error}",
+                    backup.identifier,
+                    newest.identifier
+                );
+            }
+        }
+        Ok(newest)
     }
 
     fn nothing_valid(&self) -> Error {

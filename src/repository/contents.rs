@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::pg::segment::{SegmentName, SegmentNumber, SegmentSize};
 use crate::repository::backup_info::BackupInfo;
 use crate::repository::checksums::Checksums;
+use crate::repository::durable;
 use crate::repository::file_list::{FileEntry, FileList};
 use crate::repository::layout::{self, BackupFolder};
 use crate::stored::checksum::sha512;
@@ -119,23 +120,24 @@ impl Contents {
 /// An error where a stored file of a backup is not there; none of them is opened.
 pub fn check_presence(folder: &BackupFolder, info: &BackupInfo) -> Result<()> {
     let checksums = read_checksums(folder, info)?;
-    let mut stored = checksums.iter().map(|(path, _)| folder.stored(path));
-    match stored.find(|path| !path.exists()) {
-        None => Ok(()),
-        Some(path) => Err(Error::damage(format!(
-            "backup {} lacks its file {}",
-            info.backup,
-            path.display()
-        ))
-        .hint("choose another backup, or make a full one")),
+    for (path, _) in checksums.iter() {
+        let path = folder.stored(path);
+        if !durable::exists(&path)? {
+            return Err(Error::damage(format!(
+                "backup {} lacks its file {}",
+                info.backup,
+                path.display()
+            ))
+            .hint("choose another backup, or make a full one"));
+        }
     }
+    Ok(())
 }
 
 /// Reads `backup.sha512`, which must be the one that `backup.info` knows.
 pub fn read_checksums(folder: &BackupFolder, info: &BackupInfo) -> Result<Checksums> {
     let path = folder.checksums();
-    let text = fs::read(&path)
-        .map_err(|error| Error::damage(Error::io("read", &path, &error).message()))?;
+    let text = fs::read(&path).map_err(|error| Error::stored("read", &path, &error))?;
     if Some(sha512(&text)) != info.checksums_digest() {
         return Err(Error::damage(format!(
             "{} was changed since the backup was made",
@@ -154,8 +156,7 @@ fn read_list(folder: &BackupFolder, coding: &Coding, checksums: &Checksums) -> R
     let mut part = vec![0; 64 * 1024];
     let (digest, decoded) = read_hashed(&path, coding, &mut part, |bytes| {
         text.extend_from_slice(bytes);
-    })
-    .map_err(|error| Error::damage(error.message()))?;
+    })?;
     let damaged = |why: &str| {
         Error::damage(format!("{} {why}", path.display())).hint("choose another backup")
     };

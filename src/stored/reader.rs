@@ -25,7 +25,7 @@ pub struct StoredReader {
 impl StoredReader {
     /// Opens a stored file of this coding.
     pub fn open(path: &Path, coding: &Coding) -> Result<StoredReader> {
-        let file = File::open(path).map_err(|error| Error::io("open", path, &error))?;
+        let file = File::open(path).map_err(|error| Error::stored("open", path, &error))?;
         let plain = decode(file, coding).map_err(|error| undecodable(path, &error))?;
         Ok(StoredReader {
             path: path.to_owned(),
@@ -64,8 +64,8 @@ pub fn read_hashed(
     part: &mut [u8],
     mut consume: impl FnMut(&[u8]),
 ) -> Result<(Sha512Digest, std::result::Result<(), String>)> {
-    let unreadable = |error: io::Error| Error::io("read", path, &error);
-    let file = File::open(path).map_err(|error| Error::io("open", path, &error))?;
+    let unreadable = |error: io::Error| Error::stored("read", path, &error);
+    let file = File::open(path).map_err(|error| Error::stored("open", path, &error))?;
     let is_large = file.metadata().map_err(unreadable)?.len() > LARGE_FILE_BYTES;
     let mut hashed = HashedRead {
         file,
@@ -163,6 +163,9 @@ fn fill(source: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
 }
 
 fn undecodable(path: &Path, error: &io::Error) -> Error {
+    if error.raw_os_error().is_some() {
+        return Error::stored("read", path, error);
+    }
     Error::damage(format!("{} cannot be decoded: {error}", path.display()))
         .hint("run pgkeep verify on this backup, and restore another one")
 }

@@ -5,6 +5,7 @@ use jiff::Timestamp;
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
 use crate::repository::backup_info::{BackupInfo, Drill, DrillOutcome, Verdict, Verification};
+use crate::repository::durable;
 use crate::repository::layout::{BackupFolder, INFO, ServerFolder};
 use crate::repository::lock::InfoLock;
 use crate::verify::drill::Held;
@@ -116,7 +117,7 @@ fn note(
 
 /// Whether a backup's folder still holds what was verified.
 fn is_still(backup: &BackupFolder, verified: &BackupInfo) -> Result<bool> {
-    if !backup.path().exists() {
+    if !durable::exists(backup.path())? {
         return Ok(false);
     }
     BackupInfo::read(backup).map(|info| info.checksums == verified.checksums)

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use walkdir::WalkDir;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::interrupt::Interrupt;
 use crate::parallel::{self, Stop};
 use crate::progress::Progress;
@@ -43,6 +43,7 @@ pub(super) fn verify(
     let mut findings = Findings::new(info.backup, request.all);
     let checksums = match contents::read_checksums(folder, info) {
         Ok(checksums) => checksums,
+        Err(error) if error.kind() != Kind::Damage => return Err(error),
         Err(error) => {
             findings.add_bad(CHECKSUMS, error.message());
             return Ok(findings);
@@ -59,11 +60,14 @@ pub(super) fn verify(
     };
     let contents = match &coding {
         None => None,
-        Some(coding) => Contents::read_lists(folder, info.clone(), coding.clone())
-            .inspect_err(|error| {
+        Some(coding) => match Contents::read_lists(folder, info.clone(), coding.clone()) {
+            Ok(contents) => Some(contents),
+            Err(error) if error.kind() != Kind::Damage => return Err(error),
+            Err(error) => {
                 findings.add_bad(&layout::file_list(info.suffix()), error.message());
-            })
-            .ok(),
+                None
+            }
+        },
     };
     let portions: Vec<(String, Portion<'_>)> = contents
         .iter()
@@ -113,7 +117,7 @@ pub(super) fn verify(
     Ok(findings)
 }
 
-/// Every stored file that is there, those of the cluster first.
+/// Every stored file that is not missing, those of the cluster first.
 fn tasks<'a>(
     folder: &BackupFolder,
     checksums: &'a Checksums,
@@ -130,7 +134,7 @@ fn tasks<'a>(
         .filter(|path| !by_path.contains_key(path));
     in_portions
         .chain(others)
-        .filter(|path| folder.stored(path).exists())
+        .filter(|path| !matches!(folder.stored(path).try_exists(), Ok(false)))
         .filter_map(|path| {
             Some(Task {
                 path,
@@ -194,6 +198,8 @@ impl Worker<'_> {
         });
         stop.check()?;
         let problem = match read {
+            // What cannot be read just now is not found to be damaged.
+            Err(error) if error.kind() != Kind::Damage => return Err(error),
             Err(error) => Some(error.message().to_owned()),
             Ok((digest, _)) if digest != task.digest => {
                 Some(format!("its SHA-512 is not the one in {CHECKSUMS}"))
