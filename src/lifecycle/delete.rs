@@ -57,6 +57,7 @@ pub fn run(
     staging::remove_leftovers(folder, &lock)?;
     let catalogue = Catalogue::read(request.server, folder)?;
     let backup = catalogue.find(identifier)?;
+    check_readable(request, &catalogue, identifier)?;
     if !request.force {
         check_dispensable(&catalogue, backup)?;
     }
@@ -87,6 +88,35 @@ pub fn run(
     let info_lock = InfoLock::take(folder, interrupt)?;
     staging::delete(folder, identifier, &lock, &info_lock)?;
     Ok(deleted)
+}
+
+/// Refuses while another backup cannot be read, which may be a child, or the newest one.
+fn check_readable(
+    request: &Request<'_>,
+    catalogue: &Catalogue,
+    identifier: Identifier,
+) -> Result<()> {
+    let is_chosen = !matches!(request.backup, Selector::Prefix(_));
+    let mut others = catalogue
+        .unreadable()
+        .filter(|(name, _)| *name != identifier);
+    let Some((other, error)) = others.next().filter(|_| is_chosen || !request.force) else {
+        return Ok(());
+    };
+    let server = request.server;
+    if is_chosen {
+        return Err(Error::damage(format!(
+            "nobody can tell whether backup {identifier} is the {} one, as backup {other} cannot be read: {error}",
+            request.backup
+        ))
+        .hint("name the backup by its identifier"));
+    }
+    Err(Error::damage(format!(
+        "nobody can tell whether backup {other} needs backup {identifier}: {error}"
+    ))
+    .hint(format!(
+        "make it readable to this user; if it is damaged for good, pgkeep delete {server} {other} --force removes it"
+    )))
 }
 
 /// Refuses what nobody should delete by mistake.

@@ -14,11 +14,12 @@ use crate::pg::lsn::Lsn;
 use crate::progress::Progress;
 use crate::repository::block_maps::BlockMaps;
 use crate::repository::catalogue::Catalogue;
+use crate::repository::durable;
 use crate::repository::identifier::Identifier;
 use crate::repository::layout::ServerFolder;
 use crate::repository::lock::{InfoLock, ServerLock};
 use crate::repository::staging;
-use crate::repository::wal_archive::WalArchive;
+use crate::repository::wal_archive::{ClusterIdentity, WalArchive};
 use crate::stored::master_key::Keyring;
 
 /// Whose backups expire.
@@ -42,8 +43,10 @@ pub struct Expired {
     pub wal: Vec<PathBuf>,
     /// Block maps of that WAL.
     pub block_maps: Vec<PathBuf>,
-    /// Backups of which nothing can be read, not even whether they are kept: they stay.
+    /// Backups of which nothing can be read, not even what they need: while there are any, nothing goes.
     pub unreadable: Vec<Identifier>,
+    /// Why nothing goes, where there are some.
+    pub hindrance: Option<Error>,
 }
 
 /// Tells what would go now. Nothing is changed, and no lock is needed.
@@ -59,6 +62,19 @@ pub fn plan(request: &Request<'_>, now: Timestamp) -> Result<Expired> {
         ))
         .hint(format!("pgkeep backup {} makes one", request.server)));
     }
+    if let Some((first, error)) = catalogue.unreadable().next() {
+        let hindrance = Error::damage(format!(
+            "nothing expires while nobody can tell what backup {first} needs: {error}"
+        ));
+        return Ok(Expired {
+            unreadable: catalogue.unreadable().map(|(name, _)| name).collect(),
+            hindrance: Some(hindrance.hint(format!(
+                "make it readable to this user; if it is damaged for good, pgkeep delete {} {first} --force removes it",
+                request.server
+            ))),
+            ..Expired::default()
+        });
+    }
     let candidates: Vec<Candidate> = catalogue
         .backups()
         .iter()
@@ -73,31 +89,23 @@ pub fn plan(request: &Request<'_>, now: Timestamp) -> Result<Expired> {
         })
         .collect();
     let backups = retention::expired(&candidates, request.retention, now);
-    let unreadable = catalogue
-        .backups()
-        .iter()
-        .filter(|backup| backup.info.is_err())
-        .map(|backup| backup.identifier)
-        .collect();
-    let first_needed = catalogue
+    let stay = catalogue
         .backups()
         .iter()
         .filter(|backup| !backups.contains(&backup.identifier))
-        .filter_map(|backup| Some(backup.info.as_ref().ok()?.start_lsn))
-        .min();
-    let (wal, block_maps) = match first_needed {
-        Some(position) => (
-            unneeded_wal(request, position)?,
-            unneeded_maps(request, position)?,
-        ),
-        None => (Vec::new(), Vec::new()),
-    };
-    Ok(Expired {
-        backups,
-        wal,
-        block_maps,
-        unreadable,
-    })
+        .filter_map(|backup| backup.info.as_ref().ok());
+    let mut expired = Expired::default();
+    if let Some(archive) = WalArchive::open(request.folder, request.keys.clone())? {
+        // Positions of another cluster tell nothing about this one's WAL.
+        let of_archive =
+            stay.filter(|info| ClusterIdentity::of_backup(info) == Some(archive.cluster()));
+        if let Some(position) = of_archive.map(|info| info.start_lsn).min() {
+            expired.wal = unneeded_wal(&archive, position)?;
+            expired.block_maps = unneeded_maps(request, position)?;
+        }
+    }
+    expired.backups = backups;
+    Ok(expired)
 }
 
 /// Removes what [`plan`] tells of.
@@ -107,7 +115,7 @@ pub fn run(
     progress: &dyn Progress,
     interrupt: &Interrupt,
 ) -> Result<Expired> {
-    if !request.folder.root().exists() {
+    if !durable::exists(request.folder.root())? {
         return Ok(Expired::default());
     }
     let lock = ServerLock::take(request.folder)?;
@@ -138,10 +146,7 @@ fn remove(path: &Path) -> Result<()> {
 
 /// Files of the archive before the segment in which the first backup that stays begins. Recovery from a backup reads no position
 /// before its start, on whatever timeline. Histories stay: they are small, and tell how timelines came to be.
-fn unneeded_wal(request: &Request<'_>, position: Lsn) -> Result<Vec<PathBuf>> {
-    let Some(archive) = WalArchive::open(request.folder, request.keys.clone())? else {
-        return Ok(Vec::new());
-    };
+fn unneeded_wal(archive: &WalArchive, position: Lsn) -> Result<Vec<PathBuf>> {
     let size = archive.cluster().segment_size;
     let first = position.segment(size);
     let mut unneeded: Vec<_> = archive

@@ -12,12 +12,13 @@
 
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, RenameFlags};
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
+use crate::repository::backup_info::BackupInfo;
 use crate::repository::durable;
 use crate::repository::identifier::Identifier;
 use crate::repository::layout::{BackupFolder, ServerFolder};
@@ -44,8 +45,8 @@ impl Staging {
         _lock: &ServerLock,
         identifier: Identifier,
     ) -> Result<Staging> {
-        let path = server.backups().join(format!("{identifier}{BUILDING}"));
-        durable::create_folder(&path)?;
+        let path = with_suffix(server, identifier, BUILDING);
+        durable::create_new_folder(&path)?;
         Ok(Staging {
             server: server.clone(),
             identifier,
@@ -126,22 +127,37 @@ pub fn delete(
     durable::remove_folder(&deleting)
 }
 
-/// Removes what was left behind by those that were cut short; returns how many folders there were.
+/// Removes what was left behind by those that were cut short; returns how many folders there were. A folder beside a
+/// backup that cannot be read may be all that is left of it, and stays. So does what cannot be removed: no backup shall
+/// fail for that.
 pub fn remove_leftovers(server: &ServerFolder, _lock: &ServerLock) -> Result<usize> {
+    let names = names(server)?;
+    let leftovers = names.iter().filter_map(|name| {
+        let suffixes = [BUILDING, REPLACED, DELETING].into_iter();
+        suffixes
+            .filter_map(|suffix| Some((identifier_with(name, suffix)?, suffix)))
+            .next()
+    });
     let mut removed = 0;
-    for name in names(server)? {
-        let path = server.backups().join(&name);
-        if let Some(identifier) = identifier_with(&name, REPLACED)
-            && !server.backup(identifier).path().exists()
-        {
-            rename(&path, server.backup(identifier).path())?;
-            durable::sync_folder(&server.backups())?;
-        } else if [BUILDING, REPLACED, DELETING]
-            .iter()
-            .any(|suffix| name.ends_with(suffix))
-        {
-            durable::remove_folder(&path)?;
-            removed += 1;
+    for (identifier, suffix) in leftovers {
+        let path = with_suffix(server, identifier, suffix);
+        let finished = server.backup(identifier);
+        if !names.contains(&identifier.to_string()) {
+            if suffix == REPLACED {
+                rename(&path, finished.path())?;
+                durable::sync_folder(&server.backups())?;
+                continue;
+            }
+        } else if let Err(error) = BackupInfo::read(&finished) {
+            log::warn!(
+                "{} stays, as the backup beside it cannot be read: {error}",
+                path.display()
+            );
+            continue;
+        }
+        match durable::remove_folder(&path) {
+            Ok(()) => removed += 1,
+            Err(error) => log::warn!("an unfinished backup stays: {error}"),
         }
     }
     Ok(removed)
@@ -180,7 +196,7 @@ fn names(server: &ServerFolder) -> Result<Vec<String>> {
     Ok(names)
 }
 
-fn with_suffix(server: &ServerFolder, identifier: Identifier, suffix: &str) -> std::path::PathBuf {
+fn with_suffix(server: &ServerFolder, identifier: Identifier, suffix: &str) -> PathBuf {
     server.backups().join(format!("{identifier}{suffix}"))
 }
 
@@ -201,6 +217,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::interrupt::Interrupt;
+    use crate::repository::backup_info::tests::example;
 
     const NAME: &str = "20240928065644";
 
@@ -216,6 +233,7 @@ mod tests {
     fn staging(server: &ServerFolder, lock: &ServerLock, content: &str) -> Staging {
         let staging = Staging::begin(server, lock, NAME.parse().unwrap()).unwrap();
         fs::write(staging.folder().stored("x"), content).unwrap();
+        example(NAME).write(staging.folder()).unwrap();
         staging
     }
 
@@ -276,6 +294,40 @@ mod tests {
         assert_eq!(remove_leftovers(&server, &lock).unwrap(), 1);
         assert_eq!(content(&server), "new");
         assert_eq!(entries(&server), 1);
+    }
+
+    #[test]
+    fn what_may_be_all_that_is_left_of_a_backup_stays() {
+        let (_base, server, lock) = server();
+        let backup = server.backup(NAME.parse().unwrap());
+        staging(&server, &lock, "x").publish().unwrap();
+        for suffix in [BUILDING, REPLACED, DELETING] {
+            fs::create_dir(with_suffix(&server, NAME.parse().unwrap(), suffix)).unwrap();
+        }
+        let sound = fs::read(backup.info()).unwrap();
+        fs::write(backup.info(), "x").unwrap();
+        assert_eq!(remove_leftovers(&server, &lock).unwrap(), 0);
+        assert_eq!(entries(&server), 4);
+        fs::write(backup.info(), sound).unwrap();
+        assert_eq!(remove_leftovers(&server, &lock).unwrap(), 3);
+        assert_eq!(content(&server), "x");
+    }
+
+    #[test]
+    fn only_what_is_named_as_a_backup_is_a_leftover() {
+        let (_base, server, lock) = server();
+        for name in ["notes.building", "20240928.deleting", "x.replaced"] {
+            fs::create_dir(server.backups().join(name)).unwrap();
+        }
+        assert_eq!(remove_leftovers(&server, &lock).unwrap(), 0);
+        assert_eq!(entries(&server), 3);
+    }
+
+    #[test]
+    fn a_backup_is_not_built_on_top_of_a_leftover() {
+        let (_base, server, lock) = server();
+        let _first = staging(&server, &lock, "x");
+        assert!(Staging::begin(&server, &lock, NAME.parse().unwrap()).is_err());
     }
 
     #[test]

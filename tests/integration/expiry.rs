@@ -15,14 +15,14 @@ use crate::support::report::Report;
 use crate::support::{Cluster, Pgkeep, account};
 
 /// What a backup made so many days ago is called.
-fn name(days: i64) -> String {
+pub(crate) fn name(days: i64) -> String {
     // Some minutes more, so that it is not the name of one that was just made.
     let time = Timestamp::now() - SignedDuration::from_mins(24 * 60 * days + 15);
     time.strftime("%Y%m%d%H%M%S").to_string()
 }
 
 /// The same backup again, as if it had been made under this name on this parent.
-fn again(pgkeep: &Pgkeep, backup: &Backup, name: &str, parent: Option<(&str, &str)>) {
+pub(crate) fn again(pgkeep: &Pgkeep, backup: &Backup, name: &str, parent: Option<(&str, &str)>) {
     let folder = pgkeep.backups().join(name);
     checks::shell(&format!(
         "cp -al {} {}",
@@ -151,21 +151,23 @@ fn without_a_valid_backup_nothing_goes_and_the_unreadable_stays() {
         fs::remove_file(&info).unwrap();
         fs::write(&info, "nothing").unwrap();
     }
-    let report = pgkeep.ok(&["--format", "json", "expire", SERVER]);
+    let run = pgkeep.run(&["--format", "json", "expire", SERVER]);
+    let error = run.failed(3);
+    assert!(error.contains(&all[0]), "{error}");
     assert_eq!(
-        listed(&report, "Unreadable"),
+        listed(&run.report(), "Unreadable"),
         BTreeSet::from([all[0].clone()])
     );
+    assert_eq!(backups(&pgkeep).len(), 3);
+    pgkeep.ok(&["delete", SERVER, &all[0], "--force"]);
+    pgkeep.ok(&["expire", SERVER]);
     // The newest valid one is far too old, and stays.
-    assert_eq!(
-        backups(&pgkeep),
-        BTreeSet::from([all[0].clone(), all[2].clone()])
-    );
+    assert_eq!(backups(&pgkeep), BTreeSet::from([all[2].clone()]));
     let info = pgkeep.backups().join(&all[2]).join("backup.info");
     fs::write(&info, "nothing").unwrap();
     let error = pgkeep.run(&["expire", SERVER]).failed(3);
     assert!(error.contains("no valid backup"), "{error}");
-    assert_eq!(backups(&pgkeep).len(), 2);
+    assert_eq!(backups(&pgkeep).len(), 1);
 }
 
 #[test]

@@ -49,5 +49,6 @@ mod tablespaces;
 mod under_load;
 mod units;
 mod unlogged;
+mod unreadable;
 mod verification;
 mod verify;

@@ -9,14 +9,14 @@ use crate::repository::identifier::{Identifier, Selector};
 /// Delete a backup
 ///
 /// Backups that are increments of it are first made to stand without it: the child of a full backup becomes full.
-/// A kept backup, and the last valid one, are deleted with --force only.
+/// A kept backup, and the last valid one, are deleted with --force only, and so is any while another one cannot be read.
 #[derive(Debug, Args)]
 pub(crate) struct Delete {
     /// The server's name
     server: String,
     /// Identifier or its first digits, newest, latest or oldest
     backup: Selector,
-    /// Delete it though it is kept, the last valid one, or needed by damaged ones
+    /// Delete it though it is kept, the last valid one, needed by damaged ones, or others cannot be read
     #[arg(long)]
     force: bool,
 }

@@ -13,7 +13,7 @@ use crate::repository::identifier::Identifier;
 ///
 /// Retention keeps all backups of some days, and beyond these one a week, month and year. What a backup that stays is an
 /// increment of stays with it, and so do kept backups and the newest valid one. Archived WAL and block maps go up to
-/// where the first backup that stays begins.
+/// where the first backup that stays begins. While any backup cannot be read, nothing goes.
 #[derive(Debug, Args)]
 pub(crate) struct Expire {
     /// The server's name
@@ -48,12 +48,7 @@ impl Expire {
         } else {
             expire::run(&request, now, &*app.progress, &app.interrupt)?
         };
-        for backup in &expired.unreadable {
-            log::warn!(
-                "whether backup {backup} is kept cannot be read, so it stays; delete --force removes it"
-            );
-        }
-        Ok(Answer::success(vec![
+        let response = vec![
             field("Server", server.name()),
             field("Retention", retention.to_string()),
             field("DryRun", self.dry_run),
@@ -61,7 +56,12 @@ impl Expire {
             field("WAL", names(&expired.wal)),
             field("BlockMaps", names(&expired.block_maps)),
             field("Unreadable", identifiers(&expired.unreadable)),
-        ]))
+        ];
+        Ok(Answer {
+            response,
+            error: expired.hindrance,
+            plain: None,
+        })
     }
 }
 
