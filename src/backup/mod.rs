@@ -114,7 +114,7 @@ pub fn run(
     };
 
     progress.step("checkpoint", None);
-    let identifier = free_identifier(request.folder);
+    let identifier = free_identifier(request.folder)?;
     let mut session = BackupSession::start(
         client,
         version.major,
@@ -259,11 +259,28 @@ pub fn check_facts(facts: &Facts) -> Result<()> {
 }
 
 /// The second in which the backup starts; the next one where that is taken.
-fn free_identifier(folder: &ServerFolder) -> Identifier {
+///
+/// Backups are in the order of their names everywhere, so a new one's must come last. Where the clock says that others
+/// were made later than now, it was or is wrong, and this one is named after the last of them.
+fn free_identifier(folder: &ServerFolder) -> Result<Identifier> {
     loop {
-        let identifier = Identifier::at(Timestamp::now());
-        if !folder.backup(identifier).path().exists() {
-            return identifier;
+        let now = Identifier::at(Timestamp::now());
+        let finished = staging::finished(folder)?.into_iter();
+        let Some(last) = finished.map(|(identifier, _)| identifier).max() else {
+            return Ok(now);
+        };
+        if now > last {
+            return Ok(now);
+        }
+        if now < last {
+            let next = last.next().ok_or_else(|| {
+                Error::failed(format!("no backup can be made after backup {last}"))
+                    .hint("delete that one; the clock was wrong when it was made")
+            })?;
+            log::warn!(
+                "this backup becomes {next}, as the clock says {now}, and backup {last} must not seem to be newer: see which clock is wrong"
+            );
+            return Ok(next);
         }
         std::thread::sleep(Duration::from_millis(50));
     }

@@ -12,7 +12,8 @@ use crate::interrupt::Interrupt;
 use crate::pg::lsn::Lsn;
 use crate::pg::version::Version;
 use crate::repository::backup_info::{BackupInfo, DrillOutcome};
-use crate::repository::catalogue::Catalogue;
+use crate::repository::catalogue::{Backup, Catalogue};
+use crate::repository::durable;
 use crate::repository::identifier::Identifier;
 use crate::repository::layout::{BackupFolder, ServerFolder};
 use crate::repository::roll_forward::{HeldWal, RollForward};
@@ -91,6 +92,9 @@ type Restorable<'a> = (&'a BackupFolder, &'a BackupInfo);
 /// How long the WAL of a backup may take to come into the archive.
 const ON_THE_WAY: SignedDuration = SignedDuration::from_hours(1);
 
+/// How far the clocks of machines that make backups may be apart.
+const CLOCKS_DIFFER: SignedDuration = SignedDuration::from_hours(1);
+
 /// Looks at everything. What is wrong with the server or its backups is no error, but part of the status.
 pub fn look(request: &Request<'_>, now: Timestamp, interrupt: &Interrupt) -> Result<Status> {
     let catalogue = Catalogue::read(request.server, request.folder)?;
@@ -116,7 +120,7 @@ pub fn look(request: &Request<'_>, now: Timestamp, interrupt: &Interrupt) -> Res
         free: free(request.folder)?,
         attention: Vec::new(),
     };
-    status.attention = attention(&status, &catalogue, &valid);
+    status.attention = attention(&status, &catalogue, &valid, now);
     Ok(status)
 }
 
@@ -126,7 +130,12 @@ fn reach(request: &Request<'_>, interrupt: &Interrupt) -> Result<Version> {
     facts::version(&mut client)
 }
 
-fn attention(status: &Status, catalogue: &Catalogue, valid: &[Restorable<'_>]) -> Vec<String> {
+fn attention(
+    status: &Status,
+    catalogue: &Catalogue,
+    valid: &[Restorable<'_>],
+    now: Timestamp,
+) -> Vec<String> {
     let mut attention = Vec::new();
     if let Err(error) = &status.server {
         attention.push(format!("the server cannot be asked: {error}"));
@@ -134,13 +143,26 @@ fn attention(status: &Status, catalogue: &Catalogue, valid: &[Restorable<'_>]) -
     if valid.is_empty() {
         attention.push("there is no valid backup".to_owned());
     }
-    let invalid = catalogue
-        .backups()
-        .iter()
-        .filter_map(|backup| Some((backup.identifier, catalogue.check(backup).err()?)));
-    attention.extend(
-        invalid.map(|(identifier, error)| format!("backup {identifier} is not valid: {error}")),
-    );
+    for backup in catalogue.backups() {
+        if let Err(error) = catalogue.check(backup) {
+            let so = match backup.info {
+                Ok(_) => "",
+                Err(_) => ", and nothing expires while it is here",
+            };
+            let identifier = backup.identifier;
+            attention.push(format!("backup {identifier} is not valid{so}: {error}"));
+        }
+    }
+    let to_come = |backup: &&Backup| {
+        let made = backup.identifier.time();
+        made.is_some_and(|made| made.duration_since(now) > CLOCKS_DIFFER)
+    };
+    if let Some(backup) = catalogue.backups().iter().find(to_come) {
+        attention.push(format!(
+            "backup {} is named after a time to come, until which it does not expire: the clock is wrong, or was when it was made",
+            backup.identifier
+        ));
+    }
     for (_, info) in valid {
         if let Some(drill) = &info.drill
             && let DrillOutcome::Failed { reason } = &drill.outcome
@@ -260,7 +282,7 @@ fn roll_forward(
 /// Bytes on disk, a file with several names counted once.
 fn held(folder: &ServerFolder, interrupt: &Interrupt) -> Result<u64> {
     const SECTOR: u64 = 512;
-    if !folder.root().exists() {
+    if !durable::exists(folder.root())? {
         return Ok(0);
     }
     let mut linked = HashSet::new();

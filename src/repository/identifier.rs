@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use jiff::civil::{Date, DateTime};
-use jiff::{Timestamp, tz::TimeZone};
+use jiff::{Timestamp, ToSpan, tz::TimeZone};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 const FORMAT: &str = "%Y%m%d%H%M%S";
@@ -18,6 +18,11 @@ impl Identifier {
     pub fn at(time: Timestamp) -> Identifier {
         let time = TimeZone::UTC.to_datetime(time);
         Identifier(time.with().subsec_nanosecond(0).build().unwrap_or(time))
+    }
+
+    /// The second behind it, unless it is the calendar's last.
+    pub fn next(self) -> Option<Identifier> {
+        self.0.checked_add(1.second()).ok().map(Identifier)
     }
 
     /// The time it stands for.
@@ -131,6 +136,9 @@ mod tests {
         assert_eq!(identifier.to_string(), "20240928065644");
         assert_eq!("20240928065644".parse(), Ok(identifier));
         assert_eq!(identifier.number(), 20_240_928_065_644);
+        let last: Identifier = "20241231235959".parse().unwrap();
+        assert_eq!(last.next().unwrap().to_string(), "20250101000000");
+        assert_eq!("99991231235959".parse::<Identifier>().unwrap().next(), None);
         for wrong in [
             "",
             "2024",

@@ -1,5 +1,8 @@
 //! The words and digits that name a backup.
 
+use std::fs;
+
+use crate::expiry::{again, name};
 use crate::support::pgkeep::SERVER;
 use crate::support::{Cluster, Pgkeep};
 
@@ -82,4 +85,36 @@ fn a_server_without_backups_has_an_empty_list_and_no_newest() {
         let error = pgkeep.run(arguments).failed(1);
         assert!(error.contains("no") && error.contains("backup"), "{error}");
     }
+}
+
+#[test]
+fn the_newest_is_the_one_taken_last_whatever_the_clock_said() {
+    let cluster = Cluster::new(17);
+    let pgkeep = Pgkeep::of(&cluster);
+    let first = pgkeep.backup();
+    // It was made when the clock was three days ahead.
+    let ahead = name(-3);
+    again(&pgkeep, &first, &ahead, None);
+    fs::remove_dir_all(&first.folder).unwrap();
+    let mut taken = vec![ahead.clone()];
+    for _ in 0..2 {
+        let run = pgkeep.run(&["backup", SERVER]);
+        let identifier = run.succeeded().at("Response.Backup");
+        assert!(run.stderr.contains(taken.last().unwrap()), "{run:?}");
+        let newest = pgkeep.ok(&["info", SERVER, "newest"]);
+        assert_eq!(newest.at("Response.Backup"), identifier);
+        taken.push(identifier);
+    }
+    assert_eq!(pgkeep.ok(&["list-backup", SERVER]).backups(), taken);
+    let error = pgkeep.run(&["status", SERVER]).failed(3);
+    assert!(error.contains(&ahead), "{error}");
+    // The clock is right again.
+    for identifier in &taken[..2] {
+        pgkeep.ok(&["delete", SERVER, identifier]);
+    }
+    pgkeep.ok(&["delete", SERVER, &taken[2], "--force"]);
+    let run = pgkeep.run(&["backup", SERVER]);
+    assert!(run.succeeded().at("Response.Backup") < ahead);
+    assert!(run.stderr.is_empty(), "{run:?}");
+    pgkeep.ok(&["status", SERVER]);
 }
