@@ -1,8 +1,10 @@
 //! The workers: read, check, compress, store.
 
 mod changed;
+mod settled;
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use crate::backup::Request;
 use crate::backup::assembly::{Assembly, Part};
@@ -23,6 +25,12 @@ use crate::server::reading::{FileReader, Range, ranges};
 use crate::server::session::BackupSession;
 use crate::stored::bundle::BundleBuilder;
 use crate::stored::coding::Suffix;
+
+/// How often a page is looked at again whose checksum stays wrong.
+const LOOKS: u32 = 3;
+
+/// Between two of these looks: a write that was under way is over.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// Everything that was copied.
 #[derive(Default)]
@@ -146,6 +154,7 @@ impl<'a> Worker<'a> {
         match task {
             Task::Slice { file, number } => self.copy_slice(*file, *number, stop),
             Task::Changed { files } => self.copy_changed(files, stop),
+            Task::Settled { file } => self.copy_settled(*file, stop),
             Task::Small {
                 files,
                 bundle: Some(number),
@@ -222,7 +231,12 @@ impl<'a> Worker<'a> {
         let suspects: Vec<Suspect> = check
             .suspects(file, relation, first_block, &self.plain)
             .collect();
-        self.look_again(suspects)
+        let mut plain = std::mem::take(&mut self.plain);
+        let looked = self.look_again(suspects, &mut plain, |block| {
+            (block - first_block) as usize * PAGE_SIZE
+        });
+        self.plain = plain;
+        looked
     }
 
     fn copy_bundle(&mut self, files: &[usize], number: u32, stop: &Stop<'_>) -> Result<()> {
@@ -246,7 +260,7 @@ impl<'a> Worker<'a> {
         })
     }
 
-    /// Reads small files, each in one row, and hands on those that exist. Empty files and those
+    /// Reads small files, each in one row, and hands on those that exist. Empty relations and those
     /// that did not change need no row.
     fn read_small(
         &mut self,
@@ -257,6 +271,7 @@ impl<'a> Worker<'a> {
         let job = self.job;
         let planned = |file: usize| &job.plan.files[file];
         let mut filled = Vec::new();
+        let mut others = Vec::new();
         for &file in files {
             let planned = planned(file);
             match &planned.wanted {
@@ -264,6 +279,7 @@ impl<'a> Worker<'a> {
                     let content = incremental::header(blocks, planned.blocks());
                     keep(&mut self.store, planned, &content)?;
                 }
+                Wanted::Whole if !planned.is_replayed() => others.push(file),
                 Wanted::Whole if planned.size == 0 => keep(&mut self.store, planned, &[])?,
                 Wanted::Whole => filled.push(file),
             }
@@ -277,7 +293,7 @@ impl<'a> Worker<'a> {
             })
             .collect();
         let store = &mut self.store;
-        let mut suspects = Vec::new();
+        let mut doubtful = Vec::new();
         self.reader.read(&wanted, |index, bytes| {
             stop.check()?;
             let file = filled[index];
@@ -286,6 +302,7 @@ impl<'a> Worker<'a> {
             let Some(mut content) = bytes else {
                 return vanished(planned);
             };
+            let mut suspects = Vec::new();
             if let Some(relation) = &planned.relation {
                 content = &content[..content.len() - content.len() % PAGE_SIZE];
                 if let Some(check) = &job.page_check {
@@ -293,36 +310,75 @@ impl<'a> Worker<'a> {
                 }
             }
             job.rate.take(content.len() as u64, || stop.is_set());
-            keep(store, planned, content)
+            if suspects.is_empty() {
+                return keep(store, planned, content);
+            }
+            doubtful.push((file, content.to_vec(), suspects));
+            Ok(())
         })?;
-        self.look_again(suspects)
+        for (file, mut content, suspects) in doubtful {
+            self.look_again(suspects, &mut content, |block| block as usize * PAGE_SIZE)?;
+            keep(&mut self.store, planned(file), &content)?;
+        }
+        self.read_settled(others, stop, &mut keep)
     }
 
-    /// A page with a wrong checksum may have been half written when it was read: only one
-    /// that is still wrong at a second look, or changed meanwhile, is remembered.
-    fn look_again(&mut self, suspects: Vec<Suspect>) -> Result<()> {
+    /// A page with a wrong checksum may have been half written when it was read. It is read again, and what is stored is
+    /// the page of the last look; only one that stays as it is, or whose LSN replay must answer for, is remembered. `place` says where in `content` a
+    /// block is.
+    fn look_again(
+        &mut self,
+        suspects: Vec<Suspect>,
+        content: &mut [u8],
+        place: impl Fn(u32) -> usize,
+    ) -> Result<()> {
         let job = self.job;
-        for suspect in suspects {
-            let planned = &job.plan.files[suspect.file];
-            let (Some(check), Some(relation)) = (&job.page_check, &planned.relation) else {
-                continue;
-            };
-            if !check.is_worth_another_look(&suspect) {
-                self.suspects.push(suspect);
-                continue;
+        let Some(check) = &job.page_check else {
+            return Ok(());
+        };
+        let (mut doubtful, remembered): (Vec<Suspect>, Vec<Suspect>) = suspects
+            .into_iter()
+            .partition(|suspect| check.is_worth_another_look(suspect));
+        self.suspects.extend(remembered);
+        for look in 0..LOOKS {
+            if doubtful.is_empty() {
+                break;
             }
-            let page = Range {
-                path: &planned.path,
-                offset: u64::from(suspect.block) * PAGE_SIZE as u64,
-                length: PAGE_SIZE as u64,
-            };
-            let suspects = &mut self.suspects;
-            self.reader.read(&[page], |_, bytes| {
-                let content = bytes.unwrap_or_default();
-                suspects.extend(check.suspects(suspect.file, relation, suspect.block, content));
+            if look > 0 {
+                std::thread::sleep(PAUSE);
+            }
+            let before = std::mem::take(&mut doubtful);
+            let wanted: Vec<Range<'_>> = before
+                .iter()
+                .map(|suspect| Range {
+                    path: &job.plan.files[suspect.file].path,
+                    offset: u64::from(suspect.block) * PAGE_SIZE as u64,
+                    length: PAGE_SIZE as u64,
+                })
+                .collect();
+            let remembered = &mut self.suspects;
+            self.reader.read(&wanted, |index, bytes| {
+                let Suspect { file, block, .. } = before[index];
+                let begin = place(block);
+                let stored = &mut content[begin..begin + PAGE_SIZE];
+                match bytes {
+                    Some(page) if page.len() == PAGE_SIZE => stored.copy_from_slice(page),
+                    // Truncated or dropped meanwhile, as replay will do too.
+                    _ => stored.fill(0),
+                }
+                let Some(relation) = &job.plan.files[file].relation else {
+                    return Ok(());
+                };
+                match check.suspects(file, relation, block, stored).next() {
+                    Some(suspect) if check.is_worth_another_look(&suspect) => {
+                        doubtful.push(suspect)
+                    }
+                    is_new => remembered.extend(is_new),
+                }
                 Ok(())
             })?;
         }
+        self.suspects.extend(doubtful);
         Ok(())
     }
 }

@@ -8,6 +8,7 @@ use crate::pg::exclusion::{Exclusion, UnloggedRelations, wal_directories};
 use crate::pg::incremental;
 use crate::pg::page::PAGE_SIZE;
 use crate::pg::relation::RelationFile;
+use crate::pg::slru;
 use crate::repository::file_list::{Crc32c, FileEntry, FileKind};
 use crate::repository::store::{BUNDLED_BYTES, SLICE_BYTES};
 use crate::server::facts::Facts;
@@ -105,7 +106,15 @@ impl PlannedFile {
 
     /// Whether it is read in slices. A few blocks of many files are read together.
     pub(super) fn is_sliced(&self) -> bool {
-        self.is_large() && (self.wanted == Wanted::Whole || self.stored_size() > SLICE_BYTES)
+        self.is_large()
+            && self.is_replayed()
+            && (self.wanted == Wanted::Whole || self.stored_size() > SLICE_BYTES)
+    }
+
+    /// Whether replay mends what it becomes while it is being read, so that it may be read in parts
+    /// and up to the size that it was listed with: relations, and the state of transactions.
+    pub(super) fn is_replayed(&self) -> bool {
+        self.relation.is_some() || slru::is_segment(&self.path)
     }
 
     /// Whether it is a further file of the server, not one of PGDATA.
@@ -133,6 +142,11 @@ pub(super) enum Task {
     Changed {
         /// The files.
         files: Vec<usize>,
+    },
+    /// A large file that has to be from one moment.
+    Settled {
+        /// The file.
+        file: usize,
     },
     /// Many small files: one bundle, or each stored by itself.
     Small {
@@ -219,12 +233,16 @@ fn tasks(files: &[PlannedFile], suffix: Suffix) -> Vec<Task> {
     let (mut large, small): (Vec<usize>, Vec<usize>) =
         (0..files.len()).partition(|&file| files[file].is_large());
     large.sort_by_key(|&file| std::cmp::Reverse(files[file].stored_size()));
-    let (sliced, changed): (Vec<usize>, Vec<usize>) =
+    let (sliced, others): (Vec<usize>, Vec<usize>) =
         large.into_iter().partition(|&file| files[file].is_sliced());
+    let (changed, settled): (Vec<usize>, Vec<usize>) = others
+        .into_iter()
+        .partition(|&file| files[file].is_replayed());
     let mut tasks: Vec<Task> = sliced
         .into_iter()
         .flat_map(|file| (0..files[file].slices()).map(move |number| Task::Slice { file, number }))
         .collect();
+    tasks.extend(settled.into_iter().map(|file| Task::Settled { file }));
     let changed = portions(files, changed).into_iter();
     tasks.extend(changed.map(|files| Task::Changed { files }));
     let (extra, data): (Vec<usize>, Vec<usize>) =

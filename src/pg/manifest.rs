@@ -117,6 +117,24 @@ mod tests {
     }
 
     #[test]
+    fn a_file_may_be_of_any_time() {
+        let mut writer = ManifestWriter::new(Vec::new(), 1, 1).unwrap();
+        for (path, modified) in [("a", i64::MIN), ("b", 253_402_300_800), ("c", i64::MAX)] {
+            writer.file(path, 0, modified, 0).unwrap();
+        }
+        let text = writer.finish(&[RANGE]).unwrap();
+        let modified = Manifest::parse(text.as_slice()).unwrap().files;
+        let modified: Vec<i64> = modified
+            .iter()
+            .map(|file| file.modified_unix_seconds)
+            .collect();
+        assert_eq!(
+            modified,
+            [-62_135_596_800, 253_402_300_799, 253_402_300_799]
+        );
+    }
+
+    #[test]
     fn reads_every_kind_of_checksum_and_path() {
         let file = |path: &str, checksum: &str| {
             format!(

@@ -20,6 +20,7 @@ pub mod page;
 pub mod recovery;
 pub mod relation;
 pub mod segment;
+pub mod slru;
 pub mod tablespace_map;
 pub mod timestamp;
 pub mod version;

@@ -19,6 +19,30 @@ pub const ROW_BYTES: u64 = 128 * 1024;
 const READ: &str = "SELECT pg_catalog.pg_read_binary_file(r.path, r.start, r.length, true) \
                     FROM unnest($1::text[], $2::int8[], $3::int8[]) AS r(path, start, length)";
 
+/// How a file is just now. Its times are whole seconds (adt/genfile.c, pg_stat_file).
+const STATE: &str = "SELECT s.size, floor(extract(epoch FROM s.modification))::int8, \
+                            floor(extract(epoch FROM s.change))::int8, \
+                            floor(extract(epoch FROM pg_catalog.clock_timestamp()))::int8 \
+                     FROM pg_catalog.pg_stat_file($1, true) AS s WHERE s.size IS NOT NULL";
+
+/// What tells a file from what it is once it has changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileState {
+    /// Its length in bytes.
+    pub size: u64,
+    /// When its content last changed, in seconds since 1970.
+    modified: i64,
+    /// When its inode last did, which is later where another file took its name.
+    changed: i64,
+}
+
+/// How long ago a change must be, in seconds, for another one to give other times: file systems take
+/// theirs from a clock that is some milliseconds behind.
+const SETTLED_SECONDS: i64 = 2;
+
+/// How often a file is waited for that changes all the time.
+const SETTLED_LOOKS: u32 = 5;
+
 /// A part of a file, at most [`ROW_BYTES`] long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Range<'a> {
@@ -155,6 +179,46 @@ impl FileReader {
             },
         )?;
         Ok(content)
+    }
+
+    /// How a file is just now; `None` where it does not exist.
+    pub fn state(&mut self, path: &str) -> Result<Option<FileState>> {
+        Ok(self.state_and_age(path)?.map(|(state, _)| state))
+    }
+
+    /// How a file is that has not changed for so long that its next change will show in its state; or that still
+    /// changes after some seconds. `None` where it does not exist.
+    pub fn settled_state(&mut self, path: &str) -> Result<Option<FileState>> {
+        let mut looks = 1;
+        loop {
+            match self.state_and_age(path)? {
+                None => return Ok(None),
+                Some((state, age)) if age >= SETTLED_SECONDS || looks == SETTLED_LOOKS => {
+                    return Ok(Some(state));
+                }
+                Some(_) => std::thread::sleep(std::time::Duration::from_secs(1)),
+            }
+            looks += 1;
+        }
+    }
+
+    fn state_and_age(&mut self, path: &str) -> Result<Option<(FileState, i64)>> {
+        let failed = |error: postgres::Error| server_error(&format!("look at {path}"), &error);
+        let row = conflict::repeated(|| self.client.query_opt(STATE, &[&path])).map_err(failed)?;
+        let Some(row) = row else {
+            return Ok(None);
+        };
+        let number = |column: usize| row.try_get::<_, i64>(column).map_err(failed);
+        let state = FileState {
+            size: u64::try_from(number(0)?)
+                .map_err(|_| Error::server(format!("the server gives {path} a size below zero")))?,
+            modified: number(1)?,
+            changed: number(2)?,
+        };
+        Ok(Some((
+            state,
+            number(3)? - state.modified.max(state.changed),
+        )))
     }
 
     /// Reads `global/pg_control`. The server writes it in place, so a reader may

@@ -90,6 +90,7 @@ impl Worker<'_> {
         let plain = &mut self.plain;
         let store = &mut self.store;
         let mut suspects = Vec::new();
+        let mut doubtful = Vec::new();
         plain.clear();
         self.reader.read(&wanted, |index, bytes| {
             stop.check()?;
@@ -110,12 +111,24 @@ impl Worker<'_> {
             }
             job.progress.advance(range.length);
             job.rate.take(range.length, || stop.is_set());
-            if owners.get(index + 1) != Some(&owner) {
-                keep(store, part, plain)?;
+            if owners.get(index + 1) == Some(&owner) {
+                return Ok(());
             }
+            if suspects.is_empty() {
+                return keep(store, part, plain);
+            }
+            doubtful.push((part, plain.clone(), std::mem::take(&mut suspects)));
             Ok(())
         })?;
-        self.look_again(suspects)
+        for (part, mut content, suspects) in doubtful {
+            self.look_again(suspects, &mut content, |block| {
+                let before = part.blocks.partition_point(|listed| *listed < block);
+                part.header.len() + before * PAGE_SIZE
+            })?;
+            keep(&mut self.store, part, &content)?;
+            self.plain = content;
+        }
+        Ok(())
     }
 }
 

@@ -1,12 +1,16 @@
 //! Writing a manifest, file by file.
 
 use std::io::{self, Write};
+use std::ops::RangeInclusive;
 
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
 use super::{LAST_MODIFIED, hexadecimal};
 use crate::pg::history::WalRange;
+
+/// The years 1 to 9999, in seconds since 1970.
+const DATES: RangeInclusive<i64> = -62_135_596_800..=253_402_300_799;
 
 /// A manifest being written; not one until [`finish`](ManifestWriter::finish)
 /// returns.
@@ -51,7 +55,9 @@ impl<W: Write> ManifestWriter<W> {
         modified_unix_seconds: i64,
         crc32c: u32,
     ) -> io::Result<()> {
-        let modified = Timestamp::from_second(modified_unix_seconds)
+        // A file's time can be any number; here it is a date, for people alone.
+        let modified = modified_unix_seconds.clamp(*DATES.start(), *DATES.end());
+        let modified = Timestamp::from_second(modified)
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
         self.begin_element(!self.has_files)?;
         self.has_files = true;
