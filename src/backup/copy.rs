@@ -22,7 +22,6 @@ use crate::repository::file_list::Crc32c;
 use crate::repository::layout::{self, BUNDLES, BackupFolder};
 use crate::repository::store::{SLICE_BYTES, Store, Stored};
 use crate::server::reading::{FileReader, Range, ranges};
-use crate::server::session::BackupSession;
 use crate::stored::bundle::BundleBuilder;
 use crate::stored::coding::Suffix;
 
@@ -53,12 +52,12 @@ pub(super) struct Job<'a> {
 }
 
 impl Job<'_> {
-    /// Copies everything with one thread a reader, while this thread watches the backup's session.
+    /// Copies everything with one thread a reader, while this thread runs `watch` every second.
     pub(super) fn run(
         &self,
         readers: &mut [FileReader],
-        session: &mut BackupSession,
         interrupt: &Interrupt,
+        watch: impl FnMut() -> Result<()>,
     ) -> Result<Copied> {
         self.create_folders()?;
         let assemblies = self.assemblies();
@@ -71,7 +70,7 @@ impl Job<'_> {
             &self.plan.tasks,
             interrupt,
             |worker, task, stop| worker.copy(task, stop),
-            || session.watch(),
+            watch,
         )?;
         let mut copied = Copied::default();
         for worker in workers {

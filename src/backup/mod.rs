@@ -10,6 +10,7 @@ mod hazards;
 mod orphans;
 mod parent;
 mod plan;
+mod reserved;
 mod unlogged;
 mod wal;
 
@@ -42,6 +43,7 @@ use changes::Search;
 use corruption::PageCheck;
 use parent::Parent;
 use plan::Plan;
+use reserved::{ReservedWal, Watch};
 
 /// What to back up, whereto and how.
 #[derive(Debug, Clone)]
@@ -56,6 +58,8 @@ pub struct Request<'a> {
     pub parent: Option<ParentRequest<'a>>,
     /// Whether the checkpoint it begins with is hurried.
     pub checkpoint: Checkpoint,
+    /// The master keys that its parent and the WAL archive may be encrypted with.
+    pub keys: &'a Keyring,
     /// How its files are compressed and encrypted.
     pub coding: &'a Coding,
     /// Connections that read and threads that compress.
@@ -71,8 +75,6 @@ pub struct Request<'a> {
 pub struct ParentRequest<'a> {
     /// The backup as the user names it.
     pub selector: &'a Selector,
-    /// The master keys it may be encrypted with.
-    pub keys: &'a Keyring,
     /// Whether the backup becomes a full one where it can't be incremental.
     pub or_full: bool,
 }
@@ -114,6 +116,7 @@ pub fn run(
     };
 
     progress.step("checkpoint", None);
+    let mut reserved = ReservedWal::reserve(connector, &instance, interrupt)?;
     let identifier = free_identifier(request.folder)?;
     let mut session = BackupSession::start(
         client,
@@ -134,7 +137,7 @@ pub fn run(
             let search = Search {
                 facts: &facts,
                 folder: request.folder,
-                keys: wanted.keys,
+                keys: request.keys,
                 progress,
                 interrupt,
             };
@@ -161,7 +164,18 @@ pub fn run(
         rate: RateLimit::new(request.max_rate),
         progress,
     };
-    let mut copied = job.run(&mut readers, &mut session, interrupt)?;
+    let mut watch = Watch {
+        reserved: &mut reserved,
+        request,
+        start: session.start_lsn(),
+        timeline: readers[0].read_control_file()?.1.checkpoint_timeline,
+        size: facts.control.wal_segment_size,
+        ticks: 0,
+    };
+    let mut copied = job.run(&mut readers, interrupt, || {
+        session.watch()?;
+        watch.tick(&mut session)
+    })?;
     orphans::drop_orphaned_segments(
         &mut copied.stored,
         &facts,
@@ -192,6 +206,7 @@ pub fn run(
         request,
         staging.folder(),
     )?;
+    drop(reserved);
     drop(session);
 
     progress.step("finish", None);
@@ -229,7 +244,7 @@ impl ParentRequest<'_> {
 fn open_parent(request: &Request<'_>, wanted: &ParentRequest<'_>, facts: &Facts) -> Result<Parent> {
     let catalogue = Catalogue::read(request.server, request.folder)?;
     let backup = catalogue.select(wanted.selector)?;
-    Parent::open(&catalogue, backup, wanted.keys, facts)
+    Parent::open(&catalogue, backup, request.keys, facts)
 }
 
 /// What no permission mends.

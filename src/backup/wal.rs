@@ -6,6 +6,7 @@ use std::fmt::Display;
 use crate::backup::Request;
 use crate::backup::end::End;
 use crate::backup::hazards::Hazards;
+use crate::backup::reserved::removed;
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
 use crate::parallel::{self, Stop};
@@ -16,13 +17,16 @@ use crate::pg::lsn::{Lsn, Timeline};
 use crate::pg::segment::{SegmentName, SegmentNumber, SegmentSize};
 use crate::pg::version::Major;
 use crate::pg::wal::{RecordReader, SegmentCheck, behind_page_header};
+use crate::pg::wal_file::WalFileName;
 use crate::rate::RateLimit;
 use crate::repository::file_list::{Crc32c, FileEntry, FileKind};
 use crate::repository::layout::BackupFolder;
 use crate::repository::store::{SLICE_BYTES, Store, Stored};
+use crate::repository::wal_archive::WalArchive;
 use crate::server::facts::Facts;
 use crate::server::reading::{FileReader, ROW_BYTES, ranges};
 use crate::stored::coding::Coding;
+use crate::stored::reader::StoredReader;
 use crate::stored::writer::StoredWriter;
 
 /// WAL from the backup's start to its end.
@@ -178,6 +182,7 @@ pub(super) fn copy(
                 rate,
                 store: Store::new(folder, request.coding)?,
                 hazards: Hazards::default(),
+                request,
             })
         })
         .collect::<Result<Vec<Worker<'_>>>>()?;
@@ -210,6 +215,84 @@ struct Worker<'a> {
     rate: &'a RateLimit,
     store: Store<'a>,
     hazards: Hazards,
+    request: &'a Request<'a>,
+}
+
+/// This server's own archive, which may hold what the server has removed.
+struct Archive<'a> {
+    request: &'a Request<'a>,
+    reading: Option<ArchivedSegment>,
+}
+
+/// A segment that is read from the archive, up to an offset so far.
+struct ArchivedSegment {
+    name: SegmentName,
+    content: StoredReader,
+    offset: u64,
+}
+
+impl<'a> Archive<'a> {
+    fn of(request: &'a Request<'a>) -> Archive<'a> {
+        Archive {
+            request,
+            reading: None,
+        }
+    }
+
+    /// Whether a segment is being read from here.
+    fn reads(&self, name: SegmentName) -> bool {
+        matches!(&self.reading, Some(reading) if reading.name == name)
+    }
+
+    /// Reads a part of a segment; false where the archive does not hold that.
+    fn read(
+        &mut self,
+        name: SegmentName,
+        size: SegmentSize,
+        offset: u64,
+        length: u64,
+        plain: &mut Vec<u8>,
+    ) -> Result<bool> {
+        let is_behind =
+            |reading: &ArchivedSegment| reading.name == name && reading.offset == offset;
+        if !self.reading.as_ref().is_some_and(is_behind) {
+            self.reading = self.open(name, size, offset)?;
+        }
+        let Some(reading) = &mut self.reading else {
+            return Ok(false);
+        };
+        plain.resize(usize::try_from(length).unwrap_or(usize::MAX), 0);
+        let filled = reading.content.fill(plain)?;
+        plain.truncate(filled);
+        reading.offset += filled as u64;
+        Ok(true)
+    }
+
+    fn open(
+        &self,
+        name: SegmentName,
+        size: SegmentSize,
+        offset: u64,
+    ) -> Result<Option<ArchivedSegment>> {
+        let Request { folder, keys, .. } = *self.request;
+        let Some(archive) = WalArchive::open(folder, keys.clone())? else {
+            return Ok(None);
+        };
+        let Some(stored) = archive.find(&WalFileName::segment(name, size))? else {
+            return Ok(None);
+        };
+        let mut content = archive.read(&stored)?;
+        let mut passed = Vec::new();
+        for start in (0..offset).step_by(SLICE_BYTES as usize) {
+            passed.resize(SLICE_BYTES.min(offset - start) as usize, 0);
+            content.fill(&mut passed)?;
+        }
+        Ok(Some(ArchivedSegment {
+            name,
+            content,
+            offset,
+        }))
+    }
 }
 
 impl Worker<'_> {
@@ -228,13 +311,15 @@ impl Worker<'_> {
         let start = segment.name.number.start(needed.size);
         let bytes = needed.size.bytes();
         let mut records = segment.is_read.then(|| needed.records_of(segment));
+        let mut archive = Archive::of(self.request);
         let (mut crc32c, mut plain, mut frame) = (0, Vec::new(), Vec::new());
         for offset in (0..bytes).step_by(SLICE_BYTES as usize) {
             self.read_slice(
-                &path,
+                segment.name,
                 offset,
                 SLICE_BYTES.min(bytes - offset),
                 &mut plain,
+                &mut archive,
                 stop,
             )?;
             if needed.cut_at_end {
@@ -292,16 +377,16 @@ impl Worker<'_> {
     ) -> Result<()> {
         let NeededWal { size, .. } = *self.needed;
         let behind = segment.name.number.next().start(size);
-        let mut plain = Vec::new();
+        let (mut plain, mut archive) = (Vec::new(), Archive::of(self.request));
         while records.position() < behind && records.awaited() < segment.end {
             let awaited = records.awaited();
             let next = self.needed.segment(awaited.segment(size))?;
-            let path = format!("pg_wal/{}", next.name.file_name(size));
             self.read_slice(
-                &path,
+                next.name,
                 awaited.offset_in_segment(size),
                 ROW_BYTES,
                 &mut plain,
+                &mut archive,
                 stop,
             )?;
             self.read_records(&mut records, segment, &plain)?;
@@ -317,23 +402,37 @@ impl Worker<'_> {
         Ok(())
     }
 
+    /// Reads a part of a segment, from the server or, where that has removed it, from the archive.
     fn read_slice(
         &mut self,
-        path: &str,
+        name: SegmentName,
         offset: u64,
         length: u64,
         plain: &mut Vec<u8>,
+        archive: &mut Archive<'_>,
         stop: &Stop<'_>,
     ) -> Result<()> {
+        let size = self.needed.size;
         plain.clear();
-        let wanted: Vec<_> = ranges(path, offset, length).collect();
-        self.reader.read(&wanted, |_, bytes| {
-            stop.check()?;
-            let bytes = bytes.ok_or_else(|| removed(path))?;
-            plain.extend_from_slice(bytes);
-            self.rate.take(bytes.len() as u64, || stop.is_set());
-            Ok(())
-        })
+        let path = format!("pg_wal/{}", name.file_name(size));
+        let mut is_held = !archive.reads(name);
+        if is_held {
+            let wanted: Vec<_> = ranges(&path, offset, length).collect();
+            self.reader.read(&wanted, |_, bytes| {
+                stop.check()?;
+                let Some(bytes) = bytes else {
+                    is_held = false;
+                    return Ok(());
+                };
+                plain.extend_from_slice(bytes);
+                self.rate.take(bytes.len() as u64, || stop.is_set());
+                Ok(())
+            })?;
+        }
+        if is_held || archive.read(name, size, offset, length, plain)? {
+            return Ok(());
+        }
+        Err(removed(&path))
     }
 }
 
@@ -344,13 +443,6 @@ fn zero_from(plain: &mut [u8], position: u64) {
     {
         tail.fill(0);
     }
-}
-
-fn removed(path: &str) -> Error {
-    Error::server(format!(
-        "the server has removed {path}, which this backup needs, although a replication slot reserved it"
-    ))
-    .hint("raise max_slot_wal_keep_size on the server, then start the backup again")
 }
 
 #[cfg(test)]

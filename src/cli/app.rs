@@ -46,7 +46,9 @@ pub(super) struct Server {
 
 impl App {
     /// Reads the configuration and sets everything up.
-    pub(super) fn new(global: &Global) -> Result<App> {
+    ///
+    /// A log file that cannot be opened fails a command, unless a server waits for it.
+    pub(super) fn new(global: &Global, serves_server: bool) -> Result<App> {
         let environment = Environment::capture();
         let configuration = Configuration::load(global.config.as_deref(), &environment)?;
         let configured = configuration.log_level().unwrap_or(LevelFilter::Warn);
@@ -56,10 +58,12 @@ impl App {
             (false, 1) => configured.max(LevelFilter::Info),
             (false, _) => LevelFilter::Debug,
         };
-        logging::start(
-            level,
-            global.log_file.as_deref().or(configuration.log_file()),
-        )?;
+        logging::start(level)?;
+        let log_file = global.log_file.as_deref().or(configuration.log_file());
+        match log_file.map_or(Ok(()), logging::write_to) {
+            Err(error) if serves_server => log::warn!("{}: going on without it", error.message()),
+            opened => opened?,
+        }
         configuration.log_ignored();
         Ok(App {
             configuration,

@@ -188,6 +188,11 @@ impl Command {
         }
     }
 
+    /// Whether a server waits for it, by `archive_command` or `restore_command`.
+    pub(super) fn serves_server(&self) -> bool {
+        matches!(self, Command::Wal(wal) if wal.serves_server())
+    }
+
     /// What was asked, for the report.
     pub(super) fn request(&self) -> Fields {
         each!(self, command => command.request())

@@ -133,20 +133,23 @@ impl Log for Sink {
     fn flush(&self) {}
 }
 
+/// Writes all that follows into a file too.
+pub(super) fn write_to(path: &Path) -> Result<()> {
+    let opened = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .open(path);
+    let opened = opened.map_err(|error| {
+        Error::usage(Error::io("open the log file", path, &error).message())
+            .hint("correct log_file in the configuration, or --log-file")
+    })?;
+    LOG.file.get_or_init(|| Mutex::new(opened));
+    Ok(())
+}
+
 /// Sets the log up, once.
-pub(super) fn start(level: LevelFilter, file: Option<&Path>) -> Result<()> {
-    if let Some(path) = file {
-        let opened = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .mode(0o600)
-            .open(path);
-        let opened = opened.map_err(|error| {
-            Error::usage(Error::io("open the log file", path, &error).message())
-                .hint("correct log_file in the configuration, or --log-file")
-        })?;
-        LOG.file.get_or_init(|| Mutex::new(opened));
-    }
+pub(super) fn start(level: LevelFilter) -> Result<()> {
     log::set_logger(&LOG)
         .map_err(|error| Error::failed(format!("cannot set up the log: {error}")))?;
     log::set_max_level(level);

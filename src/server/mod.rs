@@ -10,13 +10,14 @@ pub mod listing;
 pub mod permissions;
 pub mod pg_wal;
 pub mod reading;
+pub mod reservation;
 pub mod session;
 pub mod slot;
 pub mod wal_end;
 
 use postgres::Client;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
 use crate::server::connect::{Connector, server_error};
 
@@ -44,4 +45,15 @@ pub fn instance(client: &mut Client) -> Result<Instance> {
         .and_then(|row| row.try_get(0))
         .map(Instance)
         .map_err(|error| server_error("ask when the server was started", &error))
+}
+
+/// An error where a session is not with the same server as the others.
+pub fn check_instance(client: &mut Client, expected: &Instance) -> Result<()> {
+    if instance(client)? == *expected {
+        return Ok(());
+    }
+    Err(
+        Error::server("the sessions of this backup are with different servers")
+            .hint("connect to the server itself, not through a load balancer"),
+    )
 }

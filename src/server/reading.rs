@@ -80,13 +80,7 @@ impl FileReader {
 
     /// An error where this session is not with the same server as the others.
     pub fn check_instance(&mut self, expected: &Instance) -> Result<()> {
-        if super::instance(&mut self.client)? == *expected {
-            return Ok(());
-        }
-        Err(
-            Error::server("the sessions of this backup are with different servers")
-                .hint("connect to the server itself, not through a load balancer"),
-        )
+        super::check_instance(&mut self.client, expected)
     }
 
     /// Reads ranges in their order. `consume` gets each one's place in `ranges` and its bytes,

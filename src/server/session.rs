@@ -1,10 +1,9 @@
-//! The bracket around a backup: slot, start, stop, all on one connection.
+//! The bracket around a backup: start and stop, on one connection.
 //!
-//! The server ends the backup and drops the slot when this connection ends, however it ends
-//! (access/transam/xlog.c, do_pg_abort_backup; replication/slot.c, ReplicationSlotCleanup).
+//! The server ends the backup when this connection ends, however it ends
+//! (access/transam/xlog.c, do_pg_abort_backup).
 
 use postgres::Client;
-use postgres::error::SqlState;
 
 use crate::error::{Error, Result};
 use crate::pg::label::BackupLabel;
@@ -47,7 +46,7 @@ pub struct Stopped {
 }
 
 impl BackupSession {
-    /// Reserves the WAL, then starts the backup: checkpoint, start LSN.
+    /// Starts the backup, whose WAL is reserved: checkpoint, start LSN.
     pub fn start(
         mut client: Client,
         major: Major,
@@ -55,7 +54,6 @@ impl BackupSession {
         label: &str,
         checkpoint: Checkpoint,
     ) -> Result<BackupSession> {
-        reserve_wal(&mut client)?;
         let start = if major >= Major::V15 {
             "SELECT pg_backup_start($1, $2)::text"
         } else {
@@ -96,7 +94,7 @@ impl BackupSession {
         Ok(())
     }
 
-    /// Ends the backup, whose files are all read. The WAL it needs stays on the server until the session is dropped.
+    /// Ends the backup, whose files are all read. Its slot keeps the WAL until that is copied.
     pub fn stop(&mut self) -> Result<Stopped> {
         let applied = match self.from_standby {
             true => self.applied()?,
@@ -139,34 +137,6 @@ impl BackupSession {
         lsn.as_deref().map(parse_lsn).transpose()
     }
 }
-
-/// A temporary slot keeps all WAL from now on until the session ends.
-fn reserve_wal(client: &mut Client) -> Result<()> {
-    client
-        .execute(
-            "SELECT pg_create_physical_replication_slot('pgkeep_' || pg_backend_pid(), true, true)",
-            &[],
-        )
-        .map(|_| ())
-        .map_err(|error| {
-            let failure = server_error(
-                "reserve the WAL with a temporary replication slot",
-                &error,
-            );
-            match error.code() {
-                Some(code) if NO_SLOT.contains(code) => Error::server(failure.message()).hint(
-                    "raise max_replication_slots on the server and restart it, or drop a slot nobody uses (pg_replication_slots)",
-                ),
-                _ => failure,
-            }
-        })
-}
-
-/// All slots are in use, or there are none at all.
-const NO_SLOT: [SqlState; 2] = [
-    SqlState::CONFIGURATION_LIMIT_EXCEEDED,
-    SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
-];
 
 fn promoted() -> Error {
     Error::server("the standby was promoted while it was being backed up, so this backup is void")

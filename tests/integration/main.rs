@@ -44,6 +44,7 @@ mod reports;
 mod restored_files;
 mod settled_files;
 mod shortened_relations;
+mod slots;
 mod standby;
 mod status;
 mod tablespaces;

@@ -95,20 +95,6 @@ fn check_says_what_a_server_lacks() {
 }
 
 #[test]
-fn a_server_without_a_free_slot_or_sender_is_refused_before_anything_starts() {
-    let mut cluster = Cluster::stopped(17, &Options::default());
-    cluster.set("max_replication_slots = 0");
-    cluster.start();
-    let pgkeep = Pgkeep::of(&cluster);
-    let error = pgkeep.run(&["backup", SERVER]).failed(5);
-    assert!(
-        error.contains("max_replication_slots") || error.contains("slot"),
-        "{error}"
-    );
-    assert!(pgkeep.ok(&["list-backup", SERVER]).backups().is_empty());
-}
-
-#[test]
 fn a_server_that_is_not_there_is_said_to_be_not_there() {
     let mut cluster = Cluster::new(17);
     cluster.stop(crate::support::cluster::Postmaster::Fast);

@@ -70,13 +70,13 @@ impl Backup {
             label: &self.label,
             parent: self.parent.as_ref().map(|selector| ParentRequest {
                 selector,
-                keys: &keys,
                 or_full: self.or_full,
             }),
             checkpoint: match self.checkpoint {
                 CheckpointMode::Fast => Checkpoint::Fast,
                 CheckpointMode::Spread => Checkpoint::Spread,
             },
+            keys: &keys,
             coding: &coding,
             workers: server.workers,
             max_rate: configuration.max_rate.map(u64::from),

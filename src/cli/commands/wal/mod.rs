@@ -44,6 +44,11 @@ impl Wal {
         matches!(self.action, Action::Get(_))
     }
 
+    /// Whether a server waits for it: `wal push` and `wal get`.
+    pub(crate) fn serves_server(&self) -> bool {
+        matches!(self.action, Action::Push(_) | Action::Get(_))
+    }
+
     /// What was asked.
     pub(crate) fn request(&self) -> Fields {
         match &self.action {
