@@ -108,6 +108,11 @@ fn make(major: u32, options: &Options, data: &Path) {
     let configuration = data.join("postgresql.conf");
     let mut settings = fs::read_to_string(&configuration).unwrap();
     settings.push_str(SETTINGS);
+    // The least that PostgreSQL allows: each segment is copied into every test's cluster.
+    settings.push_str(&format!(
+        "min_wal_size = {}MB\n",
+        2 * options.wal_segment_mb
+    ));
     fs::write(configuration, settings).unwrap();
 
     let mut cluster = Cluster::adopt(major, data);
@@ -116,7 +121,7 @@ fn make(major: u32, options: &Options, data: &Path) {
     cluster.sql("create extension amcheck");
     run(cluster
         .tool("pgbench")
-        .args(["-i", "-q", "-s", "2", "postgres"]));
+        .args(["-i", "-q", "-s", "1", "postgres"]));
     cluster.sql(CONTENT);
     cluster.sql("create database app");
     cluster.sql_in(
