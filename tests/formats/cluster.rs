@@ -7,6 +7,16 @@ use std::process::{Command, Output, Stdio};
 use pgkeep::pg::version::Major;
 use tempfile::TempDir;
 
+/// The folder of temporary files, unless the path of a socket in it would be too long.
+fn short_folder() -> PathBuf {
+    let folder = std::env::temp_dir();
+    if folder.as_os_str().len() <= 60 {
+        folder
+    } else {
+        PathBuf::from("/tmp")
+    }
+}
+
 /// A cluster in a directory of its own, `data` below it, reached through a
 /// socket there. Dropped, its server is stopped and its directory removed.
 pub(crate) struct Cluster {
@@ -41,7 +51,7 @@ impl Cluster {
     fn empty(major: Major) -> Cluster {
         let root = tempfile::Builder::new()
             .prefix("pg")
-            .tempdir_in("/tmp")
+            .tempdir_in(short_folder())
             .unwrap();
         if is_root() {
             let owner = Command::new("chown")

@@ -52,7 +52,7 @@ fn nothing_undoes_a_backup_that_is_not_compressed() {
 
 #[test]
 fn an_uncompressed_backup_is_a_plain_data_directory() {
-    for major in crate::support::VERSIONS {
+    for major in crate::support::versions(&crate::support::VERSIONS) {
         let cluster = Cluster::new(major);
         let pgkeep = Pgkeep::of(&cluster).with("compression", "none");
         let backup = pgkeep.backup();

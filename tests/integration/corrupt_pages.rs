@@ -47,7 +47,7 @@ fn assert_reported(pgkeep: &Pgkeep, pages: &[(String, u64)]) {
 
 #[test]
 fn a_page_with_a_wrong_checksum_is_named_and_counted() {
-    for major in [14, 18] {
+    for major in crate::support::versions(&[14, 18]) {
         let mut cluster = Cluster::new(major);
         let file = write_into(&mut cluster, "pgbench_accounts", 7, 4000, b"damage");
         let pgkeep = Pgkeep::of(&cluster);

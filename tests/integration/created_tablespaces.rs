@@ -132,7 +132,7 @@ fn assert_all_is_there(cluster: &Cluster, fast: &Path) {
 
 #[test]
 fn the_tablespace_of_a_running_server_is_not_shared() {
-    for major in [15, 17] {
+    for major in crate::support::versions(&[15, 17]) {
         let scene = scene(major);
         for position in ["current", &format!("xid={},action=promote", scene.after)] {
             let (error, _) = scene.refused(position, &[], 1);

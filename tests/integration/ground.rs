@@ -2,11 +2,11 @@
 
 use crate::support::checks;
 use crate::support::cluster::Postmaster;
-use crate::support::{Cluster, Load, VERSIONS};
+use crate::support::{Cluster, Load, VERSIONS, versions};
 
 #[test]
 fn every_version_starts_takes_load_survives_a_kill_and_is_found_whole() {
-    for major in VERSIONS {
+    for major in versions(&VERSIONS) {
         let mut cluster = Cluster::new(major);
         let quiet = checks::dump(&cluster, "quiet");
         let load = Load::on(&cluster);

@@ -142,7 +142,7 @@ fn a_backup_may_have_several_children() {
 
 #[test]
 fn after_a_failover_the_chain_goes_on() {
-    for major in [14, 17] {
+    for major in crate::support::versions(&[14, 17]) {
         let mut primary = cluster(major, major >= 17);
         let pgkeep = Pgkeep::of(&primary);
         let standby = primary.standby();

@@ -20,7 +20,7 @@ fn a_backup_under_load_restores(major: u32, options: &Options) {
 
 #[test]
 fn a_cluster_without_checksums_restores() {
-    for major in [14, 18] {
+    for major in crate::support::versions(&[14, 18]) {
         a_backup_under_load_restores(
             major,
             &Options {
@@ -33,7 +33,7 @@ fn a_cluster_without_checksums_restores() {
 
 #[test]
 fn a_cluster_with_wal_segments_of_1_mb_restores() {
-    for major in [14, 18] {
+    for major in crate::support::versions(&[14, 18]) {
         a_backup_under_load_restores(
             major,
             &Options {

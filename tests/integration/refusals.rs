@@ -145,7 +145,7 @@ fn an_interrupted_restore_says_so_and_leaves_nothing_that_starts() {
 
 #[test]
 fn a_restored_cluster_without_its_backup_label_does_not_start() {
-    for major in crate::support::VERSIONS {
+    for major in crate::support::versions(&crate::support::VERSIONS) {
         let cluster = Cluster::new(major);
         let pgkeep = Pgkeep::of(&cluster);
         pgkeep.backup();

@@ -75,7 +75,7 @@ fn a_standby_of_a_quiet_primary_is_backed_up_twice() {
 
 #[test]
 fn a_standby_promoted_meanwhile_fails_the_backup_and_the_next_one_succeeds() {
-    for major in [14, 18] {
+    for major in crate::support::versions(&[14, 18]) {
         let primary = Cluster::new(major);
         let standby = primary.standby();
         standby.catch_up_with(&primary);
@@ -122,7 +122,7 @@ fn a_standby_whose_primary_was_shut_down_is_backed_up() {
 
 #[test]
 fn a_standby_that_follows_its_primary_to_another_timeline_is_backed_up() {
-    for major in [14, 17] {
+    for major in crate::support::versions(&[14, 17]) {
         let mut primary = Cluster::new(major);
         let successor = primary.standby();
         let cascading = successor.standby();
@@ -155,7 +155,7 @@ fn a_standby_that_follows_its_primary_to_another_timeline_is_backed_up() {
 
 #[test]
 fn a_standby_that_reads_an_archive_alone_is_backed_up() {
-    for major in [14, 18] {
+    for major in crate::support::versions(&[14, 18]) {
         let plainly = |pgkeep| pgkeep;
         let (primary, archive) =
             archiving(major, &small_segments(), plainly, Pgkeep::archive_command);
@@ -252,14 +252,14 @@ fn files_ahead_of_the_minimum_recovery_point(major: u32, database: &str, change:
 
 #[test]
 fn a_database_dropped_on_a_standby_before_the_commit_is_not_half_there() {
-    for major in [14, 16, 18] {
+    for major in crate::support::versions(&[14, 16, 18]) {
         files_ahead_of_the_minimum_recovery_point(major, "passing", "drop database passing");
     }
 }
 
 #[test]
 fn a_catalog_rewritten_on_a_standby_before_the_commit_is_found() {
-    for major in [14, 18] {
+    for major in crate::support::versions(&[14, 18]) {
         files_ahead_of_the_minimum_recovery_point(major, "app", "vacuum full pg_class");
     }
 }

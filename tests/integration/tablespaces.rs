@@ -54,7 +54,7 @@ fn link(data: &Path, oid: &str) -> std::path::PathBuf {
 
 #[test]
 fn tablespaces_are_restored_where_the_command_says() {
-    for major in [14, 17] {
+    for major in crate::support::versions(&[14, 17]) {
         let cluster = cluster_with_tablespaces(major);
         let before = Before::of(&cluster);
         let pgkeep = Pgkeep::of(&cluster);

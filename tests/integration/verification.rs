@@ -211,7 +211,7 @@ fn drill(pgkeep: &Pgkeep, target: &Path, arguments: &[&str]) -> crate::support::
 
 #[test]
 fn a_rebuilt_cluster_is_started_and_read() {
-    for major in [15, 17] {
+    for major in crate::support::versions(&[15, 17]) {
         let mut cluster = Cluster::new(major);
         // Settings of the source that would keep the cluster from starting elsewhere, or let it reach out.
         cluster.set("max_prepared_transactions = 10");

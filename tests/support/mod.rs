@@ -25,6 +25,21 @@ use std::time::{Duration, Instant};
 /// Every major version that pgkeep supports.
 pub const VERSIONS: [u32; 5] = [14, 15, 16, 17, 18];
 
+/// Of some versions those that this run is about: all, unless PGKEEP_TEST_VERSIONS names
+/// some, as `17,18`. Of none, the newest is left.
+pub fn versions(of: &[u32]) -> Vec<u32> {
+    let Ok(wanted) = std::env::var("PGKEEP_TEST_VERSIONS") else {
+        return of.to_vec();
+    };
+    let is_wanted = |major: &u32| wanted.split(',').any(|one| one == major.to_string());
+    let left: Vec<u32> = of.iter().copied().filter(is_wanted).collect();
+    if left.is_empty() {
+        of.last().copied().into_iter().collect()
+    } else {
+        left
+    }
+}
+
 /// How long something may take that takes a moment where nothing else is going on.
 pub const PATIENCE: Duration = Duration::from_secs(300);
 
