@@ -4,6 +4,7 @@
 //! neither covers is read from the WAL itself.
 
 mod coverage;
+mod joined;
 mod wal;
 
 use std::collections::HashMap;

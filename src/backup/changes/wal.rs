@@ -1,21 +1,22 @@
 //! What changed, from the WAL itself: from the archive, or from the server.
 //!
 //! The WAL is dealt out in chunks that workers read side by side. A chunk's reader takes the records that
-//! begin in it; the last of them may end in the next chunk, so it reads on until that one is whole. That each
-//! chunk begins where the one before ended proves that no record was missed.
+//! begin in it; the last of them may end in the next chunk, so it reads on until that one is whole. What the chunks
+//! tell is [joined](Joined) in their order.
 
 use std::collections::BTreeSet;
 
 use postgres::Client;
 
 use crate::backup::changes::Search;
+use crate::backup::changes::joined::{Joined, Told};
 use crate::error::{Error, Result};
 use crate::parallel::{self, Stop};
 use crate::pg::changed_blocks::ChangedBlocks;
 use crate::pg::history::{TimelineHistory, WalRange};
 use crate::pg::lsn::{Lsn, Timeline};
 use crate::pg::segment::{SegmentName, SegmentNumber, SegmentSize};
-use crate::pg::wal::{MinimalWal, RecordReader, Summarizer, behind_page_header};
+use crate::pg::wal::{MinimalWal, RecordReader, Summarizer};
 use crate::pg::wal_file::WalFileName;
 use crate::repository::store::SLICE_BYTES;
 use crate::repository::wal_archive::{StoredWal, WalArchive};
@@ -27,17 +28,10 @@ const CHUNK_BYTES: u64 = 64 << 20;
 
 /// The records that begin in a part of the range.
 struct Chunk {
+    /// From 0.
+    number: usize,
     start: Lsn,
     end: Lsn,
-}
-
-/// What a chunk has told.
-struct Told {
-    /// Where its first record begins.
-    start: Lsn,
-    /// Where the record after its last one begins.
-    end: Lsn,
-    changed: ChangedBlocks,
 }
 
 /// Where the WAL of a range lies.
@@ -66,6 +60,7 @@ impl Search<'_> {
         let segments = self.find_segments(range, history, archive.as_ref(), client)?;
         self.progress
             .step("read WAL", Some(range.end.0 - range.start.0));
+        let joined = Joined::new(range, segments.size);
         let mut workers: Vec<Worker<'_>> = readers
             .iter_mut()
             .map(|reader| Worker {
@@ -73,7 +68,7 @@ impl Search<'_> {
                 reader,
                 segments: &segments,
                 range,
-                told: Vec::new(),
+                joined: &joined,
                 part: Vec::new(),
             })
             .collect();
@@ -84,8 +79,8 @@ impl Search<'_> {
             |worker, chunk, stop| worker.read(chunk, stop),
             || Ok(()),
         )?;
-        let told = workers.into_iter().flat_map(|worker| worker.told);
-        join(range, segments.size, told.collect())
+        drop(workers);
+        joined.finish()
     }
 
     /// The segment in which a timeline was left may have been given to the next timeline, whose own begins
@@ -162,34 +157,11 @@ fn chunks(range: WalRange, size: SegmentSize) -> Vec<Chunk> {
     let mut start = range.start;
     while start < range.end {
         let end = Lsn((start.0 / step + 1) * step).min(range.end);
-        chunks.push(Chunk { start, end });
+        let number = chunks.len();
+        chunks.push(Chunk { number, start, end });
         start = end;
     }
     chunks
-}
-
-/// Puts the chunks together, which must adjoin.
-fn join(range: WalRange, size: SegmentSize, mut told: Vec<Told>) -> Result<ChangedBlocks> {
-    told.sort_unstable_by_key(|told| told.start);
-    let mut changed = ChangedBlocks::new();
-    let mut position = range.start;
-    for told in told {
-        if told.start != behind_page_header(position, size) {
-            return Err(Error::damage(format!(
-                "the WAL of timeline {} has no records from {position} to {}",
-                range.timeline, told.start
-            )));
-        }
-        position = told.end;
-        changed.append(told.changed);
-    }
-    if behind_page_header(position, size) != behind_page_header(range.end, size) {
-        return Err(Error::damage(format!(
-            "the WAL of timeline {} ends at {position}, and not at {}",
-            range.timeline, range.end
-        )));
-    }
-    Ok(changed)
 }
 
 struct Worker<'a> {
@@ -197,12 +169,13 @@ struct Worker<'a> {
     reader: &'a mut FileReader,
     segments: &'a Segments<'a>,
     range: WalRange,
-    told: Vec<Told>,
+    joined: &'a Joined,
     part: Vec<u8>,
 }
 
 impl Worker<'_> {
     fn read(&mut self, chunk: &Chunk, stop: &Stop<'_>) -> Result<()> {
+        self.joined.wait_for_turn(chunk.number, stop)?;
         let Segments { size, first, .. } = *self.segments;
         let facts = self.search.facts;
         let major = facts.version.major;
@@ -233,15 +206,12 @@ impl Worker<'_> {
             }
         }
         let changed = summarizer.finish().map_err(minimal)?;
-        // A record may be longer than a chunk, so that none begins in this one.
-        if let Some(start) = start {
-            self.told.push(Told {
-                start,
-                end: beyond.unwrap_or(records.position()),
-                changed,
-            });
-        }
-        Ok(())
+        let told = start.map(|start| Told {
+            start,
+            end: beyond.unwrap_or(records.position()),
+            changed,
+        });
+        self.joined.take(chunk.number, told)
     }
 
     /// Reads the first bytes of a segment, as long as `consume` wants more.
