@@ -40,6 +40,19 @@ pub fn run<W: Send, T: Sync>(
     tasks: &[T],
     interrupt: &Interrupt,
     work: impl Fn(&mut W, &T, &Stop<'_>) -> Result<()> + Sync,
+    tick: impl FnMut() -> Result<()>,
+) -> Result<()> {
+    let deal = |number: usize| tasks.get(number);
+    run_dealt(workers, deal, interrupt, work, tick)
+}
+
+/// The same with tasks that are made only when it is their turn: `deal` gives each by its number, and nothing
+/// behind the last one.
+pub fn run_dealt<W: Send, T>(
+    workers: &mut [W],
+    deal: impl Fn(usize) -> Option<T> + Sync,
+    interrupt: &Interrupt,
+    work: impl Fn(&mut W, T, &Stop<'_>) -> Result<()> + Sync,
     mut tick: impl FnMut() -> Result<()>,
 ) -> Result<()> {
     let stop = Stop {
@@ -59,11 +72,11 @@ pub fn run<W: Send, T: Sync>(
         let (alive, ended) = mpsc::channel::<()>();
         for worker in workers {
             let alive = alive.clone();
-            let (stop, next, work, fail) = (&stop, &next, &work, &fail);
+            let (stop, next, deal, work, fail) = (&stop, &next, &deal, &work, &fail);
             scope.spawn(move || {
                 let _alive = alive;
                 while !stop.is_set()
-                    && let Some(task) = tasks.get(next.fetch_add(1, Ordering::Relaxed))
+                    && let Some(task) = deal(next.fetch_add(1, Ordering::Relaxed))
                 {
                     if let Err(error) = work(worker, task, stop) {
                         fail(error);

@@ -4,12 +4,14 @@ mod changed;
 mod settled;
 
 use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::backup::Request;
 use crate::backup::assembly::{Assembly, Part};
 use crate::backup::corruption::{PageCheck, Suspect};
-use crate::backup::plan::{Plan, PlannedFile, Task, Wanted};
+use crate::backup::plan::{Plan, PlannedFile, Wanted};
+use crate::backup::tasks::Task;
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
 use crate::parallel::{self, Stop};
@@ -60,14 +62,14 @@ impl Job<'_> {
         watch: impl FnMut() -> Result<()>,
     ) -> Result<Copied> {
         self.create_folders()?;
-        let assemblies = self.assemblies();
+        let assemblies = Assemblies::new(self);
         let mut workers = readers
             .iter_mut()
             .map(|reader| Worker::new(self, &assemblies, reader))
             .collect::<Result<Vec<Worker<'_>>>>()?;
-        parallel::run(
+        parallel::run_dealt(
             &mut workers,
-            &self.plan.tasks,
+            |number| self.plan.tasks.get(number),
             interrupt,
             |worker, task, stop| worker.copy(task, stop),
             watch,
@@ -78,22 +80,6 @@ impl Job<'_> {
             copied.suspects.extend(worker.suspects);
         }
         Ok(copied)
-    }
-
-    /// One for each file that is read in slices, by its place in the plan.
-    fn assemblies(&self) -> HashMap<usize, Assembly<'_>> {
-        let assembly = |file: &PlannedFile| {
-            let coding = self.request.coding;
-            let stored = file.kind().stored_path(&file.path).into_owned();
-            let stored = layout::stored_file(&stored, coding.suffix());
-            let path = self.folder.stored(&stored);
-            Assembly::new(path, coding, file.slices(), self.request.workers as u64)
-        };
-        let files = self.plan.files.iter().enumerate();
-        files
-            .filter(|(_, file)| file.is_sliced())
-            .map(|(place, file)| (place, assembly(file)))
-            .collect()
     }
 
     /// The folders that will hold something; all of PGDATA's where it is stored as a plain tree.
@@ -122,9 +108,61 @@ impl Job<'_> {
     }
 }
 
+/// The files that are read in slices and not whole yet, by their places in the plan: as many as there are workers, or little more.
+struct Assemblies<'a> {
+    job: &'a Job<'a>,
+    open: Mutex<HashMap<usize, Arc<Sliced<'a>>>>,
+}
+
+/// A file that is read in slices.
+struct Sliced<'a> {
+    assembly: Assembly<'a>,
+    /// What an incremental file begins with.
+    header: Vec<u8>,
+}
+
+impl<'a> Assemblies<'a> {
+    fn new(job: &'a Job<'a>) -> Assemblies<'a> {
+        Assemblies {
+            job,
+            open: Mutex::default(),
+        }
+    }
+
+    /// The one of a file, begun where no other worker has.
+    fn get(&self, file: usize) -> Arc<Sliced<'a>> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let sliced = open
+            .entry(file)
+            .or_insert_with(|| Arc::new(self.begin(&self.job.plan.files[file])));
+        Arc::clone(sliced)
+    }
+
+    fn begin(&self, file: &PlannedFile) -> Sliced<'a> {
+        let request = self.job.request;
+        let stored = file.kind().stored_path(&file.path).into_owned();
+        let stored = layout::stored_file(&stored, request.coding.suffix());
+        let path = self.job.folder.stored(&stored);
+        let workers = request.workers as u64;
+        Sliced {
+            assembly: Assembly::new(path, request.coding, file.slices(), workers),
+            header: match &file.wanted {
+                Wanted::Whole => Vec::new(),
+                Wanted::Blocks(blocks) => incremental::header(blocks, file.blocks()),
+            },
+        }
+    }
+
+    /// Forgets one that is whole.
+    fn close(&self, file: usize) {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.remove(&file);
+    }
+}
+
 struct Worker<'a> {
     job: &'a Job<'a>,
-    assemblies: &'a HashMap<usize, Assembly<'a>>,
+    assemblies: &'a Assemblies<'a>,
     reader: &'a mut FileReader,
     store: Store<'a>,
     plain: Vec<u8>,
@@ -135,7 +173,7 @@ struct Worker<'a> {
 impl<'a> Worker<'a> {
     fn new(
         job: &'a Job<'a>,
-        assemblies: &'a HashMap<usize, Assembly<'a>>,
+        assemblies: &'a Assemblies<'a>,
         reader: &'a mut FileReader,
     ) -> Result<Worker<'a>> {
         Ok(Worker {
@@ -149,15 +187,15 @@ impl<'a> Worker<'a> {
         })
     }
 
-    fn copy(&mut self, task: &Task, stop: &Stop<'_>) -> Result<()> {
+    fn copy(&mut self, task: Task<'_>, stop: &Stop<'_>) -> Result<()> {
         match task {
-            Task::Slice { file, number } => self.copy_slice(*file, *number, stop),
+            Task::Slice { file, number } => self.copy_slice(file, number, stop),
             Task::Changed { files } => self.copy_changed(files, stop),
-            Task::Settled { file } => self.copy_settled(*file, stop),
+            Task::Settled { file } => self.copy_settled(file, stop),
             Task::Small {
                 files,
                 bundle: Some(number),
-            } => self.copy_bundle(files, *number, stop),
+            } => self.copy_bundle(files, number, stop),
             Task::Small {
                 files,
                 bundle: None,
@@ -168,14 +206,14 @@ impl<'a> Worker<'a> {
     fn copy_slice(&mut self, file: usize, number: u64, stop: &Stop<'_>) -> Result<()> {
         let job = self.job;
         let planned = &job.plan.files[file];
-        let Some(assembly) = self.assemblies.get(&file) else {
-            return Ok(());
-        };
+        let sliced = self.assemblies.get(file);
         let offset = number * SLICE_BYTES;
         let expected = SLICE_BYTES.min(planned.stored_size() - offset);
         match &planned.wanted {
             Wanted::Whole => self.read_slice(file, offset, expected, stop)?,
-            Wanted::Blocks(blocks) => self.read_changed_slice(file, blocks, number, stop)?,
+            Wanted::Blocks(blocks) => {
+                self.read_changed_slice(file, &sliced.header, blocks, number, stop)?;
+            }
         }
         let plain = &self.plain;
         let part = &mut self.part;
@@ -186,9 +224,11 @@ impl<'a> Worker<'a> {
         if !plain.is_empty() {
             self.store.compressor.compress(plain, &mut part.frame)?;
         }
-        let Some(whole) = assembly.put(number, part, || stop.is_set())? else {
+        let whole = sliced.assembly.put(number, part, || stop.is_set())?;
+        let Some(whole) = whole else {
             return Ok(());
         };
+        self.assemblies.close(file);
         let Some(written) = whole.written else {
             return vanished(planned);
         };
@@ -238,7 +278,7 @@ impl<'a> Worker<'a> {
         looked
     }
 
-    fn copy_bundle(&mut self, files: &[usize], number: u32, stop: &Stop<'_>) -> Result<()> {
+    fn copy_bundle(&mut self, files: &[u32], number: u32, stop: &Stop<'_>) -> Result<()> {
         let mut bundle = BundleBuilder::new(std::mem::take(&mut self.plain));
         self.read_small(files, stop, |store, planned, content| {
             let crc32c = Crc32c(crc32c::crc32c(content));
@@ -252,7 +292,7 @@ impl<'a> Worker<'a> {
         self.store.content(path, &self.plain)
     }
 
-    fn copy_small(&mut self, files: &[usize], stop: &Stop<'_>) -> Result<()> {
+    fn copy_small(&mut self, files: &[u32], stop: &Stop<'_>) -> Result<()> {
         self.read_small(files, stop, |store, planned, content| {
             let crc32c = Crc32c(crc32c::crc32c(content));
             store.keep(planned.entry(content.len() as u64, crc32c, None), content)
@@ -263,7 +303,7 @@ impl<'a> Worker<'a> {
     /// that did not change need no row.
     fn read_small(
         &mut self,
-        files: &[usize],
+        files: &[u32],
         stop: &Stop<'_>,
         mut keep: impl FnMut(&mut Store<'_>, &PlannedFile, &[u8]) -> Result<()>,
     ) -> Result<()> {
@@ -272,6 +312,7 @@ impl<'a> Worker<'a> {
         let mut filled = Vec::new();
         let mut others = Vec::new();
         for &file in files {
+            let file = file as usize;
             let planned = planned(file);
             match &planned.wanted {
                 Wanted::Blocks(blocks) => {

@@ -11,6 +11,7 @@ mod orphans;
 mod parent;
 mod plan;
 mod reserved;
+mod tasks;
 mod unlogged;
 mod wal;
 

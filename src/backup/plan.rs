@@ -1,8 +1,9 @@
-//! What to copy, in portions that workers take one after the other.
+//! What to copy.
 
 use std::collections::HashSet;
 
 use crate::backup::changes::Changes;
+use crate::backup::tasks::Tasks;
 use crate::pg::control::CONTROL_FILE;
 use crate::pg::exclusion::{Exclusion, UnloggedRelations, wal_directories};
 use crate::pg::incremental;
@@ -22,7 +23,7 @@ pub(super) struct Plan {
     /// The files.
     pub(super) files: Vec<PlannedFile>,
     /// The work, the largest files first.
-    pub(super) tasks: Vec<Task>,
+    pub(super) tasks: Tasks,
     /// Bytes to read.
     pub(super) bytes: u64,
 }
@@ -128,35 +129,6 @@ impl PlannedFile {
     }
 }
 
-/// What a worker does at a time. Numbers are places in [`Plan::files`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Task {
-    /// One slice of a large file.
-    Slice {
-        /// The file.
-        file: usize,
-        /// Which of its slices, from 0.
-        number: u64,
-    },
-    /// A few blocks of each of some files, each stored by itself.
-    Changed {
-        /// The files.
-        files: Vec<usize>,
-    },
-    /// A large file that has to be from one moment.
-    Settled {
-        /// The file.
-        file: usize,
-    },
-    /// Many small files: one bundle, or each stored by itself.
-    Small {
-        /// The files.
-        files: Vec<usize>,
-        /// The bundle's number.
-        bundle: Option<u32>,
-    },
-}
-
 impl Plan {
     /// Leaves out what a backup leaves out, and deals the rest into tasks.
     pub(super) fn new(
@@ -194,7 +166,7 @@ impl Plan {
         Plan {
             directories,
             bytes: files.iter().map(PlannedFile::wanted_bytes).sum(),
-            tasks: tasks(&files, suffix),
+            tasks: Tasks::new(&files, suffix),
             files,
         }
     }
@@ -227,152 +199,4 @@ fn leave_out_unlogged(files: &mut Vec<PlannedFile>) {
             .as_ref()
             .is_none_or(|relation| !unlogged.leave_out(relation))
     });
-}
-
-fn tasks(files: &[PlannedFile], suffix: Suffix) -> Vec<Task> {
-    let (mut large, small): (Vec<usize>, Vec<usize>) =
-        (0..files.len()).partition(|&file| files[file].is_large());
-    large.sort_by_key(|&file| std::cmp::Reverse(files[file].stored_size()));
-    let (sliced, others): (Vec<usize>, Vec<usize>) =
-        large.into_iter().partition(|&file| files[file].is_sliced());
-    let (changed, settled): (Vec<usize>, Vec<usize>) = others
-        .into_iter()
-        .partition(|&file| files[file].is_replayed());
-    let mut tasks: Vec<Task> = sliced
-        .into_iter()
-        .flat_map(|file| (0..files[file].slices()).map(move |number| Task::Slice { file, number }))
-        .collect();
-    tasks.extend(settled.into_iter().map(|file| Task::Settled { file }));
-    let changed = portions(files, changed).into_iter();
-    tasks.extend(changed.map(|files| Task::Changed { files }));
-    let (extra, data): (Vec<usize>, Vec<usize>) =
-        small.into_iter().partition(|&file| files[file].is_extra());
-    let bundled = !suffix.is_plain();
-    for (number, files) in (0..).zip(portions(files, data)) {
-        let bundle = bundled.then_some(number);
-        tasks.push(Task::Small { files, bundle });
-    }
-    for files in portions(files, extra) {
-        tasks.push(Task::Small {
-            files,
-            bundle: None,
-        });
-    }
-    tasks
-}
-
-/// Tar's own part of a bundle: a header a file, and what fills its last block.
-const BUNDLE_OVERHEAD: u64 = 1024;
-
-fn portions(files: &[PlannedFile], small: Vec<usize>) -> Vec<Vec<usize>> {
-    let mut portions = Vec::new();
-    let mut portion = Vec::new();
-    let mut bytes = 0;
-    for file in small {
-        portion.push(file);
-        bytes += files[file].stored_size() + BUNDLE_OVERHEAD;
-        if bytes >= SLICE_BYTES {
-            portions.push(std::mem::take(&mut portion));
-            bytes = 0;
-        }
-    }
-    if !portion.is_empty() {
-        portions.push(portion);
-    }
-    portions
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::stored::compression::Algorithm;
-
-    const ZSTD: Suffix = Suffix {
-        algorithm: Algorithm::Zstd,
-        is_encrypted: false,
-    };
-
-    fn files(sizes: &[u64]) -> Vec<PlannedFile> {
-        let file = |(number, &size): (usize, &u64)| PlannedFile {
-            path: format!("base/5/{}", number + 1),
-            size,
-            modified: 0,
-            relation: None,
-            wanted: Wanted::Whole,
-        };
-        sizes.iter().enumerate().map(file).collect()
-    }
-
-    #[test]
-    fn large_files_come_first_in_slices_and_small_ones_in_bundles() {
-        let tasks = tasks(
-            &files(&[8192, SLICE_BYTES + 1, 0, 2 * SLICE_BYTES + 8192]),
-            ZSTD,
-        );
-        let slice = |file, number| Task::Slice { file, number };
-        assert_eq!(
-            tasks,
-            [
-                slice(3, 0),
-                slice(3, 1),
-                slice(3, 2),
-                slice(1, 0),
-                slice(1, 1),
-                Task::Small {
-                    files: vec![0, 2],
-                    bundle: Some(0)
-                },
-            ]
-        );
-    }
-
-    #[test]
-    fn what_is_encrypted_is_bundled_without_compression_too() {
-        let suffix = Suffix {
-            is_encrypted: true,
-            ..Suffix::PLAIN
-        };
-        let tasks = tasks(&files(&[8192]), suffix);
-        assert!(matches!(
-            tasks[..],
-            [Task::Small {
-                bundle: Some(0),
-                ..
-            }]
-        ));
-    }
-
-    #[test]
-    fn without_compression_nothing_is_bundled() {
-        let tasks = tasks(&files(&[8192]), Suffix::PLAIN);
-        assert_eq!(
-            tasks,
-            [Task::Small {
-                files: vec![0],
-                bundle: None
-            }]
-        );
-    }
-
-    #[test]
-    fn many_small_files_fill_several_bundles_of_bounded_size() {
-        let tasks = tasks(&files(&[BUNDLED_BYTES; 100]), ZSTD);
-        let bundles: Vec<&Vec<usize>> = tasks
-            .iter()
-            .filter_map(|task| match task {
-                Task::Small {
-                    files,
-                    bundle: Some(_),
-                } => Some(files),
-                _ => None,
-            })
-            .collect();
-        assert!(bundles.len() > 1);
-        assert!(
-            bundles
-                .iter()
-                .all(|files| files.len() as u64 * BUNDLED_BYTES <= SLICE_BYTES + BUNDLED_BYTES)
-        );
-        assert_eq!(bundles.iter().map(|files| files.len()).sum::<usize>(), 100);
-    }
 }

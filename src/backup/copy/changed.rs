@@ -1,5 +1,7 @@
 //! Copying the blocks that changed: many ranges of many files a query.
 
+use std::borrow::Cow;
+
 use crate::backup::copy::Worker;
 use crate::backup::plan::Wanted;
 use crate::error::Result;
@@ -17,21 +19,22 @@ const ROW_BLOCKS: usize = ROW_BYTES as usize / PAGE_SIZE;
 struct Changed<'a> {
     /// The file's place in the plan.
     file: usize,
-    header: Vec<u8>,
+    header: Cow<'a, [u8]>,
     blocks: &'a [u32],
 }
 
 impl Worker<'_> {
     /// Stores a few blocks of each of some files.
-    pub(super) fn copy_changed(&mut self, files: &[usize], stop: &Stop<'_>) -> Result<()> {
+    pub(super) fn copy_changed(&mut self, files: &[u32], stop: &Stop<'_>) -> Result<()> {
         let job = self.job;
         let changed: Vec<Changed<'_>> = files
             .iter()
-            .filter_map(|&file| match &job.plan.files[file].wanted {
+            .map(|&file| file as usize)
+            .filter_map(|file| match &job.plan.files[file].wanted {
                 Wanted::Whole => None,
                 Wanted::Blocks(blocks) => Some(Changed {
                     file,
-                    header: incremental::header(blocks, job.plan.files[file].blocks()),
+                    header: Cow::Owned(incremental::header(blocks, job.plan.files[file].blocks())),
                     blocks,
                 }),
             })
@@ -44,15 +47,15 @@ impl Worker<'_> {
         })
     }
 
-    /// Reads one slice of an incremental file into `self.plain`.
+    /// Reads one slice of an incremental file, which begins with `header`, into `self.plain`.
     pub(super) fn read_changed_slice(
         &mut self,
         file: usize,
+        header: &[u8],
         blocks: &[u32],
         number: u64,
         stop: &Stop<'_>,
     ) -> Result<()> {
-        let header = incremental::header(blocks, self.job.plan.files[file].blocks());
         // Both are whole pages, and the header is less than a slice.
         let in_slice = SLICE_BYTES as usize / PAGE_SIZE;
         let before = header.len() / PAGE_SIZE;
@@ -60,7 +63,7 @@ impl Worker<'_> {
         let end = ((number as usize + 1) * in_slice - before).min(blocks.len());
         let changed = Changed {
             file,
-            header: if number == 0 { header } else { Vec::new() },
+            header: Cow::Borrowed(if number == 0 { header } else { &[] }),
             blocks: &blocks[first..end],
         };
         self.read_changed(&[changed], stop, |_, _, _| Ok(()))
