@@ -9,8 +9,8 @@ use sha2::{Digest, Sha256};
 use super::{LAST_MODIFIED, hexadecimal};
 use crate::pg::history::WalRange;
 
-/// The years 1 to 9999, in seconds since 1970.
-const DATES: RangeInclusive<i64> = -62_135_596_800..=253_402_300_799;
+/// From the year 1 to nearly the end of 9999, in seconds since 1970.
+const DATES: RangeInclusive<i64> = -62_135_596_800..=253_402_207_200;
 
 /// A manifest being written; not one until [`finish`](ManifestWriter::finish)
 /// returns.
