@@ -108,12 +108,10 @@ fn make(major: u32, options: &Options, data: &Path) {
     let configuration = data.join("postgresql.conf");
     let mut settings = fs::read_to_string(&configuration).unwrap();
     settings.push_str(SETTINGS);
-    // The least that PostgreSQL allows: each segment is copied into every test's cluster.
-    settings.push_str(&format!(
-        "min_wal_size = {}MB\n",
-        2 * options.wal_segment_mb
-    ));
-    fs::write(configuration, settings).unwrap();
+    // Each segment is copied into every test's cluster: as few are left as PostgreSQL allows. A standby of
+    // theirs may fall behind by more.
+    let few = format!("min_wal_size = {}MB\n", 2 * options.wal_segment_mb);
+    fs::write(&configuration, format!("{settings}{few}")).unwrap();
 
     let mut cluster = Cluster::adopt(major, data);
     cluster.start();
@@ -136,4 +134,5 @@ fn make(major: u32, options: &Options, data: &Path) {
         cluster.sql_in(database, "vacuum (freeze, analyze) pg_statistic");
     }
     cluster.stop(Postmaster::Fast);
+    fs::write(configuration, settings).unwrap();
 }
