@@ -25,7 +25,7 @@ use crate::progress::Progress;
 use crate::repository::chain::{Chain, Portion, Sources};
 use crate::repository::durable;
 use crate::repository::file_list::FileEntry;
-use crate::restore::recovery::{Recovery, SETTINGS_FILE};
+use crate::restore::recovery::{Recovery, SETTINGS_FILE, SourceSettings};
 use crate::restore::write::{
     Changed, check, checksum, control_file, is_special, label_file, visit_bundle,
 };
@@ -45,6 +45,8 @@ pub struct Request<'a> {
     pub chain: &'a Chain,
     /// How the unpacked cluster recovers.
     pub recovery: Recovery,
+    /// What it keeps of its source's settings.
+    pub source_settings: SourceSettings,
     /// The archived WAL that it needs for that.
     pub wal: Option<NeededWal<'a>>,
     /// The folder for the archive.
@@ -240,9 +242,9 @@ impl<'a, W: Write> Archive<'a, W> {
         self.changed.insert(CONTROL_FILE, checksum(&control));
         self.changed.insert(BACKUP_LABEL_FILE, checksum(&label));
         self.new_file(BACKUP_LABEL_FILE, &label)?;
-        let before = String::from_utf8_lossy(&self.settings);
-        let settings = recovery.settings_file(&before, &chain.newest.info);
-        self.new_file(SETTINGS_FILE, settings.as_bytes())?;
+        let source = (self.request.source_settings, self.settings.as_slice());
+        let settings = recovery.settings_file(source, &chain.newest.info);
+        self.new_file(SETTINGS_FILE, &settings)?;
         self.new_file(recovery.signal_file(), b"")?;
         let mut text = Vec::new();
         manifest(chain, &self.changed, &mut text, told)?;

@@ -1,11 +1,13 @@
 //! The data directory while it is being restored.
 
+use std::cmp::Reverse;
 use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::unix::fs::{
-    DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown, lchown, symlink,
+    DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, lchown, symlink,
 };
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use crate::error::{Error, Result};
 use crate::pg::control::CONTROL_FILE;
@@ -28,6 +30,9 @@ pub(super) struct DataDirectory {
     version_directory: String,
     group_access: bool,
     owner: Option<(u32, u32)>,
+    /// The folders that were made, to be given away once nothing more is written into them by name: whoever
+    /// has a folder can put links into it.
+    made: Mutex<Vec<PathBuf>>,
     root_is_new: bool,
     complete: bool,
 }
@@ -88,6 +93,7 @@ impl DataDirectory {
             version_directory,
             group_access: info.group_access,
             owner: owner_for(parent)?,
+            made: Mutex::default(),
             root_is_new: !root.exists(),
             complete: false,
         };
@@ -168,16 +174,23 @@ impl DataDirectory {
             .try_for_each(|folder| self.create_folder(folder))
     }
 
-    /// Creates a folder with the mode PostgreSQL demands.
+    /// Creates a folder with the mode PostgreSQL demands, and those above it that are missing: the server
+    /// has to get there.
     fn create_folder(&self, path: &Path) -> Result<()> {
         let mode = if self.group_access { 0o750 } else { 0o700 };
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(mode)
-            .create(path)
-            .and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(mode)))
-            .and_then(|()| self.give_away(path))
-            .map_err(|error| Error::io("create the folder", path, &error))
+        let above = path.ancestors().skip(1);
+        let missing: Vec<&Path> = above.take_while(|folder| !folder.exists()).collect();
+        for folder in missing.into_iter().rev().chain([path]) {
+            fs::DirBuilder::new()
+                .recursive(true)
+                .mode(mode)
+                .create(folder)
+                .and_then(|()| fs::set_permissions(folder, fs::Permissions::from_mode(mode)))
+                .map_err(|error| Error::io("create the folder", folder, &error))?;
+            let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+            made.push(folder.to_owned());
+        }
+        Ok(())
     }
 
     /// Creates a file with the mode PostgreSQL demands.
@@ -200,11 +213,18 @@ impl DataDirectory {
             .map_err(|error| Error::io("create", path, &error))
     }
 
-    fn give_away(&self, path: &Path) -> io::Result<()> {
-        match self.owner {
-            Some((user, group)) => chown(path, Some(user), Some(group)),
-            None => Ok(()),
-        }
+    /// Gives all folders to the account, the deepest first: it reaches none of them before it has the root.
+    fn give_folders_away(&self) -> Result<()> {
+        let Some((user, group)) = self.owner else {
+            return Ok(());
+        };
+        let made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut folders: Vec<&Path> = made.iter().map(PathBuf::as_path).collect();
+        folders.sort_by_key(|folder| Reverse(folder.components().count()));
+        folders.into_iter().try_for_each(|folder| {
+            lchown(folder, Some(user), Some(group))
+                .map_err(|error| Error::io("give away", folder, &error))
+        })
     }
 
     /// Syncs everything, and only then lets the cluster be started.
@@ -216,7 +236,8 @@ impl DataDirectory {
         self.complete = true;
         durable::sync_folder(&self.root.join("global"))?;
         durable::sync_folder(&self.root)?;
-        durable::sync_folder(self.root.parent().unwrap_or(Path::new("/")))
+        durable::sync_folder(self.root.parent().unwrap_or(Path::new("/")))?;
+        self.give_folders_away()
     }
 
     fn sync(&self) -> Result<()> {

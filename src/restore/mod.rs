@@ -27,7 +27,7 @@ use crate::repository::chain::Chain;
 use crate::repository::contents::Contents;
 
 use directory::DataDirectory;
-use recovery::Recovery;
+use recovery::{Recovery, SourceSettings};
 use tablespaces::TablespaceMapping;
 
 /// Which backup to restore, whereto and how.
@@ -38,6 +38,8 @@ pub struct Request<'a> {
     pub directory: PathBuf,
     /// How the restored cluster recovers.
     pub recovery: Recovery,
+    /// What it keeps of its source's settings.
+    pub source_settings: SourceSettings,
     /// Other places for tablespaces.
     pub mappings: &'a [TablespaceMapping],
     /// The tablespaces that recovery will create.
@@ -71,15 +73,20 @@ pub fn run(
     directory.create_folders(&contents.list.directories)?;
 
     progress.step("restore", Some(contents.info.restore_size));
-    let changed = write::write_files(
+    let written = write::write_files(
         request.chain,
         &directory,
         request.workers,
         progress,
         interrupt,
     )?;
-    recovery::write_settings(&directory, &contents.info, &request.recovery)?;
-    manifest::write(request.chain, &directory, &changed)?;
+    recovery::write_settings(
+        &directory,
+        &contents.info,
+        &request.recovery,
+        (request.source_settings, &written.settings),
+    )?;
+    manifest::write(request.chain, &directory, &written.changed)?;
 
     progress.step("sync", None);
     interrupt.check()?;

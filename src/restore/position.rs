@@ -163,8 +163,15 @@ impl Words {
                 return Err("inclusive= goes with xid=, lsn= or time= only".to_owned());
             }
             Some(Extent::Name(name)) => RecoveryTarget::Name(name),
-            _ if self.action.is_some() => {
-                return Err("action= goes with name=, xid=, lsn= or time= only".to_owned());
+            // At the end of all WAL, and where a backup is consistent, there is nothing else to do.
+            _ if self
+                .action
+                .is_some_and(|action| action != TargetAction::Promote) =>
+            {
+                return Err(
+                    "action=pause and action=shutdown go with name=, xid=, lsn= or time= only: elsewhere the cluster is promoted"
+                        .to_owned(),
+                );
             }
             Some(Extent::Current) => return Ok(Position::Primary(Replay::All(timeline))),
             None | Some(Extent::Immediate) if self.timeline.is_some() => {
@@ -309,6 +316,12 @@ mod tests {
     }
 
     #[test]
+    fn a_cluster_is_promoted_where_it_stops_anyway() {
+        assert_eq!(parse("immediate,action=promote"), Ok(Position::default()));
+        assert_eq!(parse("current,action=promote"), parse("current"));
+    }
+
+    #[test]
     fn what_cannot_be_meant_is_refused() {
         for (wrong, why) in [
             ("", "none of"),
@@ -328,7 +341,8 @@ mod tests {
             ("current,inclusive=on", "inclusive="),
             ("xid=7,inclusive=maybe", "on or off"),
             ("xid=7,inclusive=on,inclusive=off", "twice"),
-            ("action=promote", "action="),
+            ("action=pause", "action="),
+            ("immediate,action=shutdown", "action="),
             ("current,action=pause", "action="),
             ("xid=7,action=stop", "pause, promote"),
             ("timeline=2", "timeline="),

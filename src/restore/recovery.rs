@@ -15,22 +15,38 @@ const COMMENT: &str = "# Added by pgkeep restore:";
 /// The server wants a command; this one finds no WAL.
 const NO_WAL: &str = "false";
 
-/// Settings that decide over recovery. Those the source had would mislead the restored cluster.
-const RECOVERY_SETTINGS: [&str; 13] = [
-    "archive_cleanup_command",
-    "primary_conninfo",
-    "primary_slot_name",
-    "recovery_end_command",
-    "recovery_target",
-    "recovery_target_action",
-    "recovery_target_inclusive",
-    "recovery_target_lsn",
-    "recovery_target_name",
-    "recovery_target_time",
-    "recovery_target_timeline",
-    "recovery_target_xid",
-    "restore_command",
+/// Settings that decide over recovery, and what they are where the restore says nothing else. Those the source had, in
+/// any of its files, would mislead the restored cluster: a running primary disregards them.
+const RECOVERY_SETTINGS: [(&str, &str); 14] = [
+    ("archive_cleanup_command", ""),
+    ("primary_conninfo", ""),
+    ("primary_slot_name", ""),
+    ("recovery_end_command", ""),
+    ("recovery_min_apply_delay", "0"),
+    ("recovery_target", ""),
+    ("recovery_target_action", "pause"),
+    ("recovery_target_inclusive", "on"),
+    ("recovery_target_lsn", ""),
+    ("recovery_target_name", ""),
+    ("recovery_target_time", ""),
+    ("recovery_target_timeline", "latest"),
+    ("recovery_target_xid", ""),
+    ("restore_command", ""),
 ];
+
+const ARCHIVE_MODE: &str = "archive_mode";
+
+/// What a restored cluster keeps of the settings that `ALTER SYSTEM` made on its source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SourceSettings {
+    /// All but those of recovery: it goes on archiving to where the source did.
+    Kept,
+    /// The same, and it archives nothing: a copy that is started beside its source must not put another history into
+    /// the source's archive.
+    KeptWithoutArchiving,
+    /// None: they were made for another machine.
+    LeftOut,
+}
 
 /// How a restored cluster recovers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,28 +71,26 @@ pub enum Recovery {
     },
 }
 
-/// Appends the settings to `postgresql.auto.conf`, and creates the signal file.
+/// Creates `postgresql.auto.conf` and the signal file. Each gets its content at once: as soon as it is the server's
+/// account's, that may put a link in its place.
 pub(super) fn write_settings(
     directory: &DataDirectory,
     info: &BackupInfo,
     recovery: &Recovery,
+    source: (SourceSettings, &[u8]),
 ) -> Result<()> {
-    let path = directory.path(SETTINGS_FILE);
-    let failed = |error: &std::io::Error| Error::io("write", &path, error);
-    let before = match std::fs::read_to_string(&path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            directory.create_file(&path)?;
-            String::new()
-        }
-        Err(error) => return Err(failed(&error)),
-    };
-    std::fs::write(&path, recovery.settings_file(&before, info)).map_err(|error| failed(&error))?;
-    let signal = directory.path(recovery.signal_file());
-    directory
-        .create_file(&signal)?
-        .flush()
-        .map_err(|error| Error::io("write", &signal, &error))
+    let files = [
+        (SETTINGS_FILE, recovery.settings_file(source, info)),
+        (recovery.signal_file(), Vec::new()),
+    ];
+    for (name, content) in files {
+        let path = directory.path(name);
+        directory
+            .create_file(&path)?
+            .write_all(&content)
+            .map_err(|error| Error::io("write", &path, &error))?;
+    }
+    Ok(())
 }
 
 impl Recovery {
@@ -106,20 +120,39 @@ impl Recovery {
         }
     }
 
-    /// `postgresql.auto.conf` as it was in the backup, with these settings instead of those that
-    /// decided over recovery there.
-    pub fn settings_file(&self, before: &str, info: &BackupInfo) -> String {
-        let mut text: String = before
-            .lines()
-            .filter(|line| !is_recovery_setting(line))
-            .map(|line| format!("{line}\n"))
-            .collect();
-        text.push_str(COMMENT);
-        text.push('\n');
-        for (name, value) in self.settings(info) {
+    /// `postgresql.auto.conf`: what is kept of the content that it had in the backup, in whatever encoding, and
+    /// these settings instead of those that decided over recovery there.
+    pub fn settings_file(
+        &self,
+        (kept, before): (SourceSettings, &[u8]),
+        info: &BackupInfo,
+    ) -> Vec<u8> {
+        let stops_archiving = kept == SourceSettings::KeptWithoutArchiving;
+        let mut content = Vec::new();
+        if kept != SourceSettings::LeftOut {
+            let is_replaced = |line: &[u8]| {
+                is_recovery_setting(line) || stops_archiving && is_setting(line, ARCHIVE_MODE)
+            };
+            let lines = before.split(|byte| *byte == b'\n');
+            for line in lines.filter(|line| !line.is_empty() && !is_replaced(line)) {
+                content.extend_from_slice(line);
+                content.push(b'\n');
+            }
+        }
+        let settings = self.settings(info);
+        // A target that is set to nothing clashes with one that was set before it, or makes the server forget it
+        // (access/transam/xlogrecovery.c, assign_recovery_target_xid and its like). So they come first.
+        let neutral = RECOVERY_SETTINGS
+            .into_iter()
+            .filter(|(name, _)| settings.iter().all(|(set, _)| set != name))
+            .map(|(name, value)| (name, value.to_owned()));
+        let archiving = stops_archiving.then(|| (ARCHIVE_MODE, "off".to_owned()));
+        let mut text = format!("{COMMENT}\n");
+        for (name, value) in neutral.chain(archiving).chain(settings.iter().cloned()) {
             text.push_str(&format!("{name} = '{}'\n", escaped(&value)));
         }
-        text
+        content.extend_from_slice(text.as_bytes());
+        content
     }
 
     fn settings(&self, info: &BackupInfo) -> Vec<(&'static str, String)> {
@@ -182,12 +215,21 @@ fn target_timeline(info: &BackupInfo, timeline: Timeline) -> String {
     }
 }
 
-fn is_recovery_setting(line: &str) -> bool {
-    let name = line.split(['=', ' ', '\t']).next().unwrap_or_default();
-    line == COMMENT
+fn is_recovery_setting(line: &[u8]) -> bool {
+    line == COMMENT.as_bytes()
         || RECOVERY_SETTINGS
             .iter()
-            .any(|setting| name.eq_ignore_ascii_case(setting))
+            .any(|(setting, _)| is_setting(line, setting))
+}
+
+/// Whether a line sets this. Names are ASCII; a value may be in any encoding.
+fn is_setting(line: &[u8], setting: &str) -> bool {
+    let line = line.trim_ascii_start();
+    let end = line
+        .iter()
+        .position(|byte| matches!(byte, b'=' | b' ' | b'\t'))
+        .unwrap_or(line.len());
+    line[..end].eq_ignore_ascii_case(setting.as_bytes())
 }
 
 /// A value between single quotes (utils/misc/guc-file.l, DeescapeQuotedString).
@@ -209,23 +251,25 @@ mod tests {
             "restore_command = 'cp x y'",
             "recovery_target_time='2024'",
             "primary_conninfo = 'host=x'",
-            "Recovery_End_Command = 'x'",
+            " Recovery_End_Command = 'x'",
+            "recovery_min_apply_delay = 5",
             COMMENT,
         ] {
-            assert!(is_recovery_setting(line), "{line}");
+            assert!(is_recovery_setting(line.as_bytes()), "{line}");
         }
         for line in [
             "# restore_command",
             "shared_buffers = '1GB'",
-            "recovery_min_apply_delay = 5",
+            "restore_command_x = 1",
+            "archive_mode = on",
             "",
         ] {
-            assert!(!is_recovery_setting(line), "{line}");
+            assert!(!is_recovery_setting(line.as_bytes()), "{line}");
         }
     }
 
     #[test]
-    fn a_target_is_put_into_settings() {
+    fn a_target_is_put_into_settings_behind_those_that_are_none() {
         let recovery = Recovery::Archive {
             restore_command: r"'/it'\''s/pgkeep' wal get a %f %p".to_owned(),
             timeline: Timeline(3),
@@ -237,11 +281,22 @@ mod tests {
                 TargetAction::Promote,
             )),
         };
-        let before = "a = 'b'\nrecovery_target_xid = '7'\n# Added by pgkeep restore:\n";
+        let before = b"a = 'b'\nrecovery_target_xid = '7'\n# Added by pgkeep restore:\n";
+        let source = (SourceSettings::Kept, &before[..]);
+        let content = recovery.settings_file(source, &example("20240928065644"));
         assert_eq!(
-            recovery.settings_file(before, &example("20240928065644")),
+            String::from_utf8(content).unwrap(),
             r"a = 'b'
 # Added by pgkeep restore:
+archive_cleanup_command = ''
+primary_conninfo = ''
+primary_slot_name = ''
+recovery_end_command = ''
+recovery_min_apply_delay = '0'
+recovery_target = ''
+recovery_target_name = ''
+recovery_target_time = ''
+recovery_target_xid = ''
 restore_command = '''/it''\\''''s/pgkeep'' wal get a %f %p'
 recovery_target_timeline = '3'
 recovery_target_lsn = '1/2A'
@@ -252,9 +307,25 @@ recovery_target_action = 'promote'
     }
 
     #[test]
+    fn what_is_kept_of_the_source_is_kept_byte_for_byte() {
+        let info = example("20240928065644");
+        let before = b"log_line_prefix = 'caf\xe9 '\narchive_mode = 'on'\n";
+        let file = |kept| Recovery::OwnWal.settings_file((kept, &before[..]), &info);
+        assert!(file(SourceSettings::Kept).starts_with(before));
+        let off = file(SourceSettings::KeptWithoutArchiving);
+        assert!(off.starts_with(b"log_line_prefix = 'caf\xe9 '\n# Added"));
+        let off = String::from_utf8_lossy(&off).into_owned();
+        assert!(off.contains("archive_mode = 'off'\n"), "{off}");
+        assert!(file(SourceSettings::LeftOut).starts_with(COMMENT.as_bytes()));
+    }
+
+    #[test]
     fn a_timeline_without_a_history_is_not_named() {
         let mut info = example("20240928065644");
-        let of = |info: &BackupInfo| Recovery::OwnWal.settings_file("", info);
+        let of = |info: &BackupInfo| {
+            let content = Recovery::OwnWal.settings_file((SourceSettings::LeftOut, b""), info);
+            String::from_utf8(content).unwrap()
+        };
         assert!(of(&info).contains("recovery_target_timeline = 'current'\n"));
         info.end_timeline = Timeline(2);
         assert!(of(&info).contains("recovery_target_timeline = '2'\n"));

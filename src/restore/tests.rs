@@ -434,6 +434,7 @@ fn archive(catalogue: &Catalogue, taken: &Taken, directory: &Path) -> Result<Pat
     let request = archive::Request {
         chain: &Chain::read(catalogue, backup, &keys())?,
         recovery: Recovery::OwnWal,
+        source_settings: SourceSettings::Kept,
         wal: None,
         directory: directory.to_owned(),
         coding: &Coding::PLAIN,
@@ -448,6 +449,7 @@ fn restore(catalogue: &Catalogue, taken: &Taken, directory: &Path) -> Result<Pat
         chain: &Chain::read(catalogue, backup, &keys())?,
         directory: directory.to_owned(),
         recovery: Recovery::OwnWal,
+        source_settings: SourceSettings::Kept,
         mappings: &[],
         created: &[],
         force: false,

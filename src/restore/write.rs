@@ -18,6 +18,7 @@ use crate::repository::chain::{Chain, Member, Portion, Sources, Stored};
 use crate::repository::file_list::Crc32c;
 use crate::restore::directory::DataDirectory;
 use crate::restore::rebuild::Rebuilder;
+use crate::restore::recovery::SETTINGS_FILE;
 use crate::stored::bundle::visit_members;
 
 /// Bytes that are read, checked and written at a time; whole blocks. With 1 MiB, which no longer stays in a core's
@@ -32,7 +33,16 @@ const VERIFY: &str = "run pgkeep verify on this backup, and restore another one"
 /// Size and checksum of the files that are not as any backup stores them, by their paths.
 pub(crate) type Changed<'a> = HashMap<&'a str, (u64, Crc32c)>;
 
-/// Writes all files. Returns those that are not as any backup stores them: the rebuilt ones, and two
+/// What came of writing all files.
+#[derive(Default)]
+pub(super) struct Written<'a> {
+    /// Those that are not as any backup stores them.
+    pub(super) changed: Changed<'a>,
+    /// `postgresql.auto.conf` as it was in the backup, which is not written yet.
+    pub(super) settings: Vec<u8>,
+}
+
+/// Writes all files but `postgresql.auto.conf`. Not as any backup stores them are the rebuilt ones, and two
 /// that are changed on the way. From its `global/pg_control` alone, without `backup_label`, the cluster must
 /// not start, and with an incremental backup's `backup_label` it does not.
 pub(super) fn write_files<'a>(
@@ -41,7 +51,7 @@ pub(super) fn write_files<'a>(
     workers: usize,
     progress: &dyn Progress,
     interrupt: &Interrupt,
-) -> Result<Changed<'a>> {
+) -> Result<Written<'a>> {
     let extra = chain.files().filter(|sources| sources.file.is_extra());
     for sources in extra {
         directory.create_extra_folders(&sources.file.path)?;
@@ -53,7 +63,7 @@ pub(super) fn write_files<'a>(
             progress,
             part: vec![0; PART_BYTES],
             rebuilder: Rebuilder::new(),
-            changed: Changed::new(),
+            written: Written::default(),
         })
         .collect();
     let portions: Vec<Portion<'_>> = chain
@@ -68,9 +78,10 @@ pub(super) fn write_files<'a>(
         |worker, portion, stop| worker.write(portion, stop),
         || Ok(()),
     )?;
-    let mut changed = Changed::new();
+    let mut all = Written::default();
     for worker in workers {
-        changed.extend(worker.changed);
+        all.changed.extend(worker.written.changed);
+        all.settings.extend(worker.written.settings);
     }
     for (path, content) in [
         (CONTROL_FILE, control_file(chain)?),
@@ -78,9 +89,9 @@ pub(super) fn write_files<'a>(
     ] {
         let written = directory.path(path);
         write_all(&mut directory.create_file(&written)?, &content, &written)?;
-        changed.insert(path, checksum(&content));
+        all.changed.insert(path, checksum(&content));
     }
-    Ok(changed)
+    Ok(all)
 }
 
 /// `global/pg_control` as it is restored.
@@ -111,7 +122,7 @@ struct Worker<'w, 'a> {
     progress: &'w dyn Progress,
     part: Vec<u8>,
     rebuilder: Rebuilder,
-    changed: Changed<'a>,
+    written: Written<'a>,
 }
 
 impl<'a> Worker<'_, 'a> {
@@ -139,16 +150,23 @@ impl<'a> Worker<'_, 'a> {
             if !sources.is_base() {
                 return self.rebuild(sources, Some(content), stop);
             }
-            let path = self.directory.path(&sources.file.path);
-            write_all(&mut self.directory.create_file(&path)?, content, &path)?;
             self.progress.advance(sources.base.size);
-            Ok(())
+            if sources.file.path == SETTINGS_FILE {
+                self.written.settings = content.to_owned();
+                return Ok(());
+            }
+            let path = self.directory.path(&sources.file.path);
+            write_all(&mut self.directory.create_file(&path)?, content, &path)
         })
     }
 
     /// Writes a file as it is stored.
     fn copy(&mut self, sources: &Sources<'a>, stop: &Stop<'_>) -> Result<()> {
         let (path, base) = (&sources.file.path, sources.base);
+        if path == SETTINGS_FILE {
+            self.written.settings = changed_content(self.chain, path, Ok)?;
+            return Ok(());
+        }
         let written = if sources.file.is_extra() {
             self.directory.extra_path(path)
         } else {
@@ -220,7 +238,7 @@ impl<'a> Worker<'_, 'a> {
         }
         let (crc32c, zeros) = rebuild.finish();
         progress.advance(zeros);
-        self.changed.insert(path, (sources.size(), crc32c));
+        self.written.changed.insert(path, (sources.size(), crc32c));
         Ok(())
     }
 }

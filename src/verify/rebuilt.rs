@@ -14,7 +14,8 @@ use crate::pg::manifest::{BACKUP_MANIFEST_FILE, Checksum, Manifest, ManifestFile
 use crate::progress::Progress;
 use crate::repository::chain::Chain;
 use crate::repository::durable;
-use crate::restore::{self, recovery::Recovery, tablespaces::TablespaceMapping};
+use crate::restore::recovery::{Recovery, SourceSettings};
+use crate::restore::{self, tablespaces::TablespaceMapping};
 use crate::verify::Findings;
 use crate::verify::drill::Drill;
 
@@ -84,6 +85,7 @@ impl Scratch {
             chain,
             directory: self.path.clone(),
             recovery: Recovery::OwnWal,
+            source_settings: SourceSettings::LeftOut,
             mappings: &mappings,
             // It goes no further than the backup's own WAL.
             created: &[],

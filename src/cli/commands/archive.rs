@@ -2,6 +2,7 @@ use clap::Args;
 
 use crate::archive::{self, NeededWal};
 use crate::cli::app::App;
+use crate::cli::commands::archiving::{Archiving, describe_archiving};
 use crate::cli::commands::describe;
 use crate::cli::commands::wanted::{POSITION, Wanted, describe_created, describe_route};
 use crate::cli::report::{Answer, Fields, Value, field};
@@ -18,6 +19,8 @@ use crate::error::Result;
 pub(crate) struct Archive {
     #[command(flatten)]
     wanted: Wanted,
+    #[command(flatten)]
+    archiving: Archiving,
 }
 
 impl Archive {
@@ -33,6 +36,7 @@ impl Archive {
         let held = found.held.as_ref();
         let request = archive::Request {
             chain: &found.chain,
+            source_settings: self.archiving.source_settings(&found.recovery),
             recovery: found.recovery.with_all_wal_at_hand(),
             wal: held.and_then(|held| NeededWal::of(&found.route, held)),
             directory: found.directory,
@@ -43,6 +47,7 @@ impl Archive {
         let mut response = describe::summary(&found.chain.newest.info);
         response.push(field("File", archived.path.display().to_string()));
         response.push(field("Size", Value::Size(archived.size)));
+        response.push(describe_archiving(request.source_settings));
         response.extend(describe_route(&found.route));
         response.extend(describe_created(&found.created));
         for created in &found.created {

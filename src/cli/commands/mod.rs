@@ -2,6 +2,7 @@
 
 pub(super) mod annotate;
 pub(super) mod archive;
+mod archiving;
 pub(super) mod backup;
 pub(super) mod check;
 pub(super) mod completions;

@@ -1,6 +1,7 @@
 use clap::Args;
 
 use crate::cli::app::App;
+use crate::cli::commands::archiving::{Archiving, describe_archiving};
 use crate::cli::commands::describe;
 use crate::cli::commands::wanted::{POSITION, Wanted, describe_created, describe_route};
 use crate::cli::report::{Answer, Fields, field};
@@ -20,6 +21,8 @@ pub(crate) struct Restore {
     /// Put a tablespace, named by path, OID or name, into another folder
     #[arg(long, value_name = "OLD=NEW")]
     tablespace: Vec<TablespaceMapping>,
+    #[command(flatten)]
+    archiving: Archiving,
     /// Replace what is in the target
     #[arg(long)]
     force: bool,
@@ -37,6 +40,7 @@ impl Restore {
         let request = restore::Request {
             chain: &found.chain,
             directory: found.directory,
+            source_settings: self.archiving.source_settings(&found.recovery),
             recovery: found.recovery,
             mappings: &self.tablespace,
             created: &found.created,
@@ -46,6 +50,7 @@ impl Restore {
         let root = restore::run(&request, &*app.progress, &app.interrupt)?;
         let mut response = describe::summary(&found.chain.newest.info);
         response.push(field("Directory", root.display().to_string()));
+        response.push(describe_archiving(request.source_settings));
         response.extend(describe_route(&found.route));
         response.extend(describe_created(&found.created));
         Ok(Answer::success(response))

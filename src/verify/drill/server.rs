@@ -52,7 +52,7 @@ pub(super) struct Settings {
 pub(super) struct PrivateServer {
     process: Child,
     socket: SocketFolder,
-    log: PathBuf,
+    log: File,
 }
 
 impl PrivateServer {
@@ -76,10 +76,17 @@ impl PrivateServer {
         )?;
         write(&access, "local all all trust\n", account)?;
         write(&names, "", account)?;
-        leave_recovery_settings(&data.join("postgresql.auto.conf"))?;
-        let output = File::create(&log).map_err(|error| Error::io("create", &log, &error))?;
-        let errors = output
-            .try_clone()
+        // Never by a link that is there: the folder is the account's.
+        let output = fs::OpenOptions::new()
+            .read(true)
+            .append(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&log)
+            .map_err(|error| Error::io("create", &log, &error))?;
+        let clone = || output.try_clone();
+        let (errors, log) = clone()
+            .and_then(|errors| Ok((errors, clone()?)))
             .map_err(|error| Error::io("open", &log, &error))?;
         let program = installation.program("postgres");
         let mut command = Command::new(&program);
@@ -303,23 +310,6 @@ impl Settings {
     }
 }
 
-/// Settings that the restore added, which end recovery where the backup's WAL ends. All others were made for another
-/// machine, and go before the server's own file.
-const RECOVERY_SETTINGS: [&str; 2] = ["restore_command", "recovery_target_timeline"];
-
-fn leave_recovery_settings(path: &Path) -> Result<()> {
-    let text = fs::read_to_string(path).map_err(|error| Error::io("read", path, &error))?;
-    let left: String = text
-        .lines()
-        .filter(|line| {
-            let name = line.split([' ', '=']).next().unwrap_or_default();
-            RECOVERY_SETTINGS.contains(&name)
-        })
-        .map(|line| format!("{line}\n"))
-        .collect();
-    fs::write(path, left).map_err(|error| Error::io("write", path, &error))
-}
-
 fn write(path: &Path, text: &str, account: Option<&Account>) -> Result<()> {
     fs::OpenOptions::new()
         .write(true)
@@ -340,12 +330,11 @@ fn is_not_yet(error: &postgres::Error) -> bool {
     }
 }
 
-fn end_of(log: &Path) -> io::Result<String> {
-    let mut file = File::open(log)?;
-    let length = file.metadata()?.len();
-    file.seek(SeekFrom::Start(length.saturating_sub(LOG_BYTES)))?;
+fn end_of(mut log: &File) -> io::Result<String> {
+    let length = log.metadata()?.len();
+    log.seek(SeekFrom::Start(length.saturating_sub(LOG_BYTES)))?;
     let mut end = Vec::new();
-    file.read_to_end(&mut end)?;
+    log.read_to_end(&mut end)?;
     Ok(String::from_utf8_lossy(&end).into_owned())
 }
 
@@ -385,18 +374,6 @@ impl Drop for SocketFolder {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-
-    #[test]
-    fn of_the_clusters_own_settings_only_those_of_recovery_are_left() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("postgresql.auto.conf");
-        let text = "# by ALTER SYSTEM\nshared_buffers = '64GB'\nrestore_command = 'false'\n\
-                    recovery_target_timeline = 'current'\nrestore_command_x = 1\n";
-        fs::write(&path, text).unwrap();
-        leave_recovery_settings(&path).unwrap();
-        let left = "restore_command = 'false'\nrecovery_target_timeline = 'current'\n";
-        assert_eq!(fs::read_to_string(&path).unwrap(), left);
-    }
 
     #[test]
     fn the_socket_folder_goes_with_its_owner() {

@@ -1,0 +1,136 @@
+//! What a restored server obeys: the restore, whatever its source was set to.
+
+use std::fs;
+
+use crate::support::archive::{archiving, switch, wait_until_archived};
+use crate::support::cluster::{Options, Postmaster};
+use crate::support::pgkeep::SERVER;
+use crate::support::{Cluster, Pgkeep};
+
+/// Of a cluster that was once recovered by hand, or was a standby; a running primary disregards all of it.
+const LEFT_FROM_ANOTHER_LIFE: &str = "
+recovery_target_xid = '4711'
+recovery_target_action = 'shutdown'
+recovery_min_apply_delay = '1h'
+primary_conninfo = 'host=/nowhere'
+primary_slot_name = 'nobody'
+";
+
+fn settings_of_the_sources_file_do_not_decide(major: u32) {
+    let (mut cluster, pgkeep) = archiving(
+        major,
+        &Options::default(),
+        |pgkeep| pgkeep,
+        Pgkeep::archive_command,
+    );
+    let touched = cluster.ground().path().join("touched");
+    let command = format!("touch {}", touched.display());
+    cluster.stop(Postmaster::Fast);
+    cluster.set(LEFT_FROM_ANOTHER_LIFE);
+    cluster.set(&format!(
+        "recovery_end_command = '{command}'\narchive_cleanup_command = '{command}'"
+    ));
+    cluster.start();
+    let backup = pgkeep.backup();
+    cluster.sql("insert into quiet (id) values (-7)");
+    wait_until_archived(&pgkeep, &switch(&cluster));
+
+    let folder = pgkeep.ground().folder("own");
+    let report = pgkeep.ok(&[
+        "restore",
+        SERVER,
+        &backup.identifier,
+        folder.to_str().unwrap(),
+    ]);
+    let own = report.at("Response.Directory");
+    let restored = Cluster::restored(major, own.as_ref());
+    assert_eq!(report.at("Response.ArchiveMode"), "off");
+    assert_eq!(restored.value("show archive_mode"), "off");
+    drop(restored);
+
+    let folder = pgkeep.ground().folder("current");
+    let report = pgkeep.ok(&[
+        "restore",
+        SERVER,
+        "newest",
+        "current",
+        folder.to_str().unwrap(),
+    ]);
+    let current = report.at("Response.Directory");
+    let restored = Cluster::restored(major, current.as_ref());
+    assert_eq!(
+        restored.value("select count(*) from quiet where id = -7"),
+        "1"
+    );
+    drop(restored);
+    assert!(!touched.exists(), "the source's command was run");
+
+    // To a moment, where an empty target must not stand in the way.
+    let folder = pgkeep.ground().folder("lsn");
+    let position = format!("lsn={},action=promote", backup_end(&pgkeep));
+    let report = pgkeep.ok(&[
+        "restore",
+        SERVER,
+        "newest",
+        &position,
+        "--archive-mode",
+        "preserve",
+        folder.to_str().unwrap(),
+    ]);
+    assert_eq!(report.at("Response.ArchiveMode"), "preserve");
+    let data = report.at("Response.Directory");
+    let settings = fs::read_to_string(format!("{data}/postgresql.auto.conf")).unwrap();
+    assert!(!settings.contains("archive_mode"), "{settings}");
+    let mut restored = Cluster::adopt(major, data.as_ref());
+    restored.set("archive_mode = off");
+    restored.start();
+    restored.wait_until_writable();
+}
+
+/// Where the newest backup is consistent.
+fn backup_end(pgkeep: &Pgkeep) -> String {
+    pgkeep.ok(&["info", SERVER, "newest"]).at("Response.EndLSN")
+}
+
+#[test]
+fn settings_of_the_file_of_14_do_not_decide() {
+    settings_of_the_sources_file_do_not_decide(14);
+}
+
+#[test]
+fn settings_of_the_file_of_18_do_not_decide() {
+    settings_of_the_sources_file_do_not_decide(18);
+}
+
+#[test]
+fn settings_in_another_encoding_come_back_byte_for_byte() {
+    let cluster = Cluster::new(16);
+    cluster.sql(
+        "create database latin encoding 'LATIN1' lc_collate 'C' lc_ctype 'C' template template0",
+    );
+    cluster.sql_in("latin", "alter system set log_line_prefix = 'café '");
+    let written = fs::read(cluster.data().join("postgresql.auto.conf")).unwrap();
+    let line = b"log_line_prefix = 'caf\xe9 '\n";
+    let holds = |content: &[u8]| content.windows(line.len()).any(|part| part == line);
+    assert!(holds(&written));
+
+    let pgkeep = Pgkeep::of(&cluster);
+    pgkeep.backup();
+    let data = pgkeep.restore("newest");
+    assert!(holds(&fs::read(data.join("postgresql.auto.conf")).unwrap()));
+    drop(Cluster::restored(16, &data));
+
+    let folder = pgkeep.ground().folder("archive");
+    let report = pgkeep.ok(&["archive", SERVER, "newest", folder.to_str().unwrap()]);
+    let unpacked = pgkeep.ground().folder("unpacked");
+    crate::support::checks::shell(&format!(
+        "zstd -dcq {} | tar -x -C {}",
+        report.at("Response.File"),
+        unpacked.display()
+    ));
+    let found = crate::support::checks::files(&unpacked)
+        .into_iter()
+        .find(|file| file.ends_with("postgresql.auto.conf"))
+        .unwrap();
+    assert!(holds(&fs::read(found).unwrap()));
+}
