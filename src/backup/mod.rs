@@ -1,6 +1,7 @@
 //! A backup, from the first question to the server to the rename that makes it a backup.
 
 mod assembly;
+mod catalogued;
 mod changes;
 mod copy;
 mod corruption;
@@ -40,6 +41,7 @@ use crate::server::session::{BackupSession, Checkpoint};
 use crate::stored::coding::Coding;
 use crate::stored::master_key::Keyring;
 
+use catalogued::Catalogued;
 use changes::Search;
 use corruption::PageCheck;
 use parent::Parent;
@@ -129,9 +131,17 @@ pub fn run(
     let staging = Staging::begin(request.folder, &lock, identifier)?;
 
     progress.step("list files", None);
-    let tablespaces = facts::tablespaces(session.client())?;
-    let rules = Exclusion::new(version.major, emptied_directories(&facts, &tablespaces));
+    let catalogued = Catalogued::read(&mut session)?;
+    let tablespaces = catalogued.tablespaces();
+    let rules = Exclusion::new(version.major, emptied_directories(&facts, tablespaces));
     let listed = list(&mut session, &facts, &rules, request.extra)?;
+    let tablespace_directory = version.major.tablespace_directory();
+    catalogued.expect_in(
+        &Catalogued::read(&mut session)?,
+        listed.iter().map(|listed| listed.path.as_str()),
+        &tablespace_directory,
+        &mut readers[0],
+    )?;
     let changes = match (&request.parent, parent) {
         (Some(wanted), Some(parent)) => {
             progress.step("find changes", None);
@@ -184,6 +194,12 @@ pub fn run(
         staging.folder(),
     )?;
 
+    catalogued.expect_in(
+        &Catalogued::read(&mut session)?,
+        copied.stored.files.iter().map(|file| file.path.as_str()),
+        &tablespace_directory,
+        &mut readers[0],
+    )?;
     let (mut control, _) = readers[0].read_control_file()?;
     let stopped = session.stop()?;
     let end = end::find(&facts, &stopped, session.client(), &mut readers[0])?;
@@ -215,7 +231,7 @@ pub fn run(
     let finish = finish::Finish {
         request,
         facts: &facts,
-        tablespaces: &tablespaces,
+        tablespaces,
         plan: &plan,
         increment: changes.map(|changes| changes.increment),
         stopped: &stopped,

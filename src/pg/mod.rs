@@ -19,6 +19,7 @@ pub mod manifest;
 pub mod page;
 pub mod recovery;
 pub mod relation;
+pub mod relative_path;
 pub mod segment;
 pub mod slru;
 pub mod tablespace_map;

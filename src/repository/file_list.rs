@@ -25,6 +25,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::error::{Error, Result};
 use crate::pg::incremental;
 use crate::pg::page::PAGE_SIZE;
+use crate::pg::relative_path::stays_inside;
 
 /// CRC-32C of a file's plain content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -246,13 +247,6 @@ impl FileList {
         }
         Ok(())
     }
-}
-
-/// Whether a relative path has only plain names in it: no root, no `..`, no
-/// empty part.
-pub fn stays_inside(path: &str) -> bool {
-    path.split('/')
-        .all(|name| !matches!(name, "" | "." | "..") && !name.contains('\0'))
 }
 
 #[cfg(test)]

@@ -167,6 +167,13 @@ impl<'a> Store<'a> {
     /// Writes the list of files, and last `backup.sha512`.
     pub fn seal(mut self, directories: Vec<String>) -> Result<Sealed> {
         self.sort();
+        let mut neighbours = self.stored.files.windows(2);
+        if let Some(twice) = neighbours.find(|pair| pair[0].path == pair[1].path) {
+            return Err(Error::server(format!(
+                "the server lists {} twice",
+                twice[0].path
+            )));
+        }
         let list = FileList {
             directories,
             files: std::mem::take(&mut self.stored.files),

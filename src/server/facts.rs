@@ -159,6 +159,52 @@ pub fn tablespaces(client: &mut Client) -> Result<Vec<TablespaceLocation>> {
         .map_err(|error| server_error("list the tablespaces", &error))
 }
 
+/// A database, and where its own folder is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Database {
+    oid: u32,
+    tablespace: u32,
+    /// Its name.
+    pub name: String,
+}
+
+/// pg_default, which is the folder `base` (catalog/pg_tablespace.dat).
+const DEFAULT_TABLESPACE: u32 = 1663;
+
+impl Database {
+    /// Its folder, relative to PGDATA.
+    pub fn folder(&self, tablespace_directory: &str) -> String {
+        let Database {
+            oid, tablespace, ..
+        } = self;
+        match *tablespace {
+            DEFAULT_TABLESPACE => format!("base/{oid}"),
+            _ => format!("pg_tblspc/{tablespace}/{tablespace_directory}/{oid}"),
+        }
+    }
+}
+
+/// One that could not be dropped whole is invalid, and may lack files (catalog/pg_database.h,
+/// DATCONNLIMIT_INVALID_DB).
+const DATABASES: &str = "\
+SELECT oid, dattablespace, datname::text FROM pg_database WHERE datconnlimit <> -2 ORDER BY oid";
+
+/// The databases as they are now.
+pub fn databases(client: &mut Client) -> Result<Vec<Database>> {
+    let rows = conflict::repeated(|| client.query(DATABASES, &[]))
+        .map_err(|error| server_error("list the databases", &error))?;
+    rows.iter()
+        .map(|row| {
+            Ok(Database {
+                oid: row.try_get(0)?,
+                tablespace: row.try_get(1)?,
+                name: row.try_get(2)?,
+            })
+        })
+        .collect::<std::result::Result<_, postgres::Error>>()
+        .map_err(|error| server_error("list the databases", &error))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

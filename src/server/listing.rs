@@ -5,6 +5,7 @@ use postgres::fallible_iterator::FallibleIterator;
 use postgres::types::ToSql;
 
 use crate::error::{Error, Result};
+use crate::pg::relative_path::stays_inside;
 use crate::server::conflict;
 use crate::server::connect::server_error;
 
@@ -77,8 +78,14 @@ pub fn extra(client: &mut Client, path: &str) -> Result<Vec<Listed>> {
         ),
         Some(false) => Ok(vec![Listed {
             path: path.to_owned(),
-            size: unsigned(row.get::<_, i64>(0)),
-            modified: row.get(1),
+            size: row
+                .try_get::<_, i64>(0)
+                .ok()
+                .and_then(|size| u64::try_from(size).ok())
+                .ok_or_else(|| Error::server(format!("the server gives {path} no size")))?,
+            modified: row
+                .try_get(1)
+                .map_err(|error| server_error(&format!("look at {path}"), &error))?,
             is_directory: false,
         }]),
     }
@@ -104,7 +111,7 @@ fn list(
         while let Some(row) = rows.next()? {
             let entry = Listed {
                 path: row.try_get(0)?,
-                size: unsigned(row.try_get(1)?),
+                size: u64::try_from(row.try_get::<_, i64>(1)?).unwrap_or(u64::MAX),
                 modified: row.try_get(2)?,
                 is_directory: row.try_get(3)?,
             };
@@ -116,6 +123,17 @@ fn list(
         Ok((listed, deepest))
     })
     .map_err(|error| server_error("list the server's files", &error))?;
+    let inside = |path: &str| path.strip_prefix(prefix).is_some_and(stays_inside);
+    if let Some(wrong) = listed
+        .iter()
+        .find(|entry| entry.size > i64::MAX as u64 || !inside(&entry.path))
+    {
+        return Err(Error::server(format!(
+            "the server lists what cannot be a file of its own: {:?}",
+            wrong.path
+        ))
+        .hint("somebody may have replaced its functions pg_ls_dir or pg_stat_file: trust nothing that comes from it"));
+    }
     match deepest {
         None => Ok(listed),
         Some(path) => Err(
@@ -123,8 +141,4 @@ fn list(
                 .hint("remove the symbolic link in there that leads back up"),
         ),
     }
-}
-
-fn unsigned(size: i64) -> u64 {
-    u64::try_from(size).unwrap_or(0)
 }

@@ -143,6 +143,13 @@ impl FileReader {
                     let bytes: Option<&[u8]> = row
                         .try_get(0)
                         .map_err(|error| server_error("read files", &error))?;
+                    let wanted = &ranges[*done];
+                    if bytes.is_some_and(|bytes| bytes.len() as u64 > wanted.length) {
+                        return Err(Error::server(format!(
+                            "the server gave more of {} than it was asked for",
+                            wanted.path
+                        )));
+                    }
                     consume(*done, bytes)?;
                     *done += 1;
                 }

@@ -1,0 +1,69 @@
+//! What the server's catalog has all the while must be in the backup.
+//!
+//! A tablespace whose disk is not mounted, or whose link leads nowhere, looks as if it had been dropped: its
+//! files are not listed, or vanish while they are copied, and the server itself need not notice before somebody asks for them.
+
+use std::collections::HashSet;
+
+use crate::error::{Error, Result};
+use crate::server::facts::{self, Database, TablespaceLocation};
+use crate::server::reading::FileReader;
+use crate::server::session::BackupSession;
+
+/// Tablespaces and databases at one moment.
+pub(super) struct Catalogued {
+    tablespaces: Vec<TablespaceLocation>,
+    databases: Vec<Database>,
+}
+
+impl Catalogued {
+    pub(super) fn read(session: &mut BackupSession) -> Result<Catalogued> {
+        Ok(Catalogued {
+            tablespaces: facts::tablespaces(session.client())?,
+            databases: facts::databases(session.client())?,
+        })
+    }
+
+    pub(super) fn tablespaces(&self) -> &[TablespaceLocation] {
+        &self.tablespaces
+    }
+
+    /// What was there before and is there `later` must be among the files of the backup.
+    pub(super) fn expect_in<'a>(
+        &self,
+        later: &Catalogued,
+        files: impl Iterator<Item = &'a str>,
+        tablespace_directory: &str,
+        reader: &mut FileReader,
+    ) -> Result<()> {
+        for tablespace in &self.tablespaces {
+            let path = format!("pg_tblspc/{}/{tablespace_directory}", tablespace.oid);
+            if later.tablespaces.contains(tablespace) && reader.state(&path)?.is_none() {
+                return Err(Error::server(format!(
+                    "the folder of tablespace {} is missing on the server: {}/{tablespace_directory}",
+                    tablespace.name, tablespace.location
+                ))
+                .hint(format!(
+                    "mount its disk, or mend the link pg_tblspc/{} in the data directory; a backup would lack all that is in it",
+                    tablespace.oid
+                )));
+            }
+        }
+        let versions: HashSet<&str> = files.filter(|path| path.ends_with("/PG_VERSION")).collect();
+        for database in &self.databases {
+            let folder = database.folder(tablespace_directory);
+            if later.databases.contains(database)
+                && !versions.contains(format!("{folder}/PG_VERSION").as_str())
+            {
+                return Err(Error::server(format!(
+                    "the server's folder of database {} has no PG_VERSION: {folder}",
+                    database.name
+                ))
+                .hint(
+                    "nobody can connect to it either: drop the database, or bring its folder back",
+                ));
+            }
+        }
+        Ok(())
+    }
+}
