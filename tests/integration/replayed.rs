@@ -164,6 +164,8 @@ impl Chain {
         cluster.wait_until_writable();
         checks::assert_invariant(&cluster);
         checks::pg_amcheck(&cluster);
+        assert_settings_are_whole(&cluster);
+        assert_unlogged_relations_are_empty(&cluster);
         assert_visibility_maps_are_right(&cluster);
         drop(cluster);
         for data in [replayed, restored] {
@@ -187,6 +189,38 @@ fn assert_visibility_maps_are_right(cluster: &Cluster) {
                    and (exists (select from pg_check_visible(oid)) or exists (select from pg_check_frozen(oid)))",
         );
         assert!(wrong.is_empty(), "{name}: {wrong:?}");
+    }
+}
+
+/// `ALTER SYSTEM` writes settings whole, whenever they are read.
+fn assert_settings_are_whole(cluster: &Cluster) {
+    let wrong = cluster
+        .sql("select sourcefile, sourceline, error from pg_file_settings where error is not null");
+    assert!(wrong.is_empty(), "{wrong:?}");
+    let sign = cluster.value("show log_line_prefix");
+    // A standby has settings of its own.
+    if sign.starts_with(|letter: char| letter.is_ascii_digit()) {
+        let (first, last) = (sign.split(' ').next(), sign.trim_end().rsplit(' ').next());
+        assert_eq!(first, last, "{sign}");
+    }
+}
+
+/// Recovery makes each unlogged relation anew, empty, its indexes too, and it can be filled again.
+fn assert_unlogged_relations_are_empty(cluster: &Cluster) {
+    for database in cluster.sql("select datname from pg_database where datallowconn") {
+        let unlogged =
+            "select oid::regclass from pg_class where relpersistence = 'u' and relkind = 'r'";
+        for relation in cluster.sql_in(&database[0], unlogged) {
+            let name = &relation[0];
+            let rows = cluster.sql_in(
+                &database[0],
+                &format!(
+                    "insert into {name} (i) values (1); reindex table {name};
+                     select count(*) from {name}"
+                ),
+            );
+            assert_eq!(rows, [["1"]], "{name} in {}", database[0]);
+        }
     }
 }
 

@@ -73,6 +73,7 @@ struct Actor {
     made: u32,
     tables: Vec<String>,
     databases: Vec<String>,
+    tablespaces: Vec<String>,
     prepared: Vec<Prepared>,
 }
 
@@ -118,6 +119,7 @@ impl RandomChanges {
                 made: 0,
                 tables: Vec::new(),
                 databases: Vec::new(),
+                tablespaces: Vec::new(),
                 prepared: Vec::new(),
             }
         });
@@ -253,15 +255,19 @@ impl Actor {
             86..93 => return self.transaction(client),
             93..95 => return self.end_prepared(client),
             95..97 => return self.change_databases(cluster),
-            97..99 => "checkpoint".to_owned(),
-            _ => "select pg_switch_wal()".to_owned(),
+            97 => return self.change_tablespaces(client),
+            98 => return self.change_files(client),
+            _ => self
+                .random
+                .pick(&["checkpoint", "select pg_switch_wal()"])
+                .to_owned(),
         };
         run(client, &statement);
     }
 
     fn create(&mut self, client: &mut Client) {
         let name = self.new_name();
-        let kind = if self.random.one_in(5) {
+        let kind = if self.random.one_in(3) {
             "unlogged"
         } else {
             ""
@@ -356,6 +362,51 @@ impl Actor {
             run(client, &format!("commit prepared '{name}'"));
             self.tables.extend(prepared.made);
         }
+    }
+
+    /// Tablespaces in the data directory come and go, and a table in them.
+    fn change_tablespaces(&mut self, client: &mut Client) {
+        match self.tablespaces.pop() {
+            Some(name) => {
+                run(client, &format!("drop table in_{name}"));
+                run(client, &format!("drop tablespace {name}"));
+            }
+            None => {
+                let name = self.new_name();
+                run(client, &format!("create tablespace {name} location ''"));
+                run(
+                    client,
+                    &format!(
+                        "create table in_{name} tablespace {name} as select generate_series(1, 3000) i"
+                    ),
+                );
+                self.tablespaces.push(name);
+            }
+        }
+    }
+
+    /// Files that are no relations change their length: the settings, and at the next checkpoint the
+    /// progress of replication.
+    fn change_files(&mut self, client: &mut Client) {
+        let number = self.random.below(1000);
+        let width = self.random.below(4000) as usize;
+        let sign = format!("{number} {} {number} ", "-".repeat(width));
+        run(
+            client,
+            &format!("alter system set log_line_prefix = '{sign}'"),
+        );
+        let origin = format!("origin_{}_{}", self.number, self.random.below(3));
+        let known = format!("from pg_replication_origin where roname = '{origin}'");
+        let statement = match self.random.below(3) {
+            0 => format!("select pg_replication_origin_drop(roname) {known}"),
+            _ => format!(
+                "select pg_replication_origin_create('{origin}') where not exists (select {known});
+                 select pg_replication_origin_advance(roname, '0/{:X}') {known}",
+                1 + self.random.below(1 << 30)
+            ),
+        };
+        run(client, &statement);
+        run(client, "checkpoint");
     }
 
     /// Databases come, are worked in, move and go.
