@@ -258,6 +258,13 @@ fn a_map_is_believed_of_its_own_wal_alone() {
         info.at("Response.Source")
     };
     assert!(increment().contains("block maps"));
+    // No more are made.
+    cluster.sql("alter system set archive_command = 'false'");
+    cluster.sql("select pg_reload_conf()");
+    switch(&cluster);
+    crate::support::wait_until("archiving fails", || {
+        cluster.value("select failed_count > 0 from pg_stat_archiver") == "t"
+    });
 
     let stored = maps(&pgkeep).list().unwrap();
     let (first, last) = (stored.first().unwrap(), stored.last().unwrap());
