@@ -188,6 +188,25 @@ impl HeldWal {
         Ok(self.inventory.history(info.end_timeline))
     }
 
+    /// The timelines that a way leaves behind a backup although they go on in the archive, by more than the segment that
+    /// each is left in: somebody may be writing them still.
+    pub fn left_behind(&self, info: &BackupInfo, history: &TimelineHistory) -> Vec<LeftBehind> {
+        let size = self.archive.cluster().segment_size;
+        let goes_on = |timeline: Timeline| {
+            let left = history.switch_point(timeline)?;
+            let last = self.inventory.segments_of(timeline).next_back()?;
+            (last.number > left.segment(size)).then(|| LeftBehind {
+                timeline,
+                left,
+                last: last.file_name(size),
+            })
+        };
+        let path = history.path().into_iter().map(|range| range.timeline);
+        path.filter(|timeline| *timeline >= info.end_timeline)
+            .filter_map(goes_on)
+            .collect()
+    }
+
     fn timelines(&self) -> String {
         let timelines: Vec<String> = self
             .inventory
@@ -287,6 +306,17 @@ impl HeldWal {
             .map(|segment| segment.number)
             .min()
     }
+}
+
+/// A timeline that goes on where recovery leaves it for another one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeftBehind {
+    /// The timeline.
+    pub timeline: Timeline,
+    /// Where it is left.
+    pub left: Lsn,
+    /// The last segment of it that is held.
+    pub last: String,
 }
 
 impl Way<'_> {
@@ -418,6 +448,26 @@ mod tests {
             place.timeline(TargetTimeline::Number(Timeline(2))).unwrap(),
             2
         );
+    }
+
+    #[test]
+    fn a_timeline_that_goes_on_is_not_left_in_silence() {
+        let left_behind = |files: &[_], wanted| {
+            let place = place(files);
+            let history = place.held.history(&place.info, wanted).unwrap();
+            let left = place.held.left_behind(&place.info, &history);
+            let each = left.into_iter().map(|left| (left.timeline.0, left.last));
+            each.collect::<Vec<_>>()
+        };
+        let eight = ("000000010000000000000008", "");
+        let latest = |files: &[_]| left_behind(files, TargetTimeline::Latest);
+        assert_eq!(latest(&[SIX, SEVEN, SECOND]), []);
+        assert_eq!(
+            latest(&[SIX, SEVEN, eight, SECOND]),
+            [(1, eight.0.to_owned())]
+        );
+        let current = left_behind(&[SIX, SEVEN, eight, SECOND], TargetTimeline::Current);
+        assert_eq!(current, []);
     }
 
     #[test]

@@ -25,7 +25,7 @@ use crate::progress::Progress;
 use crate::repository::backup_info::BackupInfo;
 use crate::repository::catalogue::{Backup, Catalogue};
 use crate::repository::identifier::Selector;
-use crate::repository::roll_forward::{HeldWal, Way};
+use crate::repository::roll_forward::{HeldWal, LeftBehind, Way};
 use crate::restore::position::{Position, Replay};
 use crate::restore::recovery::Recovery;
 use crate::restore::restore_command::WalGet;
@@ -145,6 +145,9 @@ pub fn plan<'a>(
         Selector::Newest => explorer.newest(catalogue)?,
         _ => explorer.named(catalogue, catalogue.select(selector)?)?,
     };
+    if timeline == TargetTimeline::Latest {
+        warn_of_timelines_left(held, &reached)?;
+    }
     let destination = target
         .zip(reached.landing)
         .map(|((target, action), landing)| Destination {
@@ -159,6 +162,28 @@ pub fn plan<'a>(
             destination,
         },
     })
+}
+
+/// The newest timeline is not always the one that is wanted: a copy that was started for a look, and archived, has a newer one
+/// than the server that goes on.
+fn warn_of_timelines_left(held: &HeldWal, reached: &Reached<'_>) -> Result<()> {
+    let info = reached.backup.info.as_ref().map_err(Error::clone)?;
+    let history = held.history(info, TargetTimeline::Number(reached.timeline))?;
+    let landing = reached.landing.and_then(|landing| landing.lsn);
+    for LeftBehind {
+        timeline,
+        left,
+        last,
+    } in held.left_behind(info, &history)
+    {
+        if landing.is_none_or(|landing| landing > left) {
+            log::warn!(
+                "recovery leaves timeline {timeline} at {left} for a newer one, and the archive has more of it, up to {last}: \
+                 timeline={timeline} in the position follows that one"
+            );
+        }
+    }
+    Ok(())
 }
 
 /// Looks at the ways through the archive.

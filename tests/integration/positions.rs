@@ -328,6 +328,8 @@ fn both_timelines_are_reached(major: u32) {
     new.wait_until_writable();
     let on_second = mark(&new, 20);
     let on_first = mark(&old, 10);
+    // It goes on by more than the segment in which the other one left it.
+    archive_all(&old, &pgkeep);
     mark(&new, 21);
     mark(&old, 11);
     archive_all(&new, &pgkeep);
@@ -340,6 +342,12 @@ fn both_timelines_are_reached(major: u32) {
     assert_eq!(report.at("Response.TargetTimeline"), "1");
     let report = lands("current", "21");
     assert_eq!(report.at("Response.TargetTimeline"), "2");
+    let warns = |position: &str| {
+        let (run, _) = try_restore(&pgkeep, "newest", position);
+        run.stderr.contains("recovery leaves timeline 1")
+    };
+    assert!(warns("current"));
+    assert!(!warns("current,timeline=1"));
     lands(
         &format!("time={},timeline=current,action=promote", on_first.time),
         "10",
