@@ -224,18 +224,6 @@ fn assert_unlogged_relations_are_empty(cluster: &Cluster) {
     }
 }
 
-/// A backup, as soon as no database is moved meanwhile.
-fn backup_when_possible(pgkeep: &Pgkeep, arguments: &[&str]) -> Backup {
-    loop {
-        let run = pgkeep.run(arguments);
-        if run.status.code() == Some(0) {
-            return pgkeep.finished(&run.succeeded());
-        }
-        let error = run.failed(1);
-        assert!(error.contains("was moved to another tablespace"), "{error}");
-    }
-}
-
 /// A backup, while relations and databases change.
 fn amid(
     changes: &mut RandomChanges,
@@ -244,7 +232,7 @@ fn amid(
     arguments: &[&str],
 ) -> Backup {
     std::thread::scope(|scope| {
-        let backup = scope.spawn(|| backup_when_possible(pgkeep, arguments));
+        let backup = scope.spawn(|| pgkeep.backup_when_possible(arguments));
         while !backup.is_finished() {
             changes.make(cluster, 2);
             std::thread::sleep(PAUSE);
