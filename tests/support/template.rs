@@ -110,8 +110,10 @@ fn make(major: u32, options: &Options, data: &Path) {
     settings.push_str(SETTINGS);
     // Each segment is copied into every test's cluster: as few are left as PostgreSQL allows. A standby of
     // theirs may fall behind by more.
-    let few = format!("min_wal_size = {}MB\n", 2 * options.wal_segment_mb);
-    fs::write(&configuration, format!("{settings}{few}")).unwrap();
+    let few = format!("min_wal_size = {}MB", 2 * options.wal_segment_mb);
+    // What autovacuum looks at just then, no vacuum frees of what is dead.
+    let meanwhile = format!("{settings}{few}\nautovacuum = off\n");
+    fs::write(&configuration, meanwhile).unwrap();
 
     let mut cluster = Cluster::adopt(major, data);
     cluster.start();
