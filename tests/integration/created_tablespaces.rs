@@ -8,7 +8,7 @@ use crate::support::checks;
 use crate::support::cluster::Postmaster;
 use crate::support::pgkeep::{Run, SERVER};
 use crate::support::report::Report;
-use crate::support::{Cluster, Pgkeep};
+use crate::support::{Cluster, Pgkeep, leave_the_second};
 
 /// A server, and a backup of before it made the tablespace `fast`.
 struct Scene {
@@ -146,9 +146,8 @@ fn the_tablespace_of_a_running_server_is_not_shared() {
         let elsewhere = format!("{}=/elsewhere", scene.fast.display());
         scene.refused("current", &["--tablespace", &elsewhere], 2);
         scene.refused("replica", &[], 1);
-        let now = scene
-            .cluster
-            .value("select now() - interval '1 microsecond'");
+        leave_the_second();
+        let now = scene.cluster.value("select now()");
         let behind = commit(&scene.cluster, "create table latest (i int)");
         let last = switch(&scene.cluster);
         wait_until_archived(&scene.pgkeep, &last);

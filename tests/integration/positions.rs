@@ -10,7 +10,7 @@ use crate::support::archive::{archiving, small_segments, switch, wait_until_arch
 use crate::support::cluster::Postmaster;
 use crate::support::pgkeep::{Run, SERVER, binary};
 use crate::support::report::Report;
-use crate::support::{Cluster, Pgkeep, wait_until};
+use crate::support::{Cluster, Pgkeep, leave_the_second, wait_until};
 
 /// A row of the table `marks`, whose greatest number tells how far a cluster has come.
 struct Mark {
@@ -45,11 +45,6 @@ fn mark(cluster: &Cluster, n: i32) -> Mark {
         "begin; insert into marks values ({n}); select pg_current_xact_id(); commit"
     ));
     committed(cluster, &rows[0][0])
-}
-
-/// Of a checkpoint with no transaction behind it, WAL has no more than the second: a time in that is too early.
-fn leave_the_second() {
-    std::thread::sleep(Duration::from_secs(1));
 }
 
 /// A transaction that ends in another session, with all in front of its number that a record can have there.

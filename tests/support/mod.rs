@@ -54,3 +54,8 @@ pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
         std::thread::sleep(Duration::from_millis(20));
     }
 }
+
+/// Of a checkpoint with no transaction behind it, WAL has no more than the second: a time in that is too early.
+pub fn leave_the_second() {
+    std::thread::sleep(Duration::from_secs(1));
+}
