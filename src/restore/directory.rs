@@ -1,13 +1,9 @@
 //! The data directory while it is being restored.
 
-use std::cmp::Reverse;
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{
-    DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, lchown, symlink,
-};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 
 use crate::error::{Error, Result};
 use crate::pg::control::CONTROL_FILE;
@@ -15,33 +11,41 @@ use crate::pg::relation::positive_number;
 use crate::pg::version::Major;
 use crate::pg::wal::CreatedTablespace;
 use crate::repository::contents::Contents;
-use crate::repository::durable;
+use crate::restore::folder::{Account, Folder};
 use crate::restore::tablespaces::{Placed, elsewhere};
 
 /// Where `global/pg_control` waits until everything else is on disk.
 const WAITING_CONTROL_FILE: &str = "global/pg_control.restoring";
 
 /// A data directory that this restore owns. Dropped before it is complete, it is emptied again.
+///
+/// Root restores for the account that has the folder above. Until all is written, that account has no access to the data
+/// directory and the folders of tablespaces, not even to those that are its own.
 pub(super) struct DataDirectory {
-    root: PathBuf,
-    tablespaces: Vec<Placed>,
+    root: Claimed,
+    /// By the OIDs of the tablespaces.
+    tablespaces: Vec<(u32, Claimed)>,
     /// The folders in which recovery will create tablespaces.
-    created: Vec<PathBuf>,
+    created: Vec<Claimed>,
     version_directory: String,
     group_access: bool,
-    owner: Option<(u32, u32)>,
-    /// The folders that were made, to be given away once nothing more is written into them by name: whoever
-    /// has a folder can put links into it.
-    made: Mutex<Vec<PathBuf>>,
-    root_is_new: bool,
+    account: Option<Account>,
     complete: bool,
+}
+
+/// A folder that is written to, and the one above it that was there before.
+struct Claimed {
+    above: Folder,
+    folder: Folder,
+    is_new: bool,
 }
 
 impl DataDirectory {
     /// Makes sure that nothing is lost and nobody is running there; with `force` what is there goes. The same
     /// holds for the folders of tablespaces that recovery will create, which takes over what is in there.
     pub(super) fn claim(
-        root: &Path,
+        parent: Folder,
+        name: &str,
         contents: &Contents,
         tablespaces: &[Placed],
         created: &[CreatedTablespace],
@@ -50,7 +54,7 @@ impl DataDirectory {
         let info = &contents.info;
         let major = Major::from_number(info.major_version)
             .ok_or_else(|| Error::damage("backup.info has an unknown major version"))?;
-        let version_directory = major.tablespace_directory();
+        let root = &parent.path().join(name);
         refuse_running_server(root)?;
         if tablespaces.iter().any(|tablespace| tablespace.is_original)
             && let Some(data_directory) = &info.data_directory
@@ -75,204 +79,202 @@ impl DataDirectory {
                 ));
             }
         }
-        for created in created {
-            let is_placed = |placed: &Placed| placed.folder == created.folder;
-            if !tablespaces.iter().any(is_placed) {
-                claim_created(created, info.data_directory.as_deref(), force)?;
-            }
+        let is_placed =
+            |one: &CreatedTablespace| tablespaces.iter().any(|placed| placed.folder == one.folder);
+        let created = created.iter().filter(|one| !is_placed(one));
+        for created in created.clone() {
+            claim_created(created, info.data_directory.as_deref(), force)?;
         }
-        let parent = root.parent().unwrap_or(Path::new("/"));
-        durable::create_folder(parent)?;
-        let directory = DataDirectory {
-            root: root.to_owned(),
-            tablespaces: tablespaces.to_vec(),
-            created: created
-                .iter()
-                .map(|created| created.folder.clone())
-                .collect(),
-            version_directory,
+        let account = account_for(&parent)?;
+        let mode = if info.group_access { 0o750 } else { 0o700 };
+        let mut directory = DataDirectory {
+            root: Claimed::below(parent, Path::new(name), mode, account)?,
+            tablespaces: Vec::new(),
+            created: Vec::new(),
+            version_directory: major.tablespace_directory(),
             group_access: info.group_access,
-            owner: owner_for(parent)?,
-            made: Mutex::default(),
-            root_is_new: !root.exists(),
+            account,
             complete: false,
         };
+        for placed in tablespaces {
+            let claimed = Claimed::at(&placed.folder, placed.is_original, mode, account)?;
+            directory.tablespaces.push((placed.oid, claimed));
+        }
+        for created in created {
+            let claimed = Claimed::at(&created.folder, true, mode, account)?;
+            directory.created.push(claimed);
+        }
         directory.empty()?;
         Ok(directory)
     }
 
-    /// Where a path of PGDATA is written: below the root, or in a tablespace's folder.
-    pub(super) fn path(&self, relative: &str) -> PathBuf {
-        if relative == CONTROL_FILE {
-            return self.root.join(WAITING_CONTROL_FILE);
+    /// Where a file or folder of the backup goes: below the root, into a tablespace's folder, or, where its path is
+    /// absolute, beside the root.
+    fn place(&self, path: &str) -> Result<(&Folder, PathBuf)> {
+        if let Some(absolute) = path.strip_prefix('/') {
+            let extra = extra_folder(Path::new(self.root.folder.name()));
+            return Ok((&self.root.above, extra.join(absolute)));
         }
-        match self.in_tablespace(relative) {
-            Some((tablespace, "")) => tablespace.folder.clone(),
-            Some((tablespace, inside)) => tablespace.folder.join(inside),
-            None => self.root.join(relative),
+        if path == CONTROL_FILE {
+            return Ok((&self.root.folder, WAITING_CONTROL_FILE.into()));
+        }
+        match self.in_tablespace(path) {
+            Some((folder, inside)) if self.is_of_this_version(inside) => {
+                Ok((folder, inside.into()))
+            }
+            Some(_) => Err(Error::damage(format!(
+                "the backup lists {path}, and a tablespace holds nothing but {}",
+                self.version_directory
+            ))),
+            None => Ok((&self.root.folder, path.into())),
         }
     }
 
-    /// The tablespace with a folder of its own that a path is in, and the rest of the path.
-    fn in_tablespace<'a>(&self, relative: &'a str) -> Option<(&Placed, &'a str)> {
-        let path = relative.strip_prefix("pg_tblspc/")?;
-        let (oid, inside) = path.split_once('/').unwrap_or((path, ""));
+    /// The folder of the tablespace that a path is in, and the rest of the path.
+    fn in_tablespace<'a>(&self, path: &'a str) -> Option<(&Folder, &'a str)> {
+        let (oid, inside) = path.strip_prefix("pg_tblspc/")?.split_once('/')?;
         let oid = positive_number(oid)?;
-        let tablespace = self.tablespaces.iter().find(|one| one.oid == oid)?;
-        Some((tablespace, inside))
+        let (_, claimed) = self.tablespaces.iter().find(|(one, _)| *one == oid)?;
+        Some((&claimed.folder, inside))
     }
 
-    /// Where further files of the server go: beside the data directory.
-    pub(super) fn extra_path(&self, absolute: &str) -> PathBuf {
-        extra_folder(&self.root).join(absolute.trim_start_matches('/'))
+    /// Root makes nothing else in a folder that the backed up server named.
+    fn is_of_this_version(&self, inside: &str) -> bool {
+        inside.split('/').next() == Some(&self.version_directory)
     }
 
-    /// Creates the folders above a further file, all of them the owner's.
-    pub(super) fn create_extra_folders(&self, absolute: &str) -> Result<()> {
-        let top = extra_folder(&self.root);
-        let path = self.extra_path(absolute);
-        let mut missing: Vec<&Path> = path
-            .ancestors()
-            .skip(1)
-            .take_while(|folder| folder.starts_with(&top))
-            .filter(|folder| !folder.exists())
-            .collect();
-        missing.reverse();
-        missing
-            .into_iter()
-            .try_for_each(|folder| self.create_folder(folder))
-    }
-
-    /// All folders that are written to, each once a file system at least.
-    pub(super) fn folders(&self) -> impl Iterator<Item = &Path> {
-        let tablespaces = self
-            .tablespaces
-            .iter()
-            .map(|tablespace| tablespace.folder.as_path());
-        [self.root.as_path()].into_iter().chain(tablespaces)
+    /// The folder whose file system takes a file of the backup.
+    pub(super) fn folder_for(&self, path: &str) -> Result<&Folder> {
+        self.place(path).map(|(folder, _)| folder)
     }
 
     /// Creates the directories of PGDATA, and the links of tablespaces.
     pub(super) fn create_folders(&self, directories: &[String]) -> Result<()> {
-        self.create_folder(&self.root)?;
         for directory in directories {
-            self.create_folder(&self.path(directory))?;
-        }
-        for tablespace in &self.tablespaces {
-            self.create_folder(&tablespace.folder)?;
-            let link = self.root.join(format!("pg_tblspc/{}", tablespace.oid));
-            symlink(&tablespace.folder, &link)
-                .map_err(|error| Error::io("create the link", &link, &error))?;
-            if let Some((user, group)) = self.owner {
-                lchown(&link, Some(user), Some(group))
-                    .map_err(|error| Error::io("give away", &link, &error))?;
+            if !self.is_tablespace(directory) {
+                self.create_folder(directory)?;
             }
         }
-        // Replay makes the link, and what is in the folder, but not the folder itself.
-        self.created
-            .iter()
-            .try_for_each(|folder| self.create_folder(folder))
-    }
-
-    /// Creates a folder with the mode PostgreSQL demands, and those above it that are missing: the server
-    /// has to get there.
-    fn create_folder(&self, path: &Path) -> Result<()> {
-        let mode = if self.group_access { 0o750 } else { 0o700 };
-        let above = path.ancestors().skip(1);
-        let missing: Vec<&Path> = above.take_while(|folder| !folder.exists()).collect();
-        for folder in missing.into_iter().rev().chain([path]) {
-            fs::DirBuilder::new()
-                .recursive(true)
-                .mode(mode)
-                .create(folder)
-                .and_then(|()| fs::set_permissions(folder, fs::Permissions::from_mode(mode)))
-                .map_err(|error| Error::io("create the folder", folder, &error))?;
-            let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
-            made.push(folder.to_owned());
+        for (oid, claimed) in &self.tablespaces {
+            let link = format!("pg_tblspc/{oid}");
+            self.create_folder("pg_tblspc")?;
+            self.root
+                .folder
+                .create_link(Path::new(&link), claimed.folder.path(), self.account)?;
         }
         Ok(())
     }
 
-    /// Creates a file with the mode PostgreSQL demands.
-    pub(super) fn create_file(&self, path: &Path) -> Result<fs::File> {
-        let mode = if self.group_access { 0o640 } else { 0o600 };
-        let created = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(mode)
-            .open(path);
-        created
-            .and_then(|file| {
-                // Whatever the umask took away.
-                file.set_permissions(fs::Permissions::from_mode(mode))?;
-                if let Some((user, group)) = self.owner {
-                    std::os::unix::fs::fchown(&file, Some(user), Some(group))?;
-                }
-                Ok(file)
-            })
-            .map_err(|error| Error::io("create", path, &error))
+    /// Whether this is a tablespace's place in PGDATA, where its link will be.
+    fn is_tablespace(&self, directory: &str) -> bool {
+        let oid = directory
+            .strip_prefix("pg_tblspc/")
+            .and_then(positive_number);
+        self.tablespaces.iter().any(|(one, _)| Some(*one) == oid)
     }
 
-    /// Gives all folders to the account, the deepest first: it reaches none of them before it has the root.
-    fn give_folders_away(&self) -> Result<()> {
-        let Some((user, group)) = self.owner else {
-            return Ok(());
-        };
-        let made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut folders: Vec<&Path> = made.iter().map(PathBuf::as_path).collect();
-        folders.sort_by_key(|folder| Reverse(folder.components().count()));
-        folders.into_iter().try_for_each(|folder| {
-            lchown(folder, Some(user), Some(group))
-                .map_err(|error| Error::io("give away", folder, &error))
-        })
+    /// Creates the folders above a further file.
+    pub(super) fn create_extra_folders(&self, absolute: &str) -> Result<()> {
+        match absolute.rsplit_once('/') {
+            Some((above, _)) => self.create_folder(&format!("{above}/")),
+            None => Ok(()),
+        }
+    }
+
+    /// Creates a folder with the mode PostgreSQL demands, and those above it that are missing.
+    fn create_folder(&self, path: &str) -> Result<()> {
+        let mode = if self.group_access { 0o750 } else { 0o700 };
+        let (folder, inside) = self.place(path)?;
+        folder.create_folders(&inside, mode)
+    }
+
+    /// Creates a file with the mode PostgreSQL demands; returns its name too.
+    pub(super) fn create_file(&self, path: &str) -> Result<(File, PathBuf)> {
+        let mode = if self.group_access { 0o640 } else { 0o600 };
+        let (folder, inside) = self.place(path)?;
+        let file = folder.create_file(&inside, mode, self.account)?;
+        Ok((file, folder.path().join(inside)))
     }
 
     /// Syncs everything, and only then lets the cluster be started.
     pub(super) fn complete(mut self) -> Result<()> {
         self.sync()?;
-        let waiting = self.root.join(WAITING_CONTROL_FILE);
-        fs::rename(&waiting, self.root.join(CONTROL_FILE))
-            .map_err(|error| Error::io("rename", &waiting, &error))?;
+        self.expect_name()?;
+        let root = &self.root.folder;
+        root.rename(Path::new(WAITING_CONTROL_FILE), Path::new(CONTROL_FILE))?;
+        root.subfolder(Path::new("global"))?.sync()?;
+        root.sync()?;
+        self.root.above.sync()?;
         self.complete = true;
-        durable::sync_folder(&self.root.join("global"))?;
-        durable::sync_folder(&self.root)?;
-        durable::sync_folder(self.root.parent().unwrap_or(Path::new("/")))?;
-        self.give_folders_away()
+        self.give_away()
     }
 
+    /// An error where the data directory is no longer where it is reported to be.
+    fn expect_name(&self) -> Result<()> {
+        let Claimed { above, folder, .. } = &self.root;
+        let named = above
+            .subfolder(Path::new(folder.name()))
+            .and_then(|found| found.metadata());
+        let ours = folder.metadata()?;
+        if named.is_ok_and(|named| (named.dev(), named.ino()) == (ours.dev(), ours.ino())) {
+            return Ok(());
+        }
+        Err(Error::failed(format!(
+            "{} was moved away while it was being restored",
+            folder.path().display()
+        )))
+    }
+
+    /// Lets the account have all, the root last: without it no server starts.
+    fn give_away(&self) -> Result<()> {
+        let Some(account) = self.account else {
+            return Ok(());
+        };
+        for claimed in self.others().chain([&self.root]) {
+            claimed.folder.give_away(account)?;
+            claimed.above.give_away(account)?;
+            claimed.folder.own(account)?;
+        }
+        Ok(())
+    }
+
+    /// Everything once a file system.
     fn sync(&self) -> Result<()> {
         let mut synced = Vec::new();
-        for folder in self.folders() {
-            let device = fs::metadata(folder)
-                .map_err(|error| Error::io("look at", folder, &error))?
-                .dev();
+        for claimed in self.others().chain([&self.root]) {
+            let device = claimed.folder.metadata()?.dev();
             if !synced.contains(&device) {
-                durable::sync_file_system(folder)?;
+                claimed.folder.sync_file_system()?;
                 synced.push(device);
             }
         }
         Ok(())
     }
 
+    /// The folders of tablespaces.
+    fn others(&self) -> impl Iterator<Item = &Claimed> {
+        let tablespaces = self.tablespaces.iter().map(|(_, claimed)| claimed);
+        tablespaces.chain(&self.created)
+    }
+
     /// Removes what is in the data directory, pg_control first, and this version's part of the tablespaces.
     fn empty(&self) -> Result<()> {
-        remove_file(&self.root.join(CONTROL_FILE))?;
-        durable::remove_folder(&extra_folder(&self.root))?;
-        let placed = self.tablespaces.iter().map(|tablespace| &tablespace.folder);
-        for folder in placed.chain(&self.created) {
-            durable::remove_folder(&folder.join(&self.version_directory))?;
+        let Claimed { above, folder, .. } = &self.root;
+        folder.remove(Path::new(CONTROL_FILE))?;
+        above.remove(&extra_folder(Path::new(folder.name())))?;
+        for claimed in self.others() {
+            claimed.folder.remove(Path::new(&self.version_directory))?;
         }
-        let entries = match fs::read_dir(&self.root) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            entries => entries.map_err(|error| Error::io("read the folder", &self.root, &error))?,
-        };
-        for entry in entries {
-            let entry = entry.map_err(|error| Error::io("read the folder", &self.root, &error))?;
-            let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
-            if is_folder {
-                durable::remove_folder(&entry.path())?;
-            } else {
-                remove_file(&entry.path())?;
+        folder.empty()
+    }
+
+    /// Leaves nothing behind, and lets the account have again what it had.
+    fn withdraw(&self) -> Result<()> {
+        self.empty()?;
+        for claimed in self.others().chain([&self.root]) {
+            claimed.above.remove_made()?;
+            if let (false, Some(account)) = (claimed.is_new, self.account) {
+                claimed.folder.own(account)?;
             }
         }
         Ok(())
@@ -281,15 +283,68 @@ impl DataDirectory {
 
 impl Drop for DataDirectory {
     fn drop(&mut self) {
-        if self.complete {
-            return;
-        }
-        // A restore that failed has told why. What remains cannot be started, without pg_control.
-        let _ = self.empty();
-        if self.root_is_new {
-            let _ = fs::remove_dir(&self.root);
+        if !self.complete {
+            // A restore that failed has told why. What remains cannot be started, without pg_control.
+            let _ = self.withdraw();
         }
     }
+}
+
+impl Claimed {
+    /// A folder of this name.
+    fn below(above: Folder, name: &Path, mode: u32, account: Option<Account>) -> Result<Claimed> {
+        let is_new = !above.has(name)?;
+        above.create_folders(name, mode)?;
+        let folder = above.subfolder(name)?;
+        folder.take(mode, account.is_some())?;
+        Ok(Claimed {
+            above,
+            folder,
+            is_new,
+        })
+    }
+
+    /// A folder for a tablespace. Where only the backup names it, root makes it for the account in what is the
+    /// account's alone: whoever had the backed up server could choose any.
+    fn at(path: &Path, is_original: bool, mode: u32, account: Option<Account>) -> Result<Claimed> {
+        let existing = path.ancestors().find(|folder| folder.exists());
+        let mut above = Folder::open(existing.unwrap_or(Path::new("/")))?;
+        let inside = path.strip_prefix(above.path()).unwrap_or(path);
+        let is_new = !inside.as_os_str().is_empty();
+        if let Some(account) = account.filter(|account| account.uid != 0)
+            && above.metadata()?.uid() != account.uid
+        {
+            if is_original || !is_new {
+                return Err(belongs_to_another(path, &above, account));
+            }
+            // It may be the account's link that has led there.
+            above = Folder::open_without_links(above.path())?;
+        }
+        above.create_folders(inside, mode)?;
+        let folder = if is_new {
+            above.subfolder(inside)?
+        } else {
+            above.again()?
+        };
+        folder.take(mode, account.is_some())?;
+        Ok(Claimed {
+            above,
+            folder,
+            is_new,
+        })
+    }
+}
+
+fn belongs_to_another(path: &Path, above: &Folder, account: Account) -> Error {
+    let Account { uid, gid } = account;
+    let path = path.display();
+    Error::failed(format!(
+        "{path} would be a tablespace's folder for user {uid}, to whom the restored cluster goes, and {} is not that user's",
+        above.path().display()
+    ))
+    .hint(format!(
+        "make it: install -d -m 700 -o {uid} -g {gid} {path}; or choose another folder with --tablespace OLD=NEW"
+    ))
 }
 
 /// The folder in which recovery will create a tablespace must be free. A server that runs may be the one whose it is.
@@ -320,15 +375,6 @@ fn extra_folder(root: &Path) -> PathBuf {
     let mut folder = root.to_owned().into_os_string();
     folder.push("-extra");
     folder.into()
-}
-
-fn remove_file(path: &Path) -> Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(Error::io("remove", path, &error))
-        }
-        _ => Ok(()),
-    }
 }
 
 fn is_empty(folder: &Path) -> Result<bool> {
@@ -369,15 +415,18 @@ fn is_alive(pid: rustix::process::Pid) -> bool {
 }
 
 /// PostgreSQL does not run as root: what root restores goes to the owner of the folder above.
-fn owner_for(parent: &Path) -> Result<Option<(u32, u32)>> {
+fn account_for(parent: &Folder) -> Result<Option<Account>> {
     if !rustix::process::geteuid().is_root() {
         return Ok(None);
     }
-    let parent = fs::metadata(parent).map_err(|error| Error::io("look at", parent, &error))?;
+    let parent = parent.metadata()?;
     if parent.uid() == 0 {
         log::warn!(
             "the restored files will belong to root; give them to the server's user before you start it"
         );
     }
-    Ok(Some((parent.uid(), parent.gid())))
+    Ok(Some(Account {
+        uid: parent.uid(),
+        gid: parent.gid(),
+    }))
 }

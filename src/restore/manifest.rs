@@ -12,9 +12,9 @@ use crate::restore::write::{Changed, LEFT_OUT};
 
 /// Writes a manifest of what was written, for pg_verifybackup.
 pub(super) fn write(chain: &Chain, directory: &DataDirectory, changed: &Changed<'_>) -> Result<()> {
-    let path = directory.path(BACKUP_MANIFEST_FILE);
+    let (file, path) = directory.create_file(BACKUP_MANIFEST_FILE)?;
     let failed = |error: io::Error| Error::io("write", &path, &error);
-    let mut target = BufWriter::new(directory.create_file(&path)?);
+    let mut target = BufWriter::new(file);
     manifest(chain, changed, &mut target, failed)?;
     target.flush().map_err(failed)
 }

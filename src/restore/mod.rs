@@ -4,6 +4,7 @@
 //! when everything else is on disk, so a restore that was cut short cannot be started.
 
 mod directory;
+pub mod folder;
 pub(crate) mod manifest;
 pub mod plan;
 pub mod position;
@@ -27,6 +28,7 @@ use crate::repository::chain::Chain;
 use crate::repository::contents::Contents;
 
 use directory::DataDirectory;
+use folder::Folder;
 use recovery::{Recovery, SourceSettings};
 use tablespaces::TablespaceMapping;
 
@@ -35,7 +37,7 @@ pub struct Request<'a> {
     /// The backup, with all that it needs.
     pub chain: &'a Chain,
     /// The folder above the data directory.
-    pub directory: PathBuf,
+    pub directory: Folder,
     /// How the restored cluster recovers.
     pub recovery: Recovery,
     /// What it keeps of its source's settings.
@@ -59,11 +61,10 @@ pub fn run(
     let contents = &request.chain.newest;
     expect_own_wal(contents)?;
     let tablespaces = tablespaces::place(&contents.info, request.mappings, request.created)?;
-    let root = request
-        .directory
-        .join(format!("{}-{}", contents.info.server, contents.info.backup));
+    let name = format!("{}-{}", contents.info.server, contents.info.backup);
     let directory = DataDirectory::claim(
-        &root,
+        request.directory.again()?,
+        &name,
         contents,
         &tablespaces,
         request.created,
@@ -92,7 +93,7 @@ pub fn run(
     interrupt.check()?;
     directory.complete()?;
     warn_of_folders(request);
-    Ok(root)
+    Ok(request.directory.path().join(name))
 }
 
 /// What the started server writes outside of what was restored.

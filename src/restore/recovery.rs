@@ -84,10 +84,8 @@ pub(super) fn write_settings(
         (recovery.signal_file(), Vec::new()),
     ];
     for (name, content) in files {
-        let path = directory.path(name);
-        directory
-            .create_file(&path)?
-            .write_all(&content)
+        let (mut file, path) = directory.create_file(name)?;
+        file.write_all(&content)
             .map_err(|error| Error::io("write", &path, &error))?;
     }
     Ok(())

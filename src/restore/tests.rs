@@ -26,6 +26,7 @@ use crate::repository::checksums::Checksums;
 use crate::repository::file_list::{Crc32c, FileEntry, FileKind, FileList};
 use crate::repository::identifier::Identifier;
 use crate::repository::layout::{self, BackupFolder, ServerFolder};
+use crate::restore::folder::Folder;
 use crate::stored::bundle::BundleBuilder;
 use crate::stored::checksum::sha512;
 use crate::stored::coding::Coding;
@@ -447,7 +448,7 @@ fn restore(catalogue: &Catalogue, taken: &Taken, directory: &Path) -> Result<Pat
     let backup = catalogue.get(taken.identifier).unwrap();
     let request = Request {
         chain: &Chain::read(catalogue, backup, &keys())?,
-        directory: directory.to_owned(),
+        directory: Folder::create(directory)?,
         recovery: Recovery::OwnWal,
         source_settings: SourceSettings::Kept,
         mappings: &[],

@@ -87,8 +87,8 @@ pub(super) fn write_files<'a>(
         (CONTROL_FILE, control_file(chain)?),
         (BACKUP_LABEL_FILE, label_file(chain)?),
     ] {
-        let written = directory.path(path);
-        write_all(&mut directory.create_file(&written)?, &content, &written)?;
+        let (mut target, written) = directory.create_file(path)?;
+        write_all(&mut target, &content, &written)?;
         all.changed.insert(path, checksum(&content));
     }
     Ok(all)
@@ -155,8 +155,8 @@ impl<'a> Worker<'_, 'a> {
                 self.written.settings = content.to_owned();
                 return Ok(());
             }
-            let path = self.directory.path(&sources.file.path);
-            write_all(&mut self.directory.create_file(&path)?, content, &path)
+            let (mut target, written) = self.directory.create_file(&sources.file.path)?;
+            write_all(&mut target, content, &written)
         })
     }
 
@@ -167,13 +167,8 @@ impl<'a> Worker<'_, 'a> {
             self.written.settings = changed_content(self.chain, path, Ok)?;
             return Ok(());
         }
-        let written = if sources.file.is_extra() {
-            self.directory.extra_path(path)
-        } else {
-            self.directory.path(path)
-        };
         let stored = self.chain.stored(base.member, path);
-        let mut target = self.directory.create_file(&written)?;
+        let (mut target, written) = self.directory.create_file(path)?;
         let progress = self.progress;
         let (mut size, mut crc32c) = (0, 0);
         read(&stored, &mut self.part, stop, |content| {
@@ -199,8 +194,7 @@ impl<'a> Worker<'_, 'a> {
         stop: &Stop<'_>,
     ) -> Result<()> {
         let (path, progress) = (&sources.file.path, self.progress);
-        let written = self.directory.path(path);
-        let target = self.directory.create_file(&written)?;
+        let (target, written) = self.directory.create_file(path)?;
         let mut rebuild = self.rebuilder.begin(&target, &written, sources.size())?;
         for layer in sources.layers {
             let segment_blocks = self.chain.info(layer.member).relation_segment_blocks;

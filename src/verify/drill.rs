@@ -12,16 +12,17 @@ mod server;
 pub use amcheck::Amcheck;
 
 use std::ffi::OsString;
-use std::fs;
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
-use crate::pg::control::{CONTROL_FILE, ControlFile};
+use crate::pg::control::{CONTROL_FILE, CONTROL_FILE_SIZE, ControlFile};
 use crate::pg::version::Major;
 use crate::progress::Progress;
 use crate::repository::backup_info::DrillOutcome;
-use crate::verify::drill::account::Account;
+use crate::restore::folder::{Account, Folder};
 use crate::verify::drill::installation::Installation;
 use crate::verify::drill::server::{PrivateServer, Settings};
 
@@ -94,9 +95,9 @@ impl<'a> Drill<'a> {
     }
 
     /// Gives a folder to the account that will run the server, before the cluster is rebuilt in it.
-    pub fn give(&self, folder: &Path) -> Result<()> {
-        match &self.account {
-            Some(account) => account.give(folder),
+    pub(crate) fn give(&self, folder: &Folder) -> Result<()> {
+        match self.account {
+            Some(account) => folder.own(account),
             None => Ok(()),
         }
     }
@@ -104,10 +105,10 @@ impl<'a> Drill<'a> {
     /// Starts the cluster in `data`, reads all of it, and stops it. `place` is a folder for the
     /// server's configuration and log, which goes away with the cluster. A cluster that fails the drill is no
     /// error: what went wrong is told in the result.
-    pub fn hold(
+    pub(crate) fn hold(
         &self,
         data: &Path,
-        place: &Path,
+        place: &Folder,
         progress: &dyn Progress,
         interrupt: &Interrupt,
     ) -> Result<Held> {
@@ -124,13 +125,8 @@ impl<'a> Drill<'a> {
             max_prepared_transactions: max_prepared_transactions(data)?,
             workers: self.request.workers,
         };
-        let mut server = PrivateServer::start(
-            &self.installation,
-            self.account.as_ref(),
-            data,
-            place,
-            &settings,
-        )?;
+        let mut server =
+            PrivateServer::start(&self.installation, self.account, data, place, &settings)?;
         let superuser = match server.wait_until_recovered(&self.request.role, interrupt) {
             Ok(superuser) => superuser,
             Err(error) => {
@@ -158,7 +154,10 @@ impl<'a> Drill<'a> {
 /// Recovery of prepared transactions needs as much room as the source had.
 fn max_prepared_transactions(data: &Path) -> Result<u32> {
     let path = data.join(CONTROL_FILE);
-    let bytes = fs::read(&path).map_err(|error| Error::io("read", &path, &error))?;
+    let mut bytes = Vec::new();
+    File::open(&path)
+        .and_then(|file| file.take(CONTROL_FILE_SIZE as u64).read_to_end(&mut bytes))
+        .map_err(|error| Error::io("read", &path, &error))?;
     ControlFile::parse(&bytes)
         .map(|control| control.max_prepared_transactions)
         .map_err(|fault| Error::damage(format!("{}: {fault}", path.display())))

@@ -153,7 +153,7 @@ pub fn run(
         progress.step("read back", Some(chain.newest.info.restore_size));
         rebuilt::check(&root, &mut findings, workers, progress, interrupt)?;
         if let Some(drill) = drill.filter(|_| findings.bad().next().is_none()) {
-            held = Some(drill.hold(&root, scratch.path(), progress, interrupt)?);
+            held = Some(drill.hold(&root, scratch.folder(), progress, interrupt)?);
         }
     }
     findings.files.sort();

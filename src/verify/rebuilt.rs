@@ -13,7 +13,7 @@ use crate::parallel;
 use crate::pg::manifest::{BACKUP_MANIFEST_FILE, Checksum, Manifest, ManifestFile};
 use crate::progress::Progress;
 use crate::repository::chain::Chain;
-use crate::repository::durable;
+use crate::restore::folder::Folder;
 use crate::restore::recovery::{Recovery, SourceSettings};
 use crate::restore::{self, tablespaces::TablespaceMapping};
 use crate::verify::Findings;
@@ -31,7 +31,9 @@ const NOT_IN_MANIFEST: [&str; 4] = [
 
 /// The folder that a cluster is rebuilt in; it goes whatever happens.
 pub(super) struct Scratch {
-    path: PathBuf,
+    above: Folder,
+    name: PathBuf,
+    folder: Folder,
 }
 
 impl Scratch {
@@ -45,24 +47,30 @@ impl Scratch {
         // Links of tablespaces must be absolute.
         let directory = std::path::absolute(directory)
             .map_err(|error| Error::io("find the folder", directory, &error))?;
-        let path = directory.join(format!("{}-{}.verify", info.server, info.backup));
-        if path.exists() {
+        let name = PathBuf::from(format!("{}-{}.verify", info.server, info.backup));
+        let above = Folder::create(&directory)?;
+        if above.has(&name)? {
+            let there = directory.join(name);
             return Err(
-                Error::failed(format!("{} is there already", path.display()))
+                Error::failed(format!("{} is there already", there.display()))
                     .hint("remove it if no other verify is working there"),
             );
         }
-        durable::create_folder(&path)?;
-        let scratch = Scratch { path };
+        above.create_folders(&name, 0o700)?;
+        let scratch = Scratch {
+            folder: above.subfolder(&name)?,
+            above,
+            name,
+        };
         if let Some(drill) = drill {
-            drill.give(&scratch.path)?;
+            drill.give(&scratch.folder)?;
         }
         Ok(scratch)
     }
 
-    /// Where it is.
-    pub(super) fn path(&self) -> &Path {
-        &self.path
+    /// The folder itself.
+    pub(super) fn folder(&self) -> &Folder {
+        &self.folder
     }
 
     /// Rebuilds the cluster; returns its data directory.
@@ -77,13 +85,16 @@ impl Scratch {
         let mappings: Vec<TablespaceMapping> = linked
             .filter(|tablespace| tablespace.path.is_some())
             .map(|tablespace| {
-                let folder = self.path.join(format!("tablespace-{}", tablespace.oid));
+                let folder = self
+                    .folder
+                    .path()
+                    .join(format!("tablespace-{}", tablespace.oid));
                 TablespaceMapping::new(tablespace.oid, folder)
             })
             .collect();
         let request = restore::Request {
             chain,
-            directory: self.path.clone(),
+            directory: self.folder.again()?,
             recovery: Recovery::OwnWal,
             source_settings: SourceSettings::LeftOut,
             mappings: &mappings,
@@ -98,7 +109,7 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        if let Err(error) = durable::remove_folder(&self.path) {
+        if let Err(error) = self.above.remove(&self.name) {
             log::warn!("{error}");
         }
     }

@@ -15,6 +15,7 @@ mod support;
 mod annotations;
 mod archives;
 mod archiving;
+mod as_root;
 mod block_maps;
 mod catalogued;
 mod chains;

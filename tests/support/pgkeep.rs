@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
@@ -169,6 +170,18 @@ impl Pgkeep {
     pub fn spawn(&self, arguments: &[&str]) -> Running {
         let mut command = self.command(binary());
         command.arg("-c").arg(self.configuration());
+        self.spawn_command(command.args(arguments))
+    }
+
+    /// Runs a command line as root, which the test must be.
+    pub fn run_as_root(&self, arguments: &[&str]) -> Run {
+        self.spawn_as_root(arguments).wait()
+    }
+
+    /// Starts a command line as root.
+    pub fn spawn_as_root(&self, arguments: &[&str]) -> Running {
+        let mut command = self.command(binary());
+        command.uid(0).gid(0).arg("-c").arg(self.configuration());
         self.spawn_command(command.args(arguments))
     }
 

@@ -6,6 +6,7 @@ use crate::cli::commands::describe;
 use crate::cli::commands::wanted::{POSITION, Wanted, describe_created, describe_route};
 use crate::cli::report::{Answer, Fields, field};
 use crate::error::Result;
+use crate::restore::folder::Folder;
 use crate::restore::{self, tablespaces::TablespaceMapping};
 
 /// Write a data directory that starts
@@ -39,7 +40,7 @@ impl Restore {
         let found = self.wanted.find(app)?;
         let request = restore::Request {
             chain: &found.chain,
-            directory: found.directory,
+            directory: Folder::create(&found.directory)?,
             source_settings: self.archiving.source_settings(&found.recovery),
             recovery: found.recovery,
             mappings: &self.tablespace,

@@ -1,22 +1,16 @@
 //! Whom the server of a drill runs as.
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, chown};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
 use crate::error::{Error, Result};
+use crate::restore::folder::Account;
 
 /// The account that packages of PostgreSQL create.
 const USUAL_ACCOUNT: &str = "postgres";
-
-/// Another account of this machine, which root changes to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Account {
-    uid: u32,
-    gid: u32,
-}
 
 impl Account {
     /// `None` to stay who we are. PostgreSQL refuses root: then it is the owner of `directory`, or the
@@ -45,12 +39,6 @@ impl Account {
                 directory.display()
             ))),
         }
-    }
-
-    /// Makes the account a folder's owner.
-    pub(super) fn give(self, path: &Path) -> Result<()> {
-        chown(path, Some(self.uid), Some(self.gid))
-            .map_err(|error| Error::io("give away", path, &error))
     }
 
     /// Lets a command run as the account.

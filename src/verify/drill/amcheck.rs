@@ -1,6 +1,5 @@
 //! PostgreSQL's own check of tables and B-trees, where it is installed.
 
-use std::fs::File;
 use std::io::{Read, Seek};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -8,6 +7,7 @@ use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
+use crate::restore::folder::Folder;
 use crate::server::connect::server_error;
 use crate::verify::drill::server::PrivateServer;
 use crate::verify::drill::{Drill, Held};
@@ -34,7 +34,7 @@ pub(super) fn check(
     drill: &Drill<'_>,
     server: &PrivateServer,
     superuser: &str,
-    place: &Path,
+    place: &Folder,
     held: &mut Held,
     interrupt: &Interrupt,
 ) -> Result<()> {
@@ -44,12 +44,7 @@ pub(super) fn check(
         return Ok(());
     }
     let scratch = |error: std::io::Error| Error::failed(format!("cannot run pg_amcheck: {error}"));
-    let mut said = File::options()
-        .read(true)
-        .write(true)
-        .create_new(true)
-        .open(place.join("amcheck.log"))
-        .map_err(scratch)?;
+    let mut said = place.create_file(Path::new("amcheck.log"), 0o600, None)?;
     let mut command = Command::new(&program);
     command
         .args(["--all", "--install-missing", "--heapallindexed"])

@@ -1,8 +1,8 @@
 //! A server that nobody else can reach, stopped whatever happens.
 
 use std::fs::{self, DirBuilder, File};
-use std::io::{self, Read, Seek, SeekFrom};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -15,8 +15,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
 use crate::pg::version::Major;
+use crate::restore::folder::{Account, Folder};
 use crate::server::connect::server_error;
-use crate::verify::drill::account::Account;
 use crate::verify::drill::installation::Installation;
 
 /// The port is part of the socket's name only.
@@ -59,35 +59,27 @@ impl PrivateServer {
     /// Starts the server on a data directory. Its configuration and log lie in `place`.
     pub(super) fn start(
         installation: &Installation,
-        account: Option<&Account>,
+        account: Option<Account>,
         data: &Path,
-        place: &Path,
+        place: &Folder,
         settings: &Settings,
     ) -> Result<PrivateServer> {
         let socket = SocketFolder::create(account)?;
-        let configuration = place.join("drill.conf");
-        let access = place.join("drill_hba.conf");
-        let names = place.join("drill_ident.conf");
-        let log = place.join("drill.log");
-        write(
-            &configuration,
-            &settings.text(&socket, &access, &names),
-            account,
-        )?;
-        write(&access, "local all all trust\n", account)?;
-        write(&names, "", account)?;
-        // Never by a link that is there: the folder is the account's.
-        let output = fs::OpenOptions::new()
-            .read(true)
-            .append(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&log)
-            .map_err(|error| Error::io("create", &log, &error))?;
+        let write = |name: &str, text: &str| -> Result<PathBuf> {
+            let mut file = place.create_file(Path::new(name), 0o600, account)?;
+            let path = place.path().join(name);
+            file.write_all(text.as_bytes())
+                .map_err(|error| Error::io("write", &path, &error))?;
+            Ok(path)
+        };
+        let access = write("drill_hba.conf", "local all all trust\n")?;
+        let names = write("drill_ident.conf", "")?;
+        let configuration = write("drill.conf", &settings.text(&socket, &access, &names))?;
+        let output = place.create_file(Path::new("drill.log"), 0o600, None)?;
         let clone = || output.try_clone();
         let (errors, log) = clone()
             .and_then(|errors| Ok((errors, clone()?)))
-            .map_err(|error| Error::io("open", &log, &error))?;
+            .map_err(|error| Error::io("open", &place.path().join("drill.log"), &error))?;
         let program = installation.program("postgres");
         let mut command = Command::new(&program);
         command
@@ -97,7 +89,7 @@ impl PrivateServer {
             .env_clear()
             .env("LC_ALL", "C")
             .env("TZ", "UTC")
-            .current_dir(place)
+            .current_dir(place.path())
             // Ctrl-C is meant for us; the server ends when we say so.
             .process_group(0)
             .stdin(Stdio::null())
@@ -310,17 +302,6 @@ impl Settings {
     }
 }
 
-fn write(path: &Path, text: &str, account: Option<&Account>) -> Result<()> {
-    fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)
-        .and_then(|mut file| io::Write::write_all(&mut file, text.as_bytes()))
-        .map_err(|error| Error::io("write", path, &error))?;
-    account.map_or(Ok(()), |account| account.give(path))
-}
-
 /// The server is starting, or recovering.
 fn is_not_yet(error: &postgres::Error) -> bool {
     match error.as_db_error() {
@@ -344,7 +325,7 @@ struct SocketFolder {
 }
 
 impl SocketFolder {
-    fn create(account: Option<&Account>) -> Result<SocketFolder> {
+    fn create(account: Option<Account>) -> Result<SocketFolder> {
         let process = std::process::id();
         let mut number = 0;
         let path = loop {
@@ -357,7 +338,8 @@ impl SocketFolder {
             }
         };
         let folder = SocketFolder { path };
-        account.map_or(Ok(()), |account| account.give(&folder.path))?;
+        // Nobody but root can have put another one in its place: /tmp is sticky.
+        account.map_or(Ok(()), |account| Folder::open(&folder.path)?.own(account))?;
         Ok(folder)
     }
 }
