@@ -34,6 +34,9 @@ const RECOVERY_SETTINGS: [(&str, &str); 14] = [
     ("restore_command", ""),
 ];
 
+/// The same of 14 and 15; later versions do not start with a setting that they do not have.
+const PROMOTE_TRIGGER_FILE: &str = "promote_trigger_file";
+
 const ARCHIVE_MODE: &str = "archive_mode";
 
 /// What a restored cluster keeps of the settings that `ALTER SYSTEM` made on its source.
@@ -144,9 +147,14 @@ impl Recovery {
             .into_iter()
             .filter(|(name, _)| settings.iter().all(|(set, _)| set != name))
             .map(|(name, value)| (name, value.to_owned()));
+        let trigger = (info.major_version < 16).then(|| (PROMOTE_TRIGGER_FILE, String::new()));
         let archiving = stops_archiving.then(|| (ARCHIVE_MODE, "off".to_owned()));
         let mut text = format!("{COMMENT}\n");
-        for (name, value) in neutral.chain(archiving).chain(settings.iter().cloned()) {
+        for (name, value) in neutral
+            .chain(trigger)
+            .chain(archiving)
+            .chain(settings.iter().cloned())
+        {
             text.push_str(&format!("{name} = '{}'\n", escaped(&value)));
         }
         content.extend_from_slice(text.as_bytes());
@@ -218,6 +226,7 @@ fn is_recovery_setting(line: &[u8]) -> bool {
         || RECOVERY_SETTINGS
             .iter()
             .any(|(setting, _)| is_setting(line, setting))
+        || is_setting(line, PROMOTE_TRIGGER_FILE)
 }
 
 /// Whether a line sets this. Names are ASCII; a value may be in any encoding.

@@ -46,6 +46,14 @@ fn settings_of_the_sources_file_do_not_decide(major: u32) {
     let restored = Cluster::restored(major, own.as_ref());
     assert_eq!(report.at("Response.ArchiveMode"), "off");
     assert_eq!(restored.value("show archive_mode"), "off");
+    // Its history, and its WAL of that, are none of the source's.
+    let archived = pgkeep.archived();
+    switch(&restored);
+    assert_eq!(
+        restored.value("select archived_count + failed_count from pg_stat_archiver"),
+        "0"
+    );
+    assert_eq!(pgkeep.archived(), archived);
     drop(restored);
 
     let folder = pgkeep.ground().folder("current");
@@ -85,6 +93,45 @@ fn settings_of_the_sources_file_do_not_decide(major: u32) {
     restored.set("archive_mode = off");
     restored.start();
     restored.wait_until_writable();
+}
+
+fn a_replica_obeys_the_restore_alone(major: u32) {
+    let mut primary = Cluster::stopped(major, &Options::default());
+    primary.set(LEFT_FROM_ANOTHER_LIFE);
+    if major < 16 {
+        let trigger = primary.ground().file("promote", "");
+        primary.set(&format!("promote_trigger_file = '{}'", trigger.display()));
+    }
+    primary.start();
+    let pgkeep = Pgkeep::of(&primary);
+    pgkeep.backup();
+    let folder = pgkeep.ground().folder("replica");
+    let report = pgkeep.ok(&[
+        "restore",
+        SERVER,
+        "newest",
+        "replica",
+        folder.to_str().unwrap(),
+    ]);
+    let mut replica = Cluster::adopt(major, report.at("Response.Directory").as_ref());
+    replica.start();
+    primary.sql("insert into quiet (id) values (-8)");
+    replica.catch_up_with(&primary);
+    assert_eq!(
+        replica.value("select count(*) from quiet where id = -8"),
+        "1"
+    );
+    assert_eq!(replica.value("select pg_is_in_recovery()"), "t");
+}
+
+#[test]
+fn a_replica_of_15_obeys_the_restore_alone() {
+    a_replica_obeys_the_restore_alone(15);
+}
+
+#[test]
+fn a_replica_of_18_obeys_the_restore_alone() {
+    a_replica_obeys_the_restore_alone(18);
 }
 
 /// Where the newest backup is consistent.
