@@ -16,8 +16,39 @@ pub enum Slot {
     Keeps(Lsn),
     /// It has never kept any WAL.
     Idle,
-    /// The server has given it up, because it kept more WAL than `max_slot_wal_keep_size` allows.
-    Lost,
+    /// The server has given it up.
+    Lost(Limit),
+}
+
+/// What the server gives a slot up for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limit {
+    /// It kept too much WAL.
+    Size,
+    /// It was not in use for too long (18).
+    Idle,
+}
+
+impl Limit {
+    /// The setting that it is.
+    pub fn setting(self) -> &'static str {
+        match self {
+            Limit::Size => "max_slot_wal_keep_size",
+            Limit::Idle => "idle_replication_slot_timeout",
+        }
+    }
+}
+
+/// What is wrong with a slot that the server has given up.
+pub fn given_up(name: &str, limit: Limit) -> String {
+    let why = match limit {
+        Limit::Size => "kept more WAL",
+        Limit::Idle => "was idle for longer",
+    };
+    format!(
+        "the server has given up the replication slot {name}, because it {why} than {} allows",
+        limit.setting()
+    )
 }
 
 /// Looks a slot up; nothing where there is none of that name.
@@ -25,7 +56,8 @@ pub fn find(client: &mut Client, name: &str) -> Result<Option<Slot>> {
     let failed = |error| server_error(&format!("look at the replication slot {name}"), &error);
     let row = client
         .query_opt(
-            "SELECT slot_type, restart_lsn::text, wal_status FROM pg_replication_slots WHERE slot_name = $1",
+            "SELECT slot_type, restart_lsn::text, wal_status, to_jsonb(s) ->> 'invalidation_reason' \
+             FROM pg_replication_slots AS s WHERE slot_name = $1",
             &[&name],
         )
         .map_err(failed)?;
@@ -40,8 +72,11 @@ pub fn find(client: &mut Client, name: &str) -> Result<Option<Slot>> {
     }
     let position: Option<String> = row.try_get(1).map_err(failed)?;
     let status: Option<String> = row.try_get(2).map_err(failed)?;
+    // A column of 17 and later.
+    let reason: Option<String> = row.try_get(3).map_err(failed)?;
     Ok(Some(match (position, status.as_deref()) {
-        (_, Some("lost")) => Slot::Lost,
+        (_, Some("lost")) if reason.as_deref() == Some("idle_timeout") => Slot::Lost(Limit::Idle),
+        (_, Some("lost")) => Slot::Lost(Limit::Size),
         (Some(position), _) => Slot::Keeps(position.parse()?),
         (None, _) => Slot::Idle,
     }))

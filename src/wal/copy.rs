@@ -28,7 +28,7 @@ use crate::repository::lock::CopyLock;
 use crate::repository::wal_archive::{ClusterIdentity, Gap, Inventory, Stored, WalArchive};
 use crate::server::connect::Connector;
 use crate::server::reading::FileReader;
-use crate::server::slot::{self, Slot};
+use crate::server::slot::{self, Limit, Slot};
 use crate::server::wal_end::wal_end;
 use crate::server::{Instance, facts, permissions, pg_wal};
 use crate::stored::coding::Coding;
@@ -171,6 +171,8 @@ struct Session<'a> {
     /// The unfinished segment that was copied last, and when it shall be copied next.
     growing: Option<Unfinished>,
     growing_due: Instant,
+    /// What the server had given the slot up for before it was created anew.
+    given_up: Option<Limit>,
 }
 
 impl<'a> Session<'a> {
@@ -204,6 +206,7 @@ impl<'a> Session<'a> {
             rate: RateLimit::new(request.max_rate),
             growing: None,
             growing_due: Instant::now(),
+            given_up: None,
         })
     }
 
@@ -276,17 +279,15 @@ impl<'a> Session<'a> {
         let Some(name) = slot else { return Ok(()) };
         match (slot::find(&mut self.client, name)?, create_slot) {
             (Some(Slot::Keeps(_)), _) => Ok(()),
-            (Some(Slot::Lost), true) => {
-                log::warn!(
-                    "the server has given up the replication slot {name}, because it kept more WAL than max_slot_wal_keep_size allows; it is created anew"
-                );
+            (Some(Slot::Lost(limit)), true) => {
+                log::warn!("{}; it is created anew", slot::given_up(name, limit));
+                self.given_up = Some(limit);
                 slot::drop(&mut self.client, name)?;
                 slot::create(&mut self.client, name)
             }
-            (Some(Slot::Lost), false) => Err(Error::server(format!(
-                "the server has given up the replication slot {name}, because it kept more WAL than max_slot_wal_keep_size allows"
-            ))
-            .hint(recreate(name))),
+            (Some(Slot::Lost(limit)), false) => {
+                Err(Error::server(slot::given_up(name, limit)).hint(recreate(name)))
+            }
             (Some(Slot::Idle), true) => {
                 slot::drop(&mut self.client, name)?;
                 slot::create(&mut self.client, name)
@@ -482,7 +483,10 @@ impl<'a> Session<'a> {
     fn gone(&self, gaps: &[NamedGap]) -> Error {
         let gaps: Vec<String> = gaps.iter().map(ToString::to_string).collect();
         let keep = match self.request.slot {
-            Some(_) => "raise max_slot_wal_keep_size on the server, or copy more often".to_owned(),
+            Some(_) => {
+                let limit = self.given_up.unwrap_or(Limit::Size);
+                format!("raise {} on the server, or copy more often", limit.setting())
+            }
             None => {
                 "so that the server keeps its WAL until it is copied, set wal_slot and create_slot = yes".to_owned()
             }

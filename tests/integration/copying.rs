@@ -186,10 +186,19 @@ fn a_gap_is_told_and_the_copy_goes_on_behind_it() {
 }
 
 #[test]
-fn a_slot_that_the_server_gave_up_is_made_anew_and_the_gap_told() {
-    let mut cluster = forgetful(17);
+fn a_slot_that_kept_too_much_is_made_anew_and_the_gap_told() {
+    a_slot_that_the_server_gave_up_is_made_anew(17, "max_slot_wal_keep_size", "2MB");
+}
+
+#[test]
+fn a_slot_that_was_idle_for_too_long_is_made_anew_and_the_gap_told() {
+    a_slot_that_the_server_gave_up_is_made_anew(18, "idle_replication_slot_timeout", "1s");
+}
+
+fn a_slot_that_the_server_gave_up_is_made_anew(major: u32, limit: &str, value: &str) {
+    let mut cluster = forgetful(major);
     cluster.stop(Postmaster::Fast);
-    cluster.set("max_slot_wal_keep_size = 2MB");
+    cluster.set(&format!("{limit} = {value}"));
     cluster.start();
     let pgkeep = Pgkeep::of(&cluster)
         .with_server("wal_slot", "keeper")
@@ -200,8 +209,15 @@ fn a_slot_that_the_server_gave_up_is_made_anew_and_the_gap_told() {
         move_on(&cluster);
         status() == "lost"
     });
-    let error = pgkeep.run(&["wal", "copy", SERVER]).failed(3);
+    let run = pgkeep.run(&["wal", "copy", SERVER]);
+    let error = run.failed(3);
     assert!(error.contains("missing"), "{error}");
+    assert!(
+        run.stderr.contains(&format!("than {limit} allows")),
+        "{run:?}"
+    );
+    let hint = run.report().at("Outcome.Hint");
+    assert!(hint.contains(&format!("raise {limit}")), "{hint}");
     assert_eq!(status(), "reserved");
     copy(&pgkeep);
 
@@ -214,6 +230,7 @@ fn a_slot_that_the_server_gave_up_is_made_anew_and_the_gap_told() {
     run.failed(3);
     let error = pgkeep.run(&["wal", "copy", SERVER]).failed(5);
     assert!(error.contains("given up"), "{error}");
+    assert!(error.contains(limit), "{error}");
 }
 
 fn assert_reaches(cluster: &Cluster, report: &Report, written: &str) {
