@@ -6,7 +6,7 @@ use log::LevelFilter;
 
 use crate::cli::arguments::{Format, Global};
 use crate::cli::{logging, progress, signals};
-use crate::config::{Configuration, Environment, ServerConfiguration};
+use crate::config::{Configuration, Environment, ServerConfiguration, Storage};
 use crate::error::Result;
 use crate::interrupt::Interrupt;
 use crate::progress::Progress;
@@ -14,7 +14,6 @@ use crate::repository::catalogue::Catalogue;
 use crate::repository::layout::ServerFolder;
 use crate::server::connect::Connector;
 use crate::stored::coding::Coding;
-use crate::stored::encryption::Encryption;
 use crate::stored::master_key::Keyring;
 
 /// Threads and connections where nothing else is said: more than this a
@@ -47,10 +46,15 @@ pub(super) struct Server {
 impl App {
     /// Reads the configuration and sets everything up.
     ///
-    /// A log file that cannot be opened fails a command, unless a server waits for it.
-    pub(super) fn new(global: &Global, serves_server: bool) -> Result<App> {
+    /// Where a server waits for the command, only that part is read which says where that server's files are stored, and
+    /// a log file that cannot be opened is no reason to fail.
+    pub(super) fn new(global: &Global, serves: Option<&str>) -> Result<App> {
         let environment = Environment::capture();
-        let configuration = Configuration::load(global.config.as_deref(), &environment)?;
+        let file = global.config.as_deref();
+        let configuration = match serves {
+            None => Configuration::load(file, &environment)?,
+            Some(server) => Configuration::load_storage(file, &environment, server)?,
+        };
         let configured = configuration.log_level().unwrap_or(LevelFilter::Warn);
         let level = match (global.quiet, global.verbose) {
             (true, _) => LevelFilter::Error,
@@ -61,7 +65,9 @@ impl App {
         logging::start(level)?;
         let log_file = global.log_file.as_deref().or(configuration.log_file());
         match log_file.map_or(Ok(()), logging::write_to) {
-            Err(error) if serves_server => log::warn!("{}: going on without it", error.message()),
+            Err(error) if serves.is_some() => {
+                log::warn!("{}: going on without it", error.message())
+            }
             opened => opened?,
         }
         configuration.log_ignored();
@@ -93,17 +99,22 @@ impl App {
             .or(configuration.workers.map(usize::from))
             .unwrap_or(cores.min(MOST_WORKERS));
         Ok(Server {
-            folder: ServerFolder::new(&configuration.base_dir, configuration.name.as_str()),
+            folder: folder(&configuration.storage),
             configuration,
             workers,
         })
     }
 }
 
+/// Where a server's files are in the repository.
+pub(super) fn folder(storage: &Storage) -> ServerFolder {
+    ServerFolder::new(&storage.base_dir, storage.name.as_str())
+}
+
 impl Server {
     /// Its name.
     pub(super) fn name(&self) -> &str {
-        self.configuration.name.as_str()
+        self.configuration.storage.name.as_str()
     }
 
     /// Opens sessions with it.
@@ -113,22 +124,12 @@ impl Server {
 
     /// The master keys its files are encrypted with.
     pub(super) fn keys(&self) -> Keyring {
-        Keyring::new(self.configuration.master_key.clone())
+        self.configuration.storage.keys()
     }
 
     /// How its new files are stored.
     pub(super) fn coding(&self) -> Result<Coding> {
-        let encryption = match self.configuration.encryption {
-            None => None,
-            Some(cipher) => Some(Encryption {
-                cipher,
-                key: self.keys().current()?,
-            }),
-        };
-        Ok(Coding {
-            compression: self.configuration.compression,
-            encryption,
-        })
+        self.configuration.storage.coding()
     }
 
     /// Its backups.

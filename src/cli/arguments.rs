@@ -188,9 +188,12 @@ impl Command {
         }
     }
 
-    /// Whether a server waits for it, by `archive_command` or `restore_command`.
-    pub(super) fn serves_server(&self) -> bool {
-        matches!(self, Command::Wal(wal) if wal.serves_server())
+    /// The server of the configuration whose `archive_command` or `restore_command` this is: another server waits for it.
+    pub(super) fn serves(&self) -> Option<&str> {
+        match self {
+            Command::Wal(wal) => wal.serves(),
+            _ => None,
+        }
     }
 
     /// What was asked, for the report.

@@ -74,7 +74,7 @@ fn run(arguments: &Arguments, reader: StatusReader) -> Result<Answer> {
     if let Command::Completions(completions) = &arguments.command {
         return Ok(completions.answer());
     }
-    let app = App::new(&arguments.global, arguments.command.serves_server())?;
+    let app = App::new(&arguments.global, arguments.command.serves())?;
     // A server that recovers wants to see that it was the signal that ended this.
     if reader == StatusReader::Anybody {
         app.watch_signals()?;

@@ -157,7 +157,7 @@ fn parameters_of(section: &settings::Server) -> BTreeMap<&'static str, Sourced<S
         })
     };
     [
-        ("host", Some(section.host.clone())),
+        ("host", section.host.clone()),
         ("port", section.port.clone()),
         ("user", section.user.clone()),
         ("dbname", section.database.clone()),

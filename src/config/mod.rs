@@ -37,7 +37,7 @@ pub use foreign::{Ignored, Reason};
 pub use origin::{Entry, Origin};
 pub use retention::Retention;
 pub use secret::Secret;
-pub use server::{ServerConfiguration, ServerName};
+pub use server::{ServerConfiguration, ServerName, Storage};
 pub use tls::{
     ClientCertificate, RootCertificates, SslMode, SslNegotiation, TlsSettings, TlsVersion,
 };
@@ -60,7 +60,16 @@ pub struct Configuration {
     main: Common,
     servers: Vec<(ServerName, settings::Server)>,
     ignored: Vec<Ignored>,
+    passed_over: Vec<Error>,
     environment: Environment,
+}
+
+/// What of a configuration is wanted.
+#[derive(Clone, Copy)]
+enum Scope<'a> {
+    All,
+    /// Of one server where its files are stored, and how.
+    StorageOf(&'a str),
 }
 
 impl Configuration {
@@ -68,12 +77,30 @@ impl Configuration {
     /// `pgkeep/pgkeep.conf` in the user's configuration directory,
     /// `/etc/pgkeep/pgkeep.conf`. Only the first two must be there.
     pub fn load(explicit: Option<&Path>, environment: &Environment) -> Result<Configuration> {
+        Configuration::load_for(explicit, environment, Scope::All)
+    }
+
+    /// The same of what [`Configuration::storage`] gives for one server, and of the log: a server that archives or
+    /// recovers must not stand still for anything else.
+    pub fn load_storage(
+        explicit: Option<&Path>,
+        environment: &Environment,
+        server: &str,
+    ) -> Result<Configuration> {
+        Configuration::load_for(explicit, environment, Scope::StorageOf(server))
+    }
+
+    fn load_for(
+        explicit: Option<&Path>,
+        environment: &Environment,
+        scope: Scope<'_>,
+    ) -> Result<Configuration> {
         let demanded = explicit
             .map(Path::to_owned)
             .or_else(|| environment.variable("PGKEEP_CONFIG").map(PathBuf::from));
         if let Some(path) = demanded {
             return match read(&path)? {
-                Some(text) => Configuration::parse(&path, &text, environment),
+                Some(text) => Configuration::parse(&path, &text, environment, scope),
                 None => Err(Error::usage(format!(
                     "configuration file {} is not there",
                     path.display()
@@ -86,7 +113,7 @@ impl Configuration {
         for directory in user.into_iter().chain([system]) {
             let path = directory.join("pgkeep/pgkeep.conf");
             if let Some(text) = read(&path)? {
-                return Configuration::parse(&path, &text, environment);
+                return Configuration::parse(&path, &text, environment, scope);
             }
         }
         Ok(Configuration {
@@ -94,17 +121,24 @@ impl Configuration {
             main: Common::default(),
             servers: Vec::new(),
             ignored: Vec::new(),
+            passed_over: Vec::new(),
             environment: environment.clone(),
         })
     }
 
     /// Reads the text of a configuration file.
-    fn parse(path: &Path, text: &str, environment: &Environment) -> Result<Configuration> {
+    fn parse(
+        path: &Path,
+        text: &str,
+        environment: &Environment,
+        scope: Scope<'_>,
+    ) -> Result<Configuration> {
         let sections = ini::parse(path, text)?;
         let mut reader = Reader {
             path,
             environment,
             ignored: Vec::new(),
+            passed_over: Vec::new(),
         };
         let mut main = None;
         let mut servers = Vec::new();
@@ -118,20 +152,35 @@ impl Configuration {
                             .hint("put all settings of the two below one of them"),
                     ));
                 }
-                main = Some(reader.main_section(section)?);
-            } else {
-                let name = ServerName::new(&section.name).map_err(wrong)?;
-                servers.push((name, reader.server_section(section)?));
+                main = Some(match scope {
+                    Scope::All => reader.main_section(section)?,
+                    Scope::StorageOf(_) => reader.storage(section)?,
+                });
+                continue;
             }
+            let name = ServerName::new(&section.name).map_err(wrong)?;
+            let server = match scope {
+                Scope::All => reader.server_section(section)?,
+                Scope::StorageOf(one) if one == section.name => settings::Server {
+                    common: reader.storage(section)?,
+                    ..settings::Server::default()
+                },
+                // That it is there is all that counts.
+                Scope::StorageOf(_) => settings::Server::default(),
+            };
+            servers.push((name, server));
         }
         let configuration = Configuration {
             path: Some(path.to_owned()),
             main: main.unwrap_or_default(),
             servers,
             ignored: reader.ignored,
+            passed_over: reader.passed_over,
             environment: environment.clone(),
         };
-        configuration.check_sections()?;
+        if matches!(scope, Scope::All) {
+            configuration.check_sections()?;
+        }
         Ok(configuration)
     }
 
@@ -159,17 +208,26 @@ impl Configuration {
         Ok(self.resolve(name)?.0)
     }
 
+    /// Where the files of a server are stored, and how.
+    pub fn storage(&self, name: &str) -> Result<Storage> {
+        let name = ServerName::new(name)?;
+        let section = self.section(&name)?;
+        Storage::resolve(name, &self.main, section, &self.environment)
+    }
+
     fn resolve(&self, name: &str) -> Result<(ServerConfiguration, Vec<Entry>)> {
         let name = ServerName::new(name)?;
-        let section = self
-            .servers
-            .iter()
-            .find(|(known, _)| *known == name)
-            .map(|(_, section)| section);
-        if section.is_none() && !self.servers.is_empty() {
-            return Err(self.unknown_server(&name));
-        }
+        let section = self.section(&name)?;
         ServerConfiguration::resolve(name, &self.main, section, &self.environment)
+    }
+
+    fn section(&self, name: &ServerName) -> Result<Option<&settings::Server>> {
+        let mut servers = self.servers.iter();
+        let section = servers.find(|(known, _)| known == name);
+        if section.is_none() && !self.servers.is_empty() {
+            return Err(self.unknown_server(name));
+        }
+        Ok(section.map(|(_, section)| section))
     }
 
     fn unknown_server(&self, name: &ServerName) -> Error {
@@ -217,9 +275,12 @@ impl Configuration {
         &self.ignored
     }
 
-    /// Names the keys without effect in the log, each once: to be called when
+    /// Names the keys without effect in the log, each once, and what was passed over: to be called when
     /// the log is set up, which takes the configuration.
     pub fn log_ignored(&self) {
+        for wrong in &self.passed_over {
+            log::warn!("{}: going on without it", wrong.message());
+        }
         for Ignored {
             key,
             path,

@@ -10,7 +10,10 @@ use super::retention;
 use super::settings::{self, Common, level_error};
 use crate::error::{Error, Result};
 use crate::stored::cipher::Cipher;
+use crate::stored::coding::Coding;
 use crate::stored::compression::Compression;
+use crate::stored::encryption::Encryption;
+use crate::stored::master_key::Keyring;
 use log::LevelFilter;
 use std::fmt;
 use std::num::NonZero;
@@ -53,10 +56,10 @@ impl fmt::Display for ServerName {
     }
 }
 
-/// Everything that is configured for one server.
+/// Where a server's files are stored, and how: all that archiving and fetching WAL needs.
 #[derive(Debug, Clone)]
-pub struct ServerConfiguration {
-    /// Its name.
+pub struct Storage {
+    /// The server's name.
     pub name: ServerName,
     /// The folder above those of all servers; absolute.
     pub base_dir: PathBuf,
@@ -66,6 +69,53 @@ pub struct ServerConfiguration {
     pub encryption: Option<Cipher>,
     /// The file that holds the master key; `None` where nothing says where that would be.
     pub master_key: Option<PathBuf>,
+}
+
+impl Storage {
+    /// Puts it together from the main section and the server's own.
+    pub(super) fn resolve(
+        name: ServerName,
+        main: &Common,
+        section: Option<&settings::Server>,
+        environment: &Environment,
+    ) -> Result<Storage> {
+        let own = section.map_or_else(Common::default, |section| section.common.clone());
+        let common = overridden(main, own);
+        Ok(Storage {
+            name,
+            base_dir: base_dir(&common, environment)?.value,
+            compression: compression(&common)?,
+            encryption: value_or_default(common.encryption.clone()),
+            master_key: master_key(&common, environment).map(|found| found.value),
+        })
+    }
+
+    /// The master keys that the files are encrypted with.
+    pub fn keys(&self) -> Keyring {
+        Keyring::new(self.master_key.clone())
+    }
+
+    /// How new files are stored.
+    pub fn coding(&self) -> Result<Coding> {
+        let encryption = match self.encryption {
+            None => None,
+            Some(cipher) => Some(Encryption {
+                cipher,
+                key: self.keys().current()?,
+            }),
+        };
+        Ok(Coding {
+            compression: self.compression,
+            encryption,
+        })
+    }
+}
+
+/// Everything that is configured for one server.
+#[derive(Debug, Clone)]
+pub struct ServerConfiguration {
+    /// Where its files are stored.
+    pub storage: Storage,
     /// How many threads work; `None` leaves it to pgkeep.
     pub workers: Option<NonZero<usize>>,
     /// The most that is read from the server, in bytes a second.
@@ -96,11 +146,11 @@ impl ServerConfiguration {
         section: Option<&settings::Server>,
         environment: &Environment,
     ) -> Result<(ServerConfiguration, Vec<Entry>)> {
+        let storage = Storage::resolve(name, main, section, environment)?;
         let own = section.map_or_else(Common::default, |section| section.common.clone());
         let (connection, mut entries) = connection::resolve(section, environment)?;
         let common = overridden(main, own);
         let base_dir = base_dir(&common, environment)?;
-        let compression = compression(&common)?;
         let retention = retention(&common)?;
         let master_key = master_key(&common, environment);
         entries.extend(common_entries(&common, &base_dir, master_key.as_ref()));
@@ -113,11 +163,7 @@ impl ServerConfiguration {
             entries.push(shown("extra", extra, |paths| paths.join(", ")));
         }
         let configuration = ServerConfiguration {
-            name,
-            base_dir: base_dir.value,
-            compression,
-            encryption: value_or_default(common.encryption),
-            master_key: master_key.map(|found| found.value),
+            storage,
             workers: value_or_default(common.workers),
             max_rate: value_or_default(common.max_rate),
             retention,

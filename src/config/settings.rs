@@ -33,6 +33,27 @@ pub(super) const COMMON_KEYS: &[&str] = &[
     "log_file",
 ];
 
+/// Of those, what says where files are stored and how.
+const STORAGE_KEYS: &[&str] = &[
+    "base_dir",
+    "compression",
+    "compression_level",
+    "encryption",
+    "master_key",
+];
+
+/// And what says where the log goes.
+const LOG_KEYS: &[&str] = &["log_level", "log_file", "log_path"];
+
+/// What pgmoneta calls settings of ours, and what it has of its own that we look at.
+const OTHER_NAMES: &[&str] = &[
+    "backup_max_rate",
+    "network_max_rate",
+    "log_path",
+    "log_type",
+    "storage_engine",
+];
+
 /// The keys of [`Server`] alone.
 pub(super) const SERVER_KEYS: &[&str] = &[
     "host",
@@ -69,10 +90,10 @@ pub(super) struct Common {
 
 /// Settings of one server's section; those of the connection stay text,
 /// because they are completed from libpq's sources.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Server {
     pub(super) common: Common,
-    pub(super) host: Sourced<String>,
+    pub(super) host: Given<String>,
     pub(super) port: Given<String>,
     pub(super) user: Given<String>,
     pub(super) database: Given<String>,
@@ -89,16 +110,14 @@ pub(super) struct Reader<'a> {
     pub(super) environment: &'a Environment,
     /// Keys that were accepted and have no effect.
     pub(super) ignored: Vec<Ignored>,
+    /// What is wrong and does not matter to who asks.
+    pub(super) passed_over: Vec<Error>,
 }
 
 impl Reader<'_> {
     /// Reads `[pgkeep]` or `[pgmoneta]`.
     pub(super) fn main_section(&mut self, section: &Section) -> Result<Common> {
-        let log_to_file = section
-            .settings
-            .iter()
-            .find(|setting| setting.key == "log_type")
-            .is_some_and(|setting| setting.value.eq_ignore_ascii_case("file"));
+        let log_to_file = logs_to_file(section);
         let mut common = Common::default();
         for setting in &section.settings {
             // In pgmoneta, log_path matters only for log_type = file.
@@ -127,16 +146,8 @@ impl Reader<'_> {
     /// Reads the section of a server.
     pub(super) fn server_section(&mut self, section: &Section) -> Result<Server> {
         let mut server = Server {
-            common: Common::default(),
-            host: self.host(section)?,
-            port: None,
-            user: None,
-            database: None,
-            wal_slot: None,
-            extra: None,
-            certificate: None,
-            key: None,
-            roots: None,
+            host: Some(self.host(section)?),
+            ..Server::default()
         };
         for setting in &section.settings {
             if setting.value.is_empty() || self.common(&mut server.common, setting)? {
@@ -168,6 +179,28 @@ impl Reader<'_> {
             }
         }
         Ok(server)
+    }
+
+    /// Reads of any section what says where files are stored and how. The log is no reason to fail, and no other value is
+    /// looked at; but a key that is none may be one of those misspelt.
+    pub(super) fn storage(&mut self, section: &Section) -> Result<Common> {
+        let mut common = Common::default();
+        for setting in &section.settings {
+            let key = setting.key.as_str();
+            let is_idle = key == "log_path" && !logs_to_file(section);
+            if setting.value.is_empty() || is_idle {
+                continue;
+            }
+            if STORAGE_KEYS.contains(&key) {
+                self.common(&mut common, setting)?;
+            } else if LOG_KEYS.contains(&key) {
+                let read = self.common(&mut common, setting);
+                self.passed_over.extend(read.err());
+            } else if !is_known(key) {
+                return Err(self.unknown(setting, COMMON_KEYS));
+            }
+        }
+        Ok(common)
     }
 
     fn host(&self, section: &Section) -> Result<Sourced<String>> {
@@ -294,6 +327,22 @@ impl Reader<'_> {
         self.wrong(setting, "is not a key of this section")
             .hint(hint)
     }
+}
+
+fn logs_to_file(section: &Section) -> bool {
+    let mut settings = section.settings.iter();
+    settings
+        .find(|setting| setting.key == "log_type")
+        .is_some_and(|setting| setting.value.eq_ignore_ascii_case("file"))
+}
+
+/// Whether some section may have this key.
+fn is_known(key: &str) -> bool {
+    [COMMON_KEYS, SERVER_KEYS, OTHER_NAMES]
+        .concat()
+        .contains(&key)
+        || foreign::in_main_section(key).is_some()
+        || foreign::in_server_section(key).is_some()
 }
 
 /// The level is none of its algorithm's.

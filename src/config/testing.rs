@@ -1,6 +1,6 @@
 //! What the tests of this layer share.
 
-use super::{Configuration, Environment};
+use super::{Configuration, Environment, Scope, Storage};
 use crate::error::Result;
 use std::path::{Path, PathBuf};
 
@@ -20,5 +20,14 @@ pub(super) fn environment(variables: &[(&str, &str)]) -> Environment {
 
 /// The configuration in a file `f` with this text.
 pub(super) fn configuration(text: &str, variables: &[(&str, &str)]) -> Result<Configuration> {
-    Configuration::parse(Path::new("f"), text, &environment(variables))
+    parse(text, variables, Scope::All)
+}
+
+/// The same of what says where the files of a server are stored.
+pub(super) fn storage(text: &str, variables: &[(&str, &str)], server: &str) -> Result<Storage> {
+    parse(text, variables, Scope::StorageOf(server))?.storage(server)
+}
+
+fn parse(text: &str, variables: &[(&str, &str)], scope: Scope<'_>) -> Result<Configuration> {
+    Configuration::parse(Path::new("f"), text, &environment(variables), scope)
 }

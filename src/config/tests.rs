@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
-use super::testing::{configuration, environment};
+use super::testing::{configuration, environment, storage};
 use super::*;
 use crate::error::Kind;
 use crate::stored::cipher::Cipher;
@@ -25,11 +25,11 @@ fn the_configuration_of_the_tutorial_is_accepted() {
         [primary]\nhost = localhost\nport = 5432\nuser = repl\nwal_slot = repl\n";
     let configuration = configuration(text, &[]).unwrap();
     let server = configuration.server("primary").unwrap();
-    assert_eq!(server.base_dir, Path::new("/tmp/pgmoneta"));
-    assert_eq!(server.compression, Compression::default());
+    assert_eq!(server.storage.base_dir, Path::new("/tmp/pgmoneta"));
+    assert_eq!(server.storage.compression, Compression::default());
     assert_eq!(server.retention.to_string(), "7, -, -, -");
     assert_eq!(server.verification, Some(Duration::from_secs(3600)));
-    assert_eq!(server.encryption, Cipher::parse("aes-256-cbc"));
+    assert_eq!(server.storage.encryption, Cipher::parse("aes-256-cbc"));
     assert_eq!(server.wal_slot.as_deref(), Some("repl"));
     assert_eq!(server.connection.user, "repl");
     assert_eq!(configuration.log_level(), Some(LevelFilter::Info));
@@ -48,11 +48,11 @@ fn a_servers_section_overrides_the_main_one() {
         workers = 4\nmax_rate = 8MB\nretention = 7, -, 12, 1\nverification = 1D\n\
         log_level = debug\nlog_file = /l\ncreate_slot = yes";
     let inherited = primary(main, "").unwrap();
-    assert_eq!(inherited.base_dir, Path::new("/b"));
-    assert_eq!(inherited.compression.algorithm, Algorithm::Gzip);
-    assert_eq!(inherited.encryption, Cipher::parse("aes-128-ctr"));
+    assert_eq!(inherited.storage.base_dir, Path::new("/b"));
+    assert_eq!(inherited.storage.compression.algorithm, Algorithm::Gzip);
+    assert_eq!(inherited.storage.encryption, Cipher::parse("aes-128-ctr"));
     assert_eq!(
-        inherited.master_key.as_deref(),
+        inherited.storage.master_key.as_deref(),
         Some(Path::new("/home/ann/key"))
     );
     assert_eq!(inherited.workers, NonZero::new(4));
@@ -67,10 +67,10 @@ fn a_servers_section_overrides_the_main_one() {
         workers = 0\nmax_rate = 0\nretention = 14, 2\nverification = 0\nlog_level = off\n\
         log_file = /m\ncreate_slot = no\nextra = /a, /b c\nwal_slot = s_1";
     let own = primary(main, server).unwrap();
-    assert_eq!(own.base_dir, Path::new("/c"));
-    assert_eq!(own.compression.algorithm, Algorithm::None);
-    assert_eq!(own.encryption, None);
-    assert_eq!(own.master_key.as_deref(), Some(Path::new("/k")));
+    assert_eq!(own.storage.base_dir, Path::new("/c"));
+    assert_eq!(own.storage.compression.algorithm, Algorithm::None);
+    assert_eq!(own.storage.encryption, None);
+    assert_eq!(own.storage.master_key.as_deref(), Some(Path::new("/k")));
     assert_eq!((own.workers, own.max_rate), (None, None));
     assert_eq!(own.retention.to_string(), "14, 2, 12, 1");
     assert_eq!(own.verification, None);
@@ -112,9 +112,12 @@ fn the_parts_of_retention_must_fit_wherever_they_stand() {
 #[test]
 fn nothing_is_set_by_default() {
     let server = primary("", "").unwrap();
-    assert_eq!(server.base_dir, Path::new("/home/ann/.local/share/pgkeep"));
-    assert_eq!(server.compression, Compression::default());
-    assert_eq!(server.encryption, None);
+    assert_eq!(
+        server.storage.base_dir,
+        Path::new("/home/ann/.local/share/pgkeep")
+    );
+    assert_eq!(server.storage.compression, Compression::default());
+    assert_eq!(server.storage.encryption, None);
     assert_eq!(server.retention.to_string(), "7, -, -, -");
     assert_eq!((server.workers, server.max_rate), (None, None));
     assert_eq!((server.wal_slot, server.create_slot), (None, false));
@@ -122,7 +125,8 @@ fn nothing_is_set_by_default() {
 
 #[test]
 fn a_level_belongs_to_its_algorithm() {
-    let level = |main: &str, server: &str| primary(main, server).map(|s| s.compression.level());
+    let level =
+        |main: &str, server: &str| primary(main, server).map(|s| s.storage.compression.level());
     assert_eq!(level("compression_level = 19", "").unwrap(), Some(19));
     assert_eq!(
         level("compression_level = 19", "compression_level = 3").unwrap(),
@@ -375,7 +379,7 @@ fn the_file_is_looked_for_in_four_places() {
     environment.system_directory = at("etc");
     let base_dir = |explicit: Option<&Path>, environment: &Environment| {
         let configuration = Configuration::load(explicit, environment).unwrap();
-        configuration.server("any").unwrap().base_dir
+        configuration.server("any").unwrap().storage.base_dir
     };
 
     assert_eq!(base_dir(None, &environment), at("home/.local/share/pgkeep"));
@@ -529,5 +533,31 @@ fn the_sample_has_every_key_with_a_value_it_may_have() {
             complete.iter().any(|line| line.starts_with(&beginning)),
             "{key}"
         );
+    }
+}
+
+#[test]
+fn a_server_that_waits_is_not_stopped_by_what_it_does_not_need() {
+    let wrong = "[pgkeep]\nbase_dir = /b\nretention = never\nlog_level = loud\nmax_rate = -5\n\
+                 [other]\nhoost = x\nencryption = rot13\n[primary]\nport = many\nencryption = aes-256-gcm\n";
+    assert!(configuration(wrong, &[]).is_err());
+    // Nor by what says how to connect.
+    let found = storage(wrong, &[("PGSERVICE", "none")], "primary").unwrap();
+    assert_eq!(found.base_dir, Path::new("/b"));
+    assert_eq!(found.encryption, Cipher::parse("aes-256-gcm"));
+
+    // Where it would store somewhere else, or as something else, it is.
+    for (text, why) in [
+        ("[pgkeep]\nbase_dirr = /b\n", "base_dirr is not a key"),
+        ("[pgkeep]\nbase_dir = b\n", "base_dir cannot be"),
+        ("[primary]\nencryption = rot13\n", "encryption cannot be"),
+        (
+            "[primary]\ncompression = lz4\ncompression_level = 99\n",
+            "compression_level cannot be",
+        ),
+        ("[primry]\nhost = x\n", "server primary is not in"),
+    ] {
+        let error = storage(text, &[], "primary").unwrap_err();
+        assert!(error.message().contains(why), "{error}");
     }
 }

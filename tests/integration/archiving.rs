@@ -283,6 +283,27 @@ fn get(pgkeep: &Pgkeep, arguments: &[&str]) -> (i32, String) {
 }
 
 #[test]
+fn a_mistake_elsewhere_in_the_configuration_stops_neither_archiving_nor_recovery() {
+    let cluster = Cluster::with(17, &small_segments());
+    let pgkeep = Pgkeep::of(&cluster);
+    let right = fs::read_to_string(pgkeep.configuration()).unwrap();
+    let main = "[pgkeep]\nlog_level = loud\nretention = never\n";
+    let wrong = right.replacen("[pgkeep]\n", main, 1) + "[other]\nhoost = nowhere\n";
+    pgkeep.configure(&wrong);
+    pgkeep.run(&["list-backup", SERVER]).failed(2);
+    let path = closed_segment(&cluster);
+    let output = push(&pgkeep, cluster.data(), &path);
+    assert!(output.status.success());
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("log_level"), "{said}");
+    let name = path.strip_prefix("pg_wal/").unwrap();
+    assert_eq!(get(&pgkeep, &[SERVER, name, "x"]).0, 0);
+    // Of its own server's files all must be right.
+    pgkeep.configure(&right.replacen("[pgkeep]\n", "[pgkeep]\nencrypton = aes\n", 1));
+    assert_eq!(get(&pgkeep, &[SERVER, name, "y"]).0, 126);
+}
+
+#[test]
 fn only_what_is_certainly_not_held_has_exit_status_1() {
     let cluster = Cluster::with(17, &small_segments());
     let pgkeep = Pgkeep::of(&cluster);

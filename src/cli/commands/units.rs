@@ -122,7 +122,7 @@ fn setting(app: &App, server: &Server) -> Result<Setting> {
         .map(|endpoint| &endpoint.host);
     let in_tmp = |path: &Path| path.starts_with("/tmp") || path.starts_with("/var/tmp");
     let needs_tmp = sockets.any(|host| matches!(host, Host::Socket(folder) if in_tmp(folder)))
-        || [&settings.base_dir, &configuration, &program]
+        || [&settings.storage.base_dir, &configuration, &program]
             .iter()
             .any(|path| in_tmp(path));
     let verifies = settings.verification.is_some();
@@ -136,8 +136,8 @@ fn setting(app: &App, server: &Server) -> Result<Setting> {
         server: server.name().to_owned(),
         program,
         configuration,
-        user: owner(&settings.base_dir)?,
-        base_dir: settings.base_dir.clone(),
+        user: owner(&settings.storage.base_dir)?,
+        base_dir: settings.storage.base_dir.clone(),
         written: written.into_iter().collect(),
         needs_tmp,
         verifies,

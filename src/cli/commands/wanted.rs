@@ -202,12 +202,12 @@ fn wal_get(app: &App, server: &Server) -> Result<WalGet> {
         Some(path) => std::path::absolute(path).map_err(|error| Error::io("find", path, &error))?,
         // Without a file all is as by default, whoever the server's user is and whatever file he has.
         None => {
-            let above = server.configuration.base_dir.parent();
+            let above = server.configuration.storage.base_dir.parent();
             environment.extend(above.map(|above| ("XDG_DATA_HOME", above.to_owned())));
             PathBuf::from("/dev/null")
         }
     };
-    if let Some(key) = &server.configuration.master_key
+    if let Some(key) = &server.configuration.storage.master_key
         && key.exists()
     {
         environment.push(("PGKEEP_MASTER_KEY_FILE", key.clone()));

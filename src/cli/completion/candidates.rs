@@ -51,12 +51,17 @@ fn kept(configuration: &Configuration) -> Vec<String> {
     let Ok(any) = configuration.server("any") else {
         return Vec::new();
     };
-    let entries = fs::read_dir(&any.base_dir).into_iter().flatten().flatten();
+    let entries = fs::read_dir(&any.storage.base_dir)
+        .into_iter()
+        .flatten()
+        .flatten();
     let mut names: Vec<String> = entries
         .filter_map(|entry| entry.file_name().into_string().ok())
         .filter(|name| {
             ServerName::new(name).is_ok()
-                && ServerFolder::new(&any.base_dir, name).backups().is_dir()
+                && ServerFolder::new(&any.storage.base_dir, name)
+                    .backups()
+                    .is_dir()
         })
         .collect();
     names.sort();
@@ -67,7 +72,10 @@ fn kept(configuration: &Configuration) -> Vec<String> {
 fn server(typed: &Typed) -> Option<(&str, ServerFolder)> {
     let name = typed.value("server")?.to_str()?;
     let configuration = typed.configuration()?.server(name).ok()?;
-    Some((name, ServerFolder::new(&configuration.base_dir, name)))
+    Some((
+        name,
+        ServerFolder::new(&configuration.storage.base_dir, name),
+    ))
 }
 
 /// How many backups are looked into to describe them: as many as a screen may show, so

@@ -2,7 +2,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use crate::cli::app::App;
+use crate::cli::app::{self, App};
 use crate::cli::report::{Answer, Fields, field};
 use crate::error::{Error, Result};
 use crate::pg::wal_file::WalFileName;
@@ -23,7 +23,7 @@ Exit status:
 #[command(after_help = EXIT_STATUS)]
 pub(crate) struct Get {
     /// The server's name
-    server: String,
+    pub(super) server: String,
     /// The file, which the server gives as %f
     #[arg(value_parser = wal_file_name)]
     name: WalFileName,
@@ -50,11 +50,12 @@ impl Get {
 
     /// Hands it out.
     pub(crate) fn run(&self, app: &App) -> Result<Answer> {
-        let server = app.server(&self.server)?;
-        let archive = WalArchive::open(&server.folder, server.keys())?.ok_or_else(|| {
+        let storage = app.configuration.storage(&self.server)?;
+        let folder = app::folder(&storage);
+        let archive = WalArchive::open(&folder, storage.keys())?.ok_or_else(|| {
             Error::failed(format!(
                 "there is no WAL archive in {}",
-                server.folder.wal().display()
+                folder.wal().display()
             ))
             .hint("is the disk mounted? pgkeep wal push and wal copy create the archive")
         })?;
@@ -68,12 +69,15 @@ impl Get {
             log::warn!(
                 "{} is missing in the archive, which has later segments: pgkeep wal list {} shows all gaps",
                 self.name,
-                server.name()
+                self.server
             );
         }
         let is_held = answer == get::Answer::Delivered;
         Ok(Answer {
-            response: vec![field("Server", server.name()), field("Held", is_held)],
+            response: vec![
+                field("Server", self.server.as_str()),
+                field("Held", is_held),
+            ],
             // The server logs what this prints.
             plain: Some(String::new()),
             error: (!is_held)

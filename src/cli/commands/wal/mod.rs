@@ -44,9 +44,13 @@ impl Wal {
         matches!(self.action, Action::Get(_))
     }
 
-    /// Whether a server waits for it: `wal push` and `wal get`.
-    pub(crate) fn serves_server(&self) -> bool {
-        matches!(self.action, Action::Push(_) | Action::Get(_))
+    /// The server whose WAL it archives or hands out, while a server waits for it: `wal push` and `wal get`.
+    pub(crate) fn serves(&self) -> Option<&str> {
+        match &self.action {
+            Action::Push(push) => Some(&push.server),
+            Action::Get(get) => Some(&get.server),
+            Action::Copy(_) | Action::List(_) => None,
+        }
     }
 
     /// What was asked.

@@ -2,7 +2,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use crate::cli::app::App;
+use crate::cli::app::{self, App};
 use crate::cli::report::{Answer, Fields, field};
 use crate::error::Result;
 use crate::repository::wal_archive::Stored;
@@ -16,7 +16,7 @@ use crate::wal::push;
 #[derive(Debug, Args)]
 pub(crate) struct Push {
     /// The server's name
-    server: String,
+    pub(super) server: String,
     /// The file, which the server gives as %p
     path: PathBuf,
 }
@@ -32,19 +32,19 @@ impl Push {
 
     /// Archives it.
     pub(crate) fn run(&self, app: &App) -> Result<Answer> {
-        let server = app.server(&self.server)?;
+        let storage = app.configuration.storage(&self.server)?;
         let request = push::Request {
-            server: server.name(),
-            folder: &server.folder,
+            server: &self.server,
+            folder: &app::folder(&storage),
             path: &self.path,
-            coding: &server.coding()?,
-            keys: server.keys(),
+            coding: &storage.coding()?,
+            keys: storage.keys(),
         };
         let stored = push::run(&request, &app.interrupt)?;
         let file = self.path.file_name().unwrap_or_default();
         Ok(Answer {
             response: vec![
-                field("Server", server.name()),
+                field("Server", self.server.as_str()),
                 field("WAL", file.to_string_lossy().into_owned()),
                 field("Already", stored == Stored::Already),
             ],
