@@ -38,6 +38,7 @@ mod kinds_of_cluster;
 mod large_relation;
 mod logging;
 mod naming;
+mod odd_wal;
 mod permissions;
 mod positions;
 mod refusals;
