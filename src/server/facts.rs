@@ -8,6 +8,7 @@ use crate::pg::version::{Major, Version};
 use crate::server::conflict;
 use crate::server::connect::server_error;
 use crate::server::reading::FileReader;
+use crate::server::text::ServerText;
 
 /// What a backup must know of a server before it starts.
 #[derive(Debug, Clone)]
@@ -95,11 +96,15 @@ impl Facts {
         let row = conflict::repeated(|| client.query_one(SETTINGS, &[]))
             .map_err(|error| server_error("ask for the server's settings", &error))?;
         let read = |error| server_error("ask for the server's settings", &error);
-        let data_directory = match row.try_get(4).map_err(read)? {
-            Some(directory) => Some(directory),
+        let data_directory = match row.try_get::<_, Option<ServerText>>(4).map_err(read)? {
+            Some(directory) => Some(named_in_utf8("its data directory", directory)?),
             None => data_directory_by_pid_file(reader)?,
         };
-        let files: Vec<String> = row.try_get(6).map_err(read)?;
+        let files: Vec<ServerText> = row.try_get(6).map_err(read)?;
+        let files = files
+            .into_iter()
+            .map(|file| named_in_utf8("a configuration file", file))
+            .collect::<Result<Vec<String>>>()?;
         Ok(Facts {
             version,
             control,
@@ -108,14 +113,24 @@ impl Facts {
             data_checksums: row.try_get(2).map_err(read)?,
             group_access: row.try_get(3).map_err(read)?,
             log_directory: row
-                .try_get::<_, Option<String>>(5)
+                .try_get::<_, Option<ServerText>>(5)
                 .map_err(read)?
-                .unwrap_or_else(|| DEFAULT_LOG_DIRECTORY.to_owned()),
+                .map_or_else(|| DEFAULT_LOG_DIRECTORY.to_owned(), |path| path.to_string()),
             configuration_files: outside(files, data_directory.as_deref()),
             data_directory,
             tablespaces: tablespaces(client)?,
         })
     }
+}
+
+/// A path that a backup must know, and can note in UTF-8 alone.
+fn named_in_utf8(what: &str, path: ServerText) -> Result<String> {
+    path.utf8().map_err(|path| {
+        Error::server(format!(
+            "the server has {what} under a name that is not UTF-8: {path}"
+        ))
+        .hint("rename it on the server; pgkeep notes the names of files in UTF-8")
+    })
 }
 
 /// `postmaster.pid` has the data directory in its second line
@@ -147,22 +162,25 @@ SELECT oid, spcname::text, pg_tablespace_location(oid) FROM pg_tablespace
 pub fn tablespaces(client: &mut Client) -> Result<Vec<TablespaceLocation>> {
     let rows = conflict::repeated(|| client.query(TABLESPACES, &[]))
         .map_err(|error| server_error("list the tablespaces", &error))?;
+    let read = |error| server_error("list the tablespaces", &error);
     rows.iter()
         .map(|row| {
+            let name = row.try_get::<_, ServerText>(1).map_err(read)?.to_string();
+            let location: ServerText = row.try_get(2).map_err(read)?;
             Ok(TablespaceLocation {
-                oid: row.try_get(0)?,
-                name: row.try_get(1)?,
-                location: row.try_get(2)?,
+                oid: row.try_get(0).map_err(read)?,
+                location: named_in_utf8(&format!("the folder of tablespace {name}"), location)?,
+                name,
             })
         })
-        .collect::<std::result::Result<_, postgres::Error>>()
-        .map_err(|error| server_error("list the tablespaces", &error))
+        .collect()
 }
 
 /// A database, and where its own folder is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Database {
-    oid: u32,
+    /// Its OID, the name of its folder in every tablespace.
+    pub oid: u32,
     tablespace: u32,
     /// Its name.
     pub name: String,
@@ -198,7 +216,7 @@ pub fn databases(client: &mut Client) -> Result<Vec<Database>> {
             Ok(Database {
                 oid: row.try_get(0)?,
                 tablespace: row.try_get(1)?,
-                name: row.try_get(2)?,
+                name: row.try_get::<_, ServerText>(2)?.to_string(),
             })
         })
         .collect::<std::result::Result<_, postgres::Error>>()

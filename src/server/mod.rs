@@ -13,6 +13,7 @@ pub mod reading;
 pub mod reservation;
 pub mod session;
 pub mod slot;
+mod text;
 pub mod wal_end;
 
 use postgres::Client;

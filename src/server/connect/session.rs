@@ -8,6 +8,7 @@ use postgres::{Client, SimpleQueryMessage};
 /// Settings against what a role or database may have: nothing may end or slow a
 /// long transfer, and names mean those of `pg_catalog`. A setting that the
 /// server's version does not have is left out (`transaction_timeout` came with 17).
+/// Text comes as the server has it, without a conversion that could fail or name another file.
 /// `set_config` does in one round trip what a SET for each would do.
 const SETTINGS: &str = "
     SELECT pg_catalog.set_config(name, value, false)
@@ -18,6 +19,7 @@ const SETTINGS: &str = "
         ('transaction_timeout', '0'),
         ('idle_in_transaction_session_timeout', '0'),
         ('idle_session_timeout', '0'),
+        ('client_encoding', 'SQL_ASCII'),
         ('client_min_messages', 'error'),
         ('standard_conforming_strings', 'on'),
         ('bytea_output', 'hex'),
