@@ -28,6 +28,11 @@ impl Catalogued {
         &self.tablespaces
     }
 
+    /// The OIDs of the databases.
+    pub(super) fn database_oids(&self) -> HashSet<u32> {
+        self.databases.iter().map(|database| database.oid).collect()
+    }
+
     /// What was there before and is there `later` must be among the files of the backup.
     pub(super) fn expect_in<'a>(
         &self,

@@ -34,7 +34,7 @@ use crate::repository::lock::ServerLock;
 use crate::repository::staging::{self, Staging};
 use crate::server::connect::Connector;
 use crate::server::facts::{self, Facts};
-use crate::server::listing::{self, Skipped};
+use crate::server::listing;
 use crate::server::permissions;
 use crate::server::reading::FileReader;
 use crate::server::session::{BackupSession, Checkpoint};
@@ -134,7 +134,7 @@ pub fn run(
     let catalogued = Catalogued::read(&mut session)?;
     let tablespaces = catalogued.tablespaces();
     let rules = Exclusion::new(version.major, emptied_directories(&facts, tablespaces));
-    let listed = list(&mut session, &facts, &rules, request.extra)?;
+    let listed = list(&mut session, &facts, &rules, &catalogued, request.extra)?;
     let tablespace_directory = version.major.tablespace_directory();
     catalogued.expect_in(
         &Catalogued::read(&mut session)?,
@@ -345,14 +345,11 @@ fn list(
     session: &mut BackupSession,
     facts: &Facts,
     rules: &Exclusion,
+    catalogued: &Catalogued,
     extra: &[String],
 ) -> Result<Vec<listing::Listed>> {
-    let tablespace_directory = facts.version.major.tablespace_directory();
-    let skipped = Skipped {
-        contents_of: rules.without_contents().collect(),
-        tablespace_directory: &tablespace_directory,
-    };
-    let mut listed = listing::data_directory(session.client(), &skipped)?;
+    let databases = catalogued.database_oids();
+    let mut listed = listing::data_directory(session.client(), rules, &databases)?;
     for path in extra.iter().chain(&facts.configuration_files) {
         listed.extend(listing::extra(session.client(), path)?);
     }

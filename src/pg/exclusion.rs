@@ -27,7 +27,7 @@ pub const CONTENTS_EXCLUDED: &[&str] = &[
 
 /// The other directories of every cluster (bin/initdb/initdb.c, subdirs). No
 /// setting can empty these.
-const CONTENTS_NEEDED: &[&str] = &[
+pub(super) const CONTENTS_NEEDED: &[&str] = &[
     "base",
     "global",
     "pg_commit_ts",
@@ -101,11 +101,9 @@ impl Exclusion {
         }
     }
 
-    /// The directories whose content a backup leaves out, to be left out of a
-    /// listing already.
-    pub fn without_contents(&self) -> impl Iterator<Item = &str> {
-        let emptied = self.emptied.iter().map(String::as_str);
-        CONTENTS_EXCLUDED.iter().copied().chain(emptied)
+    /// The release's directory in a tablespace's location.
+    pub fn tablespace_directory(&self) -> &str {
+        &self.tablespace_directory
     }
 
     /// Whether a backup holds this file.

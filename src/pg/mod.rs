@@ -16,6 +16,7 @@ pub mod label;
 pub(crate) mod little_endian;
 pub mod lsn;
 pub mod manifest;
+pub mod own_path;
 pub mod page;
 pub mod recovery;
 pub mod relation;

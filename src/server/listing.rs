@@ -1,13 +1,23 @@
-//! All files of the data directory, by one query.
+//! All files of the data directory, by few queries.
+//!
+//! Folders are listed level by level, all those of a level by one query. Symbolic links are followed where PostgreSQL
+//! itself has a file or folder of that name, and left out elsewhere, as backup/basebackup.c leaves out what is neither
+//! file nor folder: one may lead back up, or to what is none of the cluster's.
+
+use std::collections::{BTreeMap, HashSet};
 
 use postgres::Client;
 use postgres::fallible_iterator::FallibleIterator;
 use postgres::types::ToSql;
 
 use crate::error::{Error, Result};
+use crate::pg::exclusion::Exclusion;
+use crate::pg::own_path;
 use crate::pg::relative_path::stays_inside;
 use crate::server::conflict;
 use crate::server::connect::server_error;
+use crate::server::links::{self, Found, State, Way};
+use crate::server::text::ServerText;
 
 /// A file or directory of the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,123 +32,372 @@ pub struct Listed {
     pub is_directory: bool,
 }
 
-/// What not to look into.
-#[derive(Debug, Clone, Default)]
-pub struct Skipped<'a> {
-    /// Directories whose entries are not listed; they themselves are.
-    pub contents_of: Vec<&'a str>,
-    /// The one directory of a tablespace that is this server's, such as
-    /// `PG_15_202209061`.
-    pub tablespace_directory: &'a str,
-}
+/// Deeper than anybody's folders go; where links cannot be told, one that leads back up ends here.
+const DEEPEST: usize = 24;
 
-/// Deeper than any data directory goes; a link that leads back up ends here.
-const DEEPEST: i32 = 24;
+/// How many are named of what is left out.
+const NAMED: usize = 20;
 
-/// One pg_ls_dir a directory and one pg_stat_file an entry. Whatever vanishes
-/// in between is left out: pg_stat_file gives NULL for it.
-const LIST: &str = "\
-WITH RECURSIVE entry AS (
-    SELECT $1::text || n.name AS path, n.name, 1 AS depth, s.size, s.modification, s.isdir
-      FROM pg_ls_dir($2) AS n(name), pg_stat_file($1::text || n.name, true) AS s
-     WHERE s.isdir IS NOT NULL
-    UNION ALL
-    SELECT e.path || '/' || n.name, n.name, e.depth + 1, s.size, s.modification, s.isdir
-      FROM entry AS e, pg_ls_dir(e.path, true, false) AS n(name),
-           pg_stat_file(e.path || '/' || n.name, true) AS s
-     WHERE e.isdir AND e.depth < $3 AND e.path <> ALL ($4::text[]) AND e.name NOT LIKE 'pgsql\\_tmp%'
-       AND NOT (e.depth = 2 AND e.path LIKE 'pg\\_tblspc/%' AND n.name <> $5)
-       AND s.isdir IS NOT NULL
-)
-SELECT path, size, extract(epoch FROM modification)::int8, isdir, depth FROM entry";
+/// The entries of folders. What is named like a relation's file in a folder of relations, which is nearly everything, is
+/// looked at in the same query; NULL tells that it vanished in between, and is left out. No function here minds names that are not
+/// valid in the database's encoding.
+const ENTRIES: &str = "\
+SELECT f.number::int4 - 1, n.name, k.is_relation, s.size, floor(extract(epoch FROM s.modification))::int8, s.isdir
+  FROM unnest($1::text[], $2::bool[]) WITH ORDINALITY AS f(path, holds_relations, number),
+       pg_ls_dir(CASE f.path WHEN '' THEN '.' ELSE f.path END, true, false) AS n(name),
+       LATERAL (SELECT f.holds_relations AND btrim(textsend(n.name), '0123456789')
+                       IN ('', '.', '_fsm', '_fsm.', '_vm', '_vm.', '_init', '_init.')) AS k(is_relation),
+       pg_stat_file(CASE WHEN k.is_relation THEN f.path || '/' || n.name END, true) AS s
+ WHERE NOT k.is_relation OR s.isdir IS NOT NULL";
 
-const STAT: &str = "\
-SELECT s.size, extract(epoch FROM s.modification)::int8, s.isdir FROM pg_stat_file($1, true) AS s";
+/// Whether every file name in UTF-8 can be said in the database's encoding.
+const TAKES_UTF8: &str = "\
+SELECT getdatabaseencoding() = 'UTF8' OR pg_encoding_max_length(pg_char_to_encoding(getdatabaseencoding())) = 1";
 
-/// Lists the data directory.
-pub fn data_directory(client: &mut Client, skipped: &Skipped<'_>) -> Result<Vec<Listed>> {
-    list(client, "", ".", skipped)
-}
-
-/// Lists a further file, or a folder with all below it. Nothing there is an error.
-pub fn extra(client: &mut Client, path: &str) -> Result<Vec<Listed>> {
-    let row = conflict::repeated(|| client.query_one(STAT, &[&path]))
-        .map_err(|error| server_error(&format!("look at {path}"), &error))?;
-    let is_directory: Option<bool> = row
-        .try_get(2)
-        .map_err(|error| server_error(&format!("look at {path}"), &error))?;
-    match is_directory {
-        None => Err(Error::server(format!("the server has no file {path}"))
-            .hint("correct `extra` in the configuration")),
-        Some(true) => list(
-            client,
-            &format!("{}/", path.trim_end_matches('/')),
-            path,
-            &Skipped::default(),
-        ),
-        Some(false) => Ok(vec![Listed {
-            path: path.to_owned(),
-            size: row
-                .try_get::<_, i64>(0)
-                .ok()
-                .and_then(|size| u64::try_from(size).ok())
-                .ok_or_else(|| Error::server(format!("the server gives {path} no size")))?,
-            modified: row
-                .try_get(1)
-                .map_err(|error| server_error(&format!("look at {path}"), &error))?,
-            is_directory: false,
-        }]),
-    }
-}
-
-fn list(
+/// Lists the data directory, but for what the rules leave out anyway. `databases` are the OIDs of those that the
+/// catalog has.
+pub fn data_directory(
     client: &mut Client,
-    prefix: &str,
-    root: &str,
-    skipped: &Skipped<'_>,
+    rules: &Exclusion,
+    databases: &HashSet<u32>,
 ) -> Result<Vec<Listed>> {
-    let parameters: [&(dyn ToSql + Sync); 5] = [
-        &prefix,
-        &root,
-        &DEEPEST,
-        &skipped.contents_of,
-        &skipped.tablespace_directory,
-    ];
-    let (listed, deepest) = conflict::repeated(|| {
-        let mut listed = Vec::new();
-        let mut deepest = None;
-        let mut rows = client.query_raw(LIST, parameters)?;
-        while let Some(row) = rows.next()? {
-            let entry = Listed {
-                path: row.try_get(0)?,
-                size: u64::try_from(row.try_get::<_, i64>(1)?).unwrap_or(u64::MAX),
-                modified: row.try_get(2)?,
-                is_directory: row.try_get(3)?,
-            };
-            if row.try_get::<_, i32>(4)? == DEEPEST {
-                deepest.get_or_insert_with(|| entry.path.clone());
-            }
-            listed.push(entry);
+    Walk::new(client, Some(Cluster { rules, databases })).run(String::new())
+}
+
+/// Lists a further file, or a folder with all below it, links followed. Nothing there is an error.
+pub fn extra(client: &mut Client, path: &str) -> Result<Vec<Listed>> {
+    match links::follow(client, &[path])?[..] {
+        [Found::Entry(state)] if state.is_directory => {
+            let root = Some(path.trim_end_matches('/')).filter(|path| !path.is_empty());
+            Walk::new(client, None).run(root.unwrap_or("/").to_owned())
         }
-        Ok((listed, deepest))
-    })
-    .map_err(|error| server_error("list the server's files", &error))?;
-    let inside = |path: &str| path.strip_prefix(prefix).is_some_and(stays_inside);
-    if let Some(wrong) = listed
-        .iter()
-        .find(|entry| entry.size > i64::MAX as u64 || !inside(&entry.path))
-    {
-        return Err(Error::server(format!(
-            "the server lists what cannot be a file of its own: {:?}",
-            wrong.path
-        ))
-        .hint("somebody may have replaced its functions pg_ls_dir or pg_stat_file: trust nothing that comes from it"));
+        [Found::Entry(state)] => Ok(vec![Listed::of(path.to_owned(), state)]),
+        _ => Err(Error::server(format!("the server has no file {path}"))
+            .hint("correct `extra` in the configuration")),
     }
-    match deepest {
-        None => Ok(listed),
-        Some(path) => Err(
-            Error::server(format!("the server's folders nest too deeply: {path}"))
+}
+
+impl Listed {
+    fn of(path: String, state: State) -> Listed {
+        Listed {
+            path,
+            size: state.size,
+            modified: state.modified,
+            is_directory: state.is_directory,
+        }
+    }
+}
+
+/// What is known of a data directory before it is listed.
+#[derive(Clone, Copy)]
+struct Cluster<'a> {
+    rules: &'a Exclusion,
+    databases: &'a HashSet<u32>,
+}
+
+impl Cluster<'_> {
+    fn is_own_file(self, path: &str) -> bool {
+        own_path::is_file(path, self.rules.tablespace_directory())
+    }
+
+    fn is_own_folder(self, path: &str) -> bool {
+        let tablespace_directory = self.rules.tablespace_directory();
+        own_path::is_folder(path, tablespace_directory)
+            && own_path::database(path, tablespace_directory)
+                .is_none_or(|oid| self.databases.contains(&oid))
+    }
+
+    fn keeps(self, path: &str) -> bool {
+        self.rules.keeps_file(path) || self.rules.keeps_directory(path)
+    }
+}
+
+/// A folder whose entries are still to be listed.
+struct Folder {
+    path: String,
+    /// Where links are told from folders: the way to a folder of strangers. PostgreSQL's own may be links.
+    way: Option<Way>,
+}
+
+/// An entry of a folder that is still to be looked at.
+struct Entry {
+    path: String,
+    folder: usize,
+}
+
+struct Walk<'a> {
+    client: &'a mut Client,
+    /// None of further folders of the server.
+    cluster: Option<Cluster<'a>>,
+    /// Whether links can be told; not known before there is something to tell.
+    tells_links: Option<bool>,
+    takes_utf8: Option<bool>,
+    listed: Vec<Listed>,
+    links: Vec<String>,
+    unnameable: Vec<String>,
+}
+
+impl<'a> Walk<'a> {
+    fn new(client: &'a mut Client, cluster: Option<Cluster<'a>>) -> Walk<'a> {
+        Walk {
+            client,
+            cluster,
+            tells_links: None,
+            takes_utf8: None,
+            listed: Vec::new(),
+            links: Vec::new(),
+            unnameable: Vec::new(),
+        }
+    }
+
+    fn run(mut self, root: String) -> Result<Vec<Listed>> {
+        let mut folders = vec![Folder {
+            path: root,
+            way: None,
+        }];
+        for _ in 0..DEEPEST {
+            folders = self.level(&folders)?;
+            if folders.is_empty() {
+                self.warn();
+                return Ok(self.listed);
+            }
+        }
+        let deepest = folders.first().map_or("", |folder| &folder.path);
+        Err(
+            Error::server(format!("the server's folders nest too deeply: {deepest}"))
                 .hint("remove the symbolic link in there that leads back up"),
-        ),
+        )
     }
+
+    /// Lists the entries of these folders; gives the folders among them to look into.
+    fn level(&mut self, folders: &[Folder]) -> Result<Vec<Folder>> {
+        let entries = self.entries(folders)?;
+        let (own, mut strangers): (Vec<Entry>, Vec<Entry>) =
+            entries.into_iter().partition(|entry| self.follows(entry));
+        let mut next = Vec::new();
+        let paths: Vec<&str> = own.iter().map(|entry| entry.path.as_str()).collect();
+        let found = match paths.is_empty() {
+            true => Vec::new(),
+            false => links::follow(self.client, &paths)?,
+        };
+        for (entry, found) in own.into_iter().zip(found) {
+            match found {
+                Found::Entry(state)
+                    if state.is_directory && self.is_strange_folder(&entry.path) =>
+                {
+                    strangers.push(entry);
+                }
+                Found::Entry(state) => next.extend(self.take(entry.path, state, None)?),
+                Found::Link | Found::Nothing => {}
+            }
+        }
+        self.strangers(folders, strangers, &mut next)?;
+        Ok(next)
+    }
+
+    /// Asks for the entries of folders. Relations are listed at once; the rest is still to be looked at.
+    fn entries(&mut self, folders: &[Folder]) -> Result<Vec<Entry>> {
+        let paths: Vec<&str> = folders.iter().map(|folder| folder.path.as_str()).collect();
+        let holds_relations: Vec<bool> = paths
+            .iter()
+            .map(|path| self.holds_relations(path))
+            .collect();
+        let parameters: [&(dyn ToSql + Sync); 2] = [&paths, &holds_relations];
+        let failed = |error: postgres::Error| server_error("list the server's files", &error);
+        let rows = conflict::repeated(|| {
+            let mut named = Vec::new();
+            let mut rows = self.client.query_raw(ENTRIES, parameters)?;
+            while let Some(row) = rows.next()? {
+                let state = State::of(row.try_get(3)?, row.try_get(4)?, row.try_get(5)?);
+                named.push((
+                    row.try_get::<_, i32>(0)?,
+                    row.try_get::<_, ServerText>(1)?,
+                    state,
+                ));
+            }
+            Ok(named)
+        })
+        .map_err(failed)?;
+        let mut entries = Vec::new();
+        for (folder, name, state) in rows {
+            let (folder, within) = usize::try_from(folder)
+                .ok()
+                .and_then(|folder| Some((folder, *paths.get(folder)?)))
+                .ok_or_else(|| impossible(&name))?;
+            let name = match name.utf8() {
+                Ok(name) if name.is_ascii() || self.takes_utf8()? => name,
+                Ok(name) => {
+                    self.unnameable.push(join(within, &name));
+                    continue;
+                }
+                Err(name) => {
+                    self.unnameable.push(join(within, &name.to_string()));
+                    continue;
+                }
+            };
+            if !stays_inside(&name) || name.contains('/') {
+                return Err(impossible(&name));
+            }
+            let path = join(within, &name);
+            match state {
+                Some(state) if !state.is_directory => {
+                    self.take(path, state, None)?;
+                }
+                _ if self.cluster.is_none_or(|cluster| cluster.keeps(&path)) => {
+                    entries.push(Entry { path, folder });
+                }
+                _ => {}
+            }
+        }
+        Ok(entries)
+    }
+
+    fn takes_utf8(&mut self) -> Result<bool> {
+        if let Some(known) = self.takes_utf8 {
+            return Ok(known);
+        }
+        let takes = conflict::repeated(|| self.client.query_one(TAKES_UTF8, &[]))
+            .and_then(|row| row.try_get(0))
+            .map_err(|error| server_error("ask for the database's encoding", &error))?;
+        self.takes_utf8 = Some(takes);
+        Ok(takes)
+    }
+
+    fn holds_relations(&self, path: &str) -> bool {
+        self.cluster.is_some_and(|cluster| {
+            own_path::holds_relations(path, cluster.rules.tablespace_directory())
+        })
+    }
+
+    /// Whether an entry is looked at as what it leads to, should it be a link. Of what a backup does not look into, a
+    /// link is as good as a folder.
+    fn follows(&self, entry: &Entry) -> bool {
+        self.cluster.is_none_or(|cluster| {
+            cluster.is_own_file(&entry.path)
+                || cluster.is_own_folder(&entry.path)
+                || !cluster.rules.keeps_file(&entry.path)
+                || !cluster.rules.descends_into(&entry.path)
+        })
+    }
+
+    /// Whether a folder that a backup looks into is none of PostgreSQL's.
+    fn is_strange_folder(&self, path: &str) -> bool {
+        self.cluster.is_some_and(|cluster| {
+            !cluster.is_own_folder(path) && cluster.rules.descends_into(path)
+        })
+    }
+
+    /// Looks at what PostgreSQL does not know, and leaves out the links.
+    fn strangers(
+        &mut self,
+        folders: &[Folder],
+        strangers: Vec<Entry>,
+        next: &mut Vec<Folder>,
+    ) -> Result<()> {
+        let mut ways = BTreeMap::<usize, Option<Way>>::new();
+        let mut by_way = BTreeMap::<Option<Way>, Vec<String>>::new();
+        for Entry { path, folder } in strangers {
+            let way = match ways.get(&folder) {
+                Some(way) => *way,
+                None => {
+                    let way = self.way(&folders[folder])?;
+                    ways.insert(folder, way);
+                    way
+                }
+            };
+            by_way.entry(way).or_default().push(path);
+        }
+        for (way, paths) in by_way {
+            let asked: Vec<&str> = paths.iter().map(String::as_str).collect();
+            let found = match way {
+                Some(way) => links::look(self.client, &asked, way)?,
+                None => links::follow(self.client, &asked)?,
+            };
+            for (path, found) in paths.into_iter().zip(found) {
+                match found {
+                    Found::Entry(state) => next.extend(self.take(path, state, way)?),
+                    Found::Link => self.links.push(path),
+                    Found::Nothing => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The way to a folder, if links can be told there.
+    fn way(&mut self, folder: &Folder) -> Result<Option<Way>> {
+        if folder.way.is_some() {
+            return Ok(folder.way);
+        }
+        if self.tells_links.is_none() {
+            let tells = links::way(self.client, "")?.is_some();
+            if !tells {
+                log::debug!("the server does not let links be told from folders");
+            }
+            self.tells_links = Some(tells);
+        }
+        match self.tells_links {
+            Some(true) => links::way(self.client, &folder.path),
+            _ => Ok(None),
+        }
+    }
+
+    /// Lists an entry; gives the folder that is to be looked into.
+    fn take(&mut self, path: String, state: State, way: Option<Way>) -> Result<Option<Folder>> {
+        if state.size > i64::MAX as u64 {
+            return Err(impossible(&path));
+        }
+        let is_entered = state.is_directory
+            && self
+                .cluster
+                .is_none_or(|cluster| cluster.rules.descends_into(&path));
+        let folder = is_entered.then(|| Folder {
+            path: path.clone(),
+            way,
+        });
+        self.listed.push(Listed::of(path, state));
+        Ok(folder)
+    }
+
+    /// Says what was left out.
+    fn warn(&self) {
+        for (left_out, why) in [
+            (
+                &self.links,
+                "a symbolic link; where PostgreSQL knows no file or folder of that name, links are not followed \
+                 (`extra` in the configuration can name what it leads to)",
+            ),
+            (
+                &self.unnameable,
+                "its name is not UTF-8, or not valid in the encoding of the database that pgkeep connects to",
+            ),
+        ] {
+            for path in left_out.iter().take(NAMED) {
+                log::warn!("left out of the backup: {path}: {why}");
+            }
+            if left_out.len() > NAMED {
+                log::warn!(
+                    "left out of the backup for the same reason: {} more",
+                    left_out.len() - NAMED
+                );
+            }
+        }
+    }
+}
+
+fn join(folder: &str, name: &str) -> String {
+    match folder {
+        "" => name.to_owned(),
+        "/" => format!("/{name}"),
+        _ => format!("{folder}/{name}"),
+    }
+}
+
+/// What no server of PostgreSQL's lists.
+fn impossible(path: &impl ToString) -> Error {
+    Error::server(format!(
+        "the server lists what cannot be a file of its own: {:?}",
+        path.to_string()
+    ))
+    .hint("somebody may have replaced its functions pg_ls_dir or pg_stat_file: trust nothing that comes from it")
 }

@@ -6,6 +6,7 @@
 mod conflict;
 pub mod connect;
 pub mod facts;
+mod links;
 pub mod listing;
 pub mod permissions;
 pub mod pg_wal;

@@ -49,7 +49,8 @@ fn a_server_that_lies_writes_nothing_outside_of_the_repository() {
     let cluster = Cluster::new(17);
     // Both lead out of a data directory, and one there is none of: the server can be made to say that all of them are.
     fs::write(cluster.ground().path().join("pwned"), "x").unwrap();
-    cluster.sql("alter function pg_catalog.pg_ls_dir(text) rename to true_ls_dir");
+    cluster
+        .sql("alter function pg_catalog.pg_ls_dir(text, boolean, boolean) rename to true_ls_dir");
     let pgkeep = Pgkeep::of(&cluster);
     for name in [
         "../pwned",
@@ -59,8 +60,8 @@ fn a_server_that_lies_writes_nothing_outside_of_the_repository() {
         "base//1",
     ] {
         cluster.sql(&format!(
-            "create or replace function pg_catalog.pg_ls_dir(text) returns setof text language sql as
-             $$ select true_ls_dir($1) union all select '{name}' $$"
+            "create or replace function pg_catalog.pg_ls_dir(text, boolean, boolean) returns setof text language sql as
+             $$ select true_ls_dir($1, $2, $3) union all select '{name}' $$"
         ));
         let error = pgkeep.run(&["backup", SERVER]).failed(5);
         assert!(error.contains("cannot be a file of its own"), "{error}");
@@ -78,8 +79,8 @@ fn a_server_that_lies_writes_nothing_outside_of_the_repository() {
     }
     // The same file twice is no file of a backup either.
     cluster.sql(
-        "create or replace function pg_catalog.pg_ls_dir(text) returns setof text language sql as
-         $$ select true_ls_dir($1) union all select 'PG_VERSION' $$",
+        "create or replace function pg_catalog.pg_ls_dir(text, boolean, boolean) returns setof text language sql as
+         $$ select true_ls_dir($1, $2, $3) union all select 'PG_VERSION' $$",
     );
     let error = pgkeep.run(&["backup", SERVER]).failed(5);
     assert!(error.contains("PG_VERSION twice"), "{error}");

@@ -42,6 +42,7 @@ impl Worker<'_> {
     ) -> Result<()> {
         let job = self.job;
         let planned = |file: usize| &job.plan.files[file];
+        let files = self.read_empty(files, keep)?;
         let mut looked: Vec<Looked> = Vec::new();
         let mut grown = Vec::new();
         for look in 0..LOOKS {
@@ -94,6 +95,29 @@ impl Worker<'_> {
         grown
             .into_iter()
             .try_for_each(|file| self.copy_settled(file, stop))
+    }
+
+    /// Hands on files that are still empty, without a read: a pipe or a socket looks like one, and to open a pipe is to
+    /// wait for its writer for ever. Gives the others.
+    fn read_empty(
+        &mut self,
+        files: Vec<usize>,
+        keep: &mut impl FnMut(&mut Store<'_>, &PlannedFile, &[u8]) -> Result<()>,
+    ) -> Result<Vec<usize>> {
+        let mut filled = Vec::with_capacity(files.len());
+        for file in files {
+            let planned = &self.job.plan.files[file];
+            if planned.size > 0 {
+                filled.push(file);
+                continue;
+            }
+            match self.reader.state(&planned.path)? {
+                None => vanished(planned)?,
+                Some(state) if state.size == 0 => keep(&mut self.store, planned, &[])?,
+                Some(_) => filled.push(file),
+            }
+        }
+        Ok(filled)
     }
 
     /// Stores a large file by itself, of any size.
