@@ -133,7 +133,8 @@ pub fn run(
     progress.step("list files", None);
     let catalogued = Catalogued::read(&mut session)?;
     let tablespaces = catalogued.tablespaces();
-    let rules = Exclusion::new(version.major, emptied_directories(&facts, tablespaces));
+    let emptied = emptied_directories(&facts, tablespaces, &mut readers[0])?;
+    let rules = Exclusion::new(version.major, emptied);
     let listed = list(&mut session, &facts, &rules, &catalogued, request.extra)?;
     let tablespace_directory = version.major.tablespace_directory();
     catalogued.expect_in(
@@ -320,16 +321,36 @@ fn free_identifier(folder: &ServerFolder) -> Result<Identifier> {
 
 /// Directories that are kept without their content: the server's log, and
 /// tablespaces whose location is inside the data directory, which would be copied twice.
-fn emptied_directories(facts: &Facts, tablespaces: &[facts::TablespaceLocation]) -> Vec<String> {
-    let linked = tablespaces
-        .iter()
-        .filter(|tablespace| !tablespace.is_in_place())
-        .map(|tablespace| tablespace.location.as_str());
-    [facts.log_directory.as_str()]
-        .into_iter()
-        .chain(linked)
-        .filter_map(|path| relative_to_data_directory(path, facts.data_directory.as_deref()))
-        .collect()
+fn emptied_directories(
+    facts: &Facts,
+    tablespaces: &[facts::TablespaceLocation],
+    reader: &mut FileReader,
+) -> Result<Vec<String>> {
+    let inside = |path| relative_to_data_directory(path, facts.data_directory.as_deref());
+    let mut emptied: Vec<String> = inside(&facts.log_directory).into_iter().collect();
+    for tablespace in tablespaces.iter().filter(|one| !one.is_in_place()) {
+        emptied.extend(match inside(&tablespace.location) {
+            Some(directory) => Some(directory),
+            None => inside_by_another_name(&tablespace.location, reader)?,
+        });
+    }
+    Ok(emptied)
+}
+
+/// The path below the data directory of a location that reaches it by other links than the server's setting: one of
+/// the folders it leads through has the same `postmaster.pid`, by its size and times.
+fn inside_by_another_name(location: &str, reader: &mut FileReader) -> Result<Option<String>> {
+    const LOCK_FILE: &str = "postmaster.pid";
+    let Some(own) = reader.state(LOCK_FILE)? else {
+        return Ok(None);
+    };
+    for (end, _) in location.match_indices('/').skip(1) {
+        let (folder, below) = location.split_at(end);
+        if reader.state(&format!("{folder}/{LOCK_FILE}"))? == Some(own) {
+            return Ok(relative_to_data_directory(below, Some("/")));
+        }
+    }
+    Ok(None)
 }
 
 fn relative_to_data_directory(path: &str, data_directory: Option<&str>) -> Option<String> {

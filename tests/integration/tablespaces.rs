@@ -141,7 +141,17 @@ fn tablespaces_go_back_to_where_they_were() {
 #[test]
 fn a_tablespace_inside_the_data_directory_is_stored_once() {
     let cluster = Cluster::new(15);
-    let inside = cluster.data().join("inside");
+    let data = cluster.data().to_owned();
+    is_stored_once(&cluster, &data);
+    // Whatever links its location leads through.
+    let cluster = Cluster::new(15);
+    let link = cluster.ground().path().join("link");
+    std::os::unix::fs::symlink(cluster.data(), &link).unwrap();
+    is_stored_once(&cluster, &link);
+}
+
+fn is_stored_once(cluster: &Cluster, data: &Path) {
+    let inside = data.join("inside");
     fs::create_dir(&inside).unwrap();
     crate::support::account::give(&inside);
     cluster.sql(&format!(
@@ -151,7 +161,7 @@ fn a_tablespace_inside_the_data_directory_is_stored_once() {
     cluster.sql("create table t tablespace inside as select i from generate_series(1, 100) i");
     let file = cluster.file_of("t");
     let name = file.rsplit('/').next().unwrap();
-    let pgkeep = Pgkeep::of(&cluster).with("compression", "none");
+    let pgkeep = Pgkeep::of(cluster).with("compression", "none");
     let backup = pgkeep.backup();
     let found = checks::files(&backup.folder.join("data"));
     let copies = found
