@@ -29,7 +29,7 @@ fn change(cluster: &Cluster, round: u32) {
 }
 
 /// There is a summary of the changes, even if that up to the backup's own checkpoint comes too late for it.
-fn await_summaries(cluster: &Cluster) {
+pub(super) fn await_summaries(cluster: &Cluster) {
     cluster.sql("checkpoint");
     wait_until("the WAL is summarized", || {
         cluster.value(

@@ -13,9 +13,9 @@ const GIB: u64 = 1 << 30;
 
 /// A cluster whose table `large` has two segments, with rows in both and empty
 /// pages between. The pages are holes, so that it takes no time and no space.
-fn cluster_with_a_large_relation() -> Cluster {
-    let mut cluster = Cluster::stopped(17, &Options::default());
-    cluster.set("autovacuum = off");
+fn cluster_with_a_large_relation(major: u32) -> Cluster {
+    let mut cluster = Cluster::stopped(major, &Options::default());
+    cluster.set("autovacuum = off\nwal_keep_size = '512MB'");
     // Vacuum leaves alone what the background writer has pinned.
     cluster.set("bgwriter_lru_maxpages = 0");
     cluster.start();
@@ -61,7 +61,7 @@ fn segment_lengths(data: &Path, file: &str) -> Vec<u64> {
 
 #[test]
 fn a_relation_of_two_segments_restores() {
-    let cluster = cluster_with_a_large_relation();
+    let cluster = cluster_with_a_large_relation(17);
     let pgkeep = Pgkeep::of(&cluster);
     pgkeep.backup();
     pgkeep.ok(&["verify", SERVER, "newest"]);
@@ -79,7 +79,7 @@ fn a_relation_of_two_segments_restores() {
 
 #[test]
 fn a_relation_of_two_segments_that_is_truncated_meanwhile_restores() {
-    let cluster = cluster_with_a_large_relation();
+    let cluster = cluster_with_a_large_relation(17);
     let pgkeep = Pgkeep::of(&cluster).with("max_rate", "100MB");
     // Before the backup: its queries would keep the rows from being removed.
     cluster.sql("delete from large where i > 500");
@@ -108,4 +108,93 @@ fn a_relation_of_two_segments_that_is_truncated_meanwhile_restores() {
         lengths[1..].iter().all(|length| *length == 0) || lengths[0] == GIB,
         "a segment follows a short one: {lengths:?}"
     );
+}
+
+/// Truncates `large` to its first pages, and lets it grow into its second segment again, further than before. Pages that
+/// are zero, which no WAL mentions, are where the rows of the second segment were.
+fn truncate_and_grow(cluster: &mut Cluster) {
+    cluster.sql("delete from large where i > 500");
+    cluster.sql("vacuum large");
+    assert!(
+        cluster.number("select pg_relation_size('large')") < 1_000_000,
+        "not truncated"
+    );
+    let first = cluster.data().join(cluster.file_of("large"));
+    cluster.stop(Postmaster::Fast);
+    assert_eq!(first.with_extension("1").metadata().unwrap().len(), 0);
+    grow(&first, GIB);
+    grow(&first.with_extension("1"), 256 * 8192);
+    cluster.start();
+    cluster.sql("insert into large select i, repeat('z', 100) from generate_series(3001, 4000) i");
+    assert!(
+        cluster.number("select max((ctid::text::point)[0]::bigint) from large") > 131_072 + 250
+    );
+}
+
+fn content(cluster: &Cluster) -> Vec<Vec<String>> {
+    cluster
+        .sql("select count(*), sum(i), sum(hashtext(body)), pg_relation_size('large') from large")
+}
+
+#[test]
+fn an_incremental_backup_of_a_relation_that_lost_its_second_segment_and_has_one_again_restores() {
+    // From summaries, and from the WAL itself.
+    for major in crate::support::versions(&[16, 18]) {
+        let mut cluster = cluster_with_a_large_relation(major);
+        if major >= 17 {
+            cluster.sql("alter system set summarize_wal = on");
+            cluster.sql("select pg_reload_conf()");
+        }
+        let pgkeep = Pgkeep::of(&cluster);
+        let parent = pgkeep.backup();
+        truncate_and_grow(&mut cluster);
+        let from = match major {
+            16 => "WAL",
+            _ => {
+                super::incremental::await_summaries(&cluster);
+                "WAL summaries"
+            }
+        };
+        let child = pgkeep.backup_on(&parent.identifier);
+        let info = pgkeep.ok(&["info", SERVER, "newest"]);
+        let source = info.at("Response.Source");
+        assert!(source.starts_with(from), "{source}");
+        pgkeep.ok(&["verify", SERVER, "newest"]);
+        let source = content(&cluster);
+        assert_eq!(source[0][0], "1500");
+        let data = pgkeep.restore(&child.identifier);
+        checks::pg_verifybackup(major, &data);
+        let mut restored = Cluster::adopt(major, &data);
+        restored.start();
+        assert_eq!(content(&restored), source);
+    }
+}
+
+#[test]
+fn an_incremental_backup_of_a_relation_that_loses_its_second_segment_meanwhile_restores() {
+    let cluster = cluster_with_a_large_relation(17);
+    let pgkeep = Pgkeep::of(&cluster);
+    let parent = pgkeep.backup();
+    // Enough to copy, so that it takes its time.
+    cluster.sql("update pgbench_accounts set filler = 'x'");
+    cluster.sql("delete from large where i > 500");
+    let pgkeep = pgkeep.with("max_rate", "8MB");
+    let mut running = pgkeep.spawn(&["backup", SERVER, &parent.identifier]);
+    wait_until_copying(&mut running, &pgkeep);
+    running.signal(Signal::STOP);
+    cluster.sql("vacuum large");
+    assert!(
+        cluster.number("select pg_relation_size('large')") < 1_000_000,
+        "not truncated"
+    );
+    cluster.sql("insert into large select i, 'again' from generate_series(2001, 5000) i");
+    running.signal(Signal::CONT);
+    running.wait().succeeded();
+    pgkeep.ok(&["verify", SERVER, "newest"]);
+    let data = pgkeep.restore("newest");
+    checks::pg_verifybackup(17, &data);
+    let source = content(&cluster);
+    let mut restored = Cluster::adopt(17, &data);
+    restored.start();
+    assert_eq!(content(&restored), source);
 }
