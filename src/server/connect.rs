@@ -33,6 +33,13 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 const NO_TIMEOUTS: &str = "-c statement_timeout=0 -c lock_timeout=0 -c idle_session_timeout=0 \
                            -c idle_in_transaction_session_timeout=0";
 
+/// The same where `transaction_timeout` ends a session before it is lifted. The server is 17 or newer then; an
+/// older one would refuse the session, as it refuses every setting that it does not know.
+const NO_TRANSACTION_TIMEOUT: &str = "-c transaction_timeout=0";
+
+/// The code of what that timeout does, ERRCODE_TRANSACTION_TIMEOUT (utils/errcodes.txt).
+const TRANSACTION_TIMEOUT: &str = "25P04";
+
 /// Opens sessions with one server.
 #[derive(Clone)]
 pub struct Connector {
@@ -230,7 +237,7 @@ impl Connector {
             }
         }
         match outcome {
-            Ok(client) => Ok(session::prepare(client, &place, wanted)?),
+            Ok(client) => Ok(session::check(client, &place, wanted)?),
             Err(error) => {
                 let failure = connect_error(&place, &target.endpoint, &error);
                 Err(match failure::is_final(&error) {
@@ -241,23 +248,50 @@ impl Connector {
         }
     }
 
-    /// One connection; the outer result is about this machine and about time.
+    /// One connection, its session set up; the outer result is about this machine and about time.
     fn attempt(
         &self,
         target: &Target,
         encrypted: Encrypted,
     ) -> Result<std::result::Result<Client, postgres::Error>> {
-        let config = self.driver_config(target, encrypted);
+        // Of a session that has ended already, the driver does not always tell why.
+        let may_be_timeout = |error: &postgres::Error| {
+            error.is_closed()
+                || error
+                    .code()
+                    .is_some_and(|code| code.code() == TRANSACTION_TIMEOUT)
+        };
+        match self.attempt_with(target, encrypted, NO_TIMEOUTS)? {
+            Err(error) if may_be_timeout(&error) => {
+                let none_at_all = format!("{NO_TIMEOUTS} {NO_TRANSACTION_TIMEOUT}");
+                let second = self.attempt_with(target, encrypted, &none_at_all)?;
+                Ok(second.or(Err(error)))
+            }
+            outcome => Ok(outcome),
+        }
+    }
+
+    fn attempt_with(
+        &self,
+        target: &Target,
+        encrypted: Encrypted,
+        no_timeouts: &str,
+    ) -> Result<std::result::Result<Client, postgres::Error>> {
+        let config = self.driver_config(target, encrypted, no_timeouts);
         let tls = self.tls.clone().filter(|_| encrypted != Encrypted::No);
         let timeout = self.settings.connect_timeout;
-        let answered = within(timeout, move || match tls {
-            Some(tls) => config.connect(tls),
-            None => config.connect(NoTls),
+        let answered = within(timeout, move || {
+            let mut client = match tls {
+                Some(tls) => config.connect(tls),
+                None => config.connect(NoTls),
+            }?;
+            client.batch_execute(session::SETTINGS)?;
+            Ok(client)
         })?;
         answered.ok_or_else(|| failure::timed_out(&target.endpoint, timeout))
     }
 
-    fn driver_config(&self, target: &Target, encrypted: Encrypted) -> Config {
+    fn driver_config(&self, target: &Target, encrypted: Encrypted, no_timeouts: &str) -> Config {
         let ConnectionSettings {
             user,
             database,
@@ -303,7 +337,7 @@ impl Connector {
             config.connect_timeout(*timeout);
         }
         let more = options.as_deref().unwrap_or_default();
-        config.options(format!("{NO_TIMEOUTS} {more}").trim_end());
+        config.options(format!("{no_timeouts} {more}").trim_end());
         if let Some(password) = &target.endpoint.password {
             config.password(password.reveal());
         }

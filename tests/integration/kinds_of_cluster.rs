@@ -97,3 +97,21 @@ fn timeouts_set_for_the_whole_server_do_not_end_a_backup() {
     let pgkeep = Pgkeep::of(&cluster).with("max_rate", "8MB");
     pgkeep.backup();
 }
+
+#[test]
+fn a_transaction_timeout_too_short_to_be_lifted_does_not_keep_pgkeep_out() {
+    for major in crate::support::versions(&[17, 18]) {
+        let cluster = Cluster::new(major);
+        cluster.sql(
+            "create role keeper superuser login;
+             alter role keeper set transaction_timeout = 5;
+             create function public.wait() returns event_trigger language plpgsql as
+                 $$ begin if session_user = 'keeper' then perform pg_sleep(0.1); end if; end $$;
+             create event trigger waits on login execute function public.wait()",
+        );
+        let pgkeep = Pgkeep::of(&cluster)
+            .with_server("user", "keeper")
+            .with("max_rate", "32MB");
+        pgkeep.backup();
+    }
+}

@@ -10,7 +10,7 @@ use postgres::{Client, SimpleQueryMessage};
 /// server's version does not have is left out (`transaction_timeout` came with 17).
 /// Text comes as the server has it, without a conversion that could fail or name another file.
 /// `set_config` does in one round trip what a SET for each would do.
-const SETTINGS: &str = "
+pub(super) const SETTINGS: &str = "
     SELECT pg_catalog.set_config(name, value, false)
     FROM (VALUES
         ('search_path', 'pg_catalog'),
@@ -31,11 +31,8 @@ const SETTINGS: &str = "
     ) AS setting (name, value)
     WHERE pg_catalog.current_setting(name, true) IS NOT NULL";
 
-/// Prepares a new session, and checks that the server is of the wanted kind.
-pub(super) fn prepare(mut client: Client, place: &str, wanted: TargetSession) -> Result<Client> {
-    client
-        .batch_execute(SETTINGS)
-        .map_err(|error| server_error("prepare the session", &error))?;
+/// Checks that the server of a new session is of the wanted kind.
+pub(super) fn check(mut client: Client, place: &str, wanted: TargetSession) -> Result<Client> {
     let refusal = match wanted {
         TargetSession::Any | TargetSession::PreferStandby => return Ok(client),
         TargetSession::Primary if shows(&mut client, "in_hot_standby")? => "is a standby",
