@@ -85,19 +85,20 @@ impl Hazards {
     }
 
     /// The init forks that were made. An error where replay would not come to what PostgreSQL did.
-    pub(super) fn check(self) -> Result<BTreeSet<RelationFork>> {
-        self.check_copies()?;
+    pub(super) fn check(self, from_standby: bool) -> Result<BTreeSet<RelationFork>> {
+        let since = Since::of(from_standby);
+        self.check_copies(since)?;
         match self.creations.tablespaces.first() {
             None => Ok(self.creations.init_forks),
             Some(created) => Err(Error::failed(format!(
-                "a tablespace was created in {} while the backup ran, and a restored cluster would create it there too",
+                "a tablespace was created in {} {since}, and a restored cluster would create it there too",
                 created.folder.display()
             ))
-            .hint("start the backup again")),
+            .hint(since.remedy("start the backup again"))),
         }
     }
 
-    fn check_copies(&self) -> Result<()> {
+    fn check_copies(&self, since: Since) -> Result<()> {
         let changed_since = |copied: &&Copied| {
             let last = self.changed.get(&copied.from);
             last.is_some_and(|last| *last > copied.at)
@@ -107,19 +108,59 @@ impl Hazards {
         };
         let message = match from.database == to.database {
             true => format!(
-                "the database with OID {} was moved to another tablespace while the backup ran, and the backup may lack files of it",
+                "the database with OID {} was moved to another tablespace {since}, and the backup may lack files of it",
                 to.database
             ),
             false => format!(
-                "the database with OID {} was created while the backup ran as a copy of the files of that with OID {}, which was \
+                "the database with OID {} was created {since} as a copy of the files of that with OID {}, which was \
                  changed or dropped after that, and a restored cluster would have a damaged copy",
                 to.database, from.database
             ),
         };
-        Err(Error::failed(message).hint(
+        Err(Error::failed(message).hint(since.remedy(
             "start the backup again when no database is moved or used as a template; CREATE DATABASE ... STRATEGY wal_log \
              (PostgreSQL 15 and later) can be run at any time",
-        ))
+        )))
+    }
+}
+
+/// Where the WAL of a backup begins.
+#[derive(Debug, Clone, Copy)]
+enum Since {
+    /// A checkpoint for the backup.
+    Start,
+    /// The last restartpoint, however long before the start that was: a standby makes none but at checkpoints of its
+    /// primary (access/transam/xlog.c, CreateRestartPoint).
+    Restartpoint,
+}
+
+impl Since {
+    fn of(from_standby: bool) -> Since {
+        match from_standby {
+            true => Since::Restartpoint,
+            false => Since::Start,
+        }
+    }
+
+    fn remedy(self, on_a_primary: &'static str) -> &'static str {
+        match self {
+            Since::Start => on_a_primary,
+            Since::Restartpoint => {
+                "run CHECKPOINT on the primary, or wait for its next checkpoint (checkpoint_timeout), and start the backup again \
+                 when the standby has replayed that"
+            }
+        }
+    }
+}
+
+impl std::fmt::Display for Since {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Since::Start => "while the backup ran",
+            Since::Restartpoint => {
+                "while the backup ran or before, since the primary's checkpoint that it begins with"
+            }
+        })
     }
 }
 
@@ -204,7 +245,7 @@ mod tests {
         for part in parts {
             all.add(part);
         }
-        all.check().is_ok()
+        all.check(false).is_ok()
     }
 
     #[test]

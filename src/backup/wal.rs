@@ -41,9 +41,9 @@ pub(super) struct NeededWal {
     pub(super) end: End,
     segments: Vec<Segment>,
     history: Option<HistoryFile>,
-    /// A standby does not switch segments: what lies behind the end of the last one is
+    /// Whether a standby gave it. It does not switch segments: what lies behind the end of the last one is
     /// unfinished, and not a part of this backup.
-    cut_at_end: bool,
+    from_standby: bool,
     modified: i64,
 }
 
@@ -95,7 +95,7 @@ pub(super) fn needed(
         end,
         segments,
         history: history_file,
-        cut_at_end: label.from_standby,
+        from_standby: label.from_standby,
         modified: jiff::Timestamp::now().as_second(),
     })
 }
@@ -204,7 +204,7 @@ pub(super) fn copy(
         stored.append(worker.store.stored);
         hazards.add(worker.hazards);
     }
-    hazards.check()
+    hazards.check(needed.from_standby)
 }
 
 struct Worker<'a> {
@@ -322,7 +322,7 @@ impl Worker<'_> {
                 &mut archive,
                 stop,
             )?;
-            if needed.cut_at_end {
+            if needed.from_standby {
                 zero_from(&mut plain, segment.end.0.saturating_sub(start.0 + offset));
             }
             check.push(&plain);

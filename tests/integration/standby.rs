@@ -263,3 +263,27 @@ fn a_catalog_rewritten_on_a_standby_before_the_commit_is_found() {
         files_ahead_of_the_minimum_recovery_point(major, "app", "vacuum full pg_class");
     }
 }
+
+#[test]
+fn a_tablespace_created_since_the_last_restartpoint_is_refused_until_the_next_one() {
+    for major in crate::support::versions(&[14, 18]) {
+        let primary = Cluster::new(major);
+        let standby = primary.standby();
+        let folder = primary.tablespace("late");
+        standby.catch_up_with(&primary);
+        let pgkeep = Pgkeep::of(&standby);
+        let run = pgkeep.run(&["backup", SERVER]);
+        let error = run.failed(1);
+        assert!(error.contains(folder.to_str().unwrap()), "{error}");
+        assert!(
+            error.contains("or before, since the primary's checkpoint"),
+            "{error}"
+        );
+        let hint = run.report().at("Outcome.Hint");
+        assert!(hint.contains("run CHECKPOINT on the primary"), "{hint}");
+
+        primary.sql("checkpoint");
+        standby.catch_up_with(&primary);
+        pgkeep.backup();
+    }
+}
