@@ -299,10 +299,24 @@ fn refuse_strangers_to_backups(
 }
 
 fn differs(name: &WalFileName) -> Error {
-    Error::failed(format!(
-        "{name} is in the archive already, with other content"
-    ))
-    .hint("two servers archive into the same place: give one of them a name of its own in the configuration")
+    let failure = |what_happened: &str| {
+        Error::failed(format!(
+            "{name} is in the archive already, with other content{what_happened}"
+        ))
+    };
+    match name.kind() {
+        WalFileKind::History => failure(
+            ": another server of this origin, a restored copy or a standby that was promoted, has taken this timeline's number \
+             and archives here",
+        )
+        .hint(
+            "give the server that is not to go on with this archive a name of its own in the configuration, and make a full backup \
+             of it; a server whose restore_command is `pgkeep wal get` takes a number that is free when it is promoted",
+        ),
+        _ => failure("").hint(
+            "two servers archive into the same place: give one of them a name of its own in the configuration",
+        ),
+    }
 }
 
 fn remove(path: &Path) -> Result<()> {

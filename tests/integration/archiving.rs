@@ -192,6 +192,34 @@ fn pushing_again_is_fine_and_other_content_is_refused() {
 }
 
 #[test]
+fn a_timeline_that_another_server_has_taken_is_refused_and_explained() {
+    let (primary, pgkeep) = archiving(17, &small_segments(), plainly, Pgkeep::archive_command);
+    let [first, second] = [primary.standby(), primary.standby()];
+    for (standby, number) in [(&first, 1), (&second, 2)] {
+        // What the two histories say of the primary's end differs.
+        primary.sql(&format!("create table t{number} (i int)"));
+        standby.catch_up_with(&primary);
+        standby.sql("select pg_promote()");
+        standby.wait_until_writable();
+        if number == 1 {
+            wait_until_archived(&pgkeep, "00000002.history");
+        }
+    }
+    let output = push(&pgkeep, second.data(), "pg_wal/00000002.history");
+    assert_refused(
+        &output,
+        "a standby that was promoted, has taken this timeline's number",
+    );
+    assert_refused(&output, "a name of its own in the configuration");
+    // The archive has the first one's still.
+    assert!(
+        push(&pgkeep, first.data(), "pg_wal/00000002.history")
+            .status
+            .success()
+    );
+}
+
+#[test]
 fn what_is_no_sound_wal_of_this_cluster_is_refused() {
     let cluster = Cluster::with(17, &small_segments());
     let pgkeep = Pgkeep::of(&cluster);
