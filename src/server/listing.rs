@@ -155,18 +155,20 @@ impl<'a> Walk<'a> {
             path: root,
             way: None,
         }];
-        for _ in 0..DEEPEST {
-            folders = self.level(&folders)?;
-            if folders.is_empty() {
-                self.warn();
-                return Ok(self.listed);
+        let mut depth = 0;
+        while let Some(deepest) = folders.first() {
+            if depth >= DEEPEST && self.tells_links != Some(true) {
+                return Err(Error::server(format!(
+                    "the server's folders nest too deeply: {}",
+                    deepest.path
+                ))
+                .hint("remove the symbolic link in there that leads back up"));
             }
+            folders = self.level(&folders)?;
+            depth += 1;
         }
-        let deepest = folders.first().map_or("", |folder| &folder.path);
-        Err(
-            Error::server(format!("the server's folders nest too deeply: {deepest}"))
-                .hint("remove the symbolic link in there that leads back up"),
-        )
+        self.warn();
+        Ok(self.listed)
     }
 
     /// Lists the entries of these folders; gives the folders among them to look into.

@@ -48,6 +48,8 @@ fn links_that_lead_back_or_out_are_left_out_and_named() {
         let data = cluster.data();
         write(&data.join("conf.d/own.conf"));
         write(&data.join("conf.d/inner/16384"));
+        let deep = "d/".repeat(40) + "f";
+        write(&data.join(&deep));
         let links = [
             ("loop", "."),
             ("16384", ".."),
@@ -88,6 +90,7 @@ fn links_that_lead_back_or_out_are_left_out_and_named() {
             .arg(&expected));
         assert_eq!(paths(&restored), paths(&expected));
         assert!(restored.join("conf.d/inner/16384").exists());
+        assert!(restored.join(deep).exists());
         checks::is_whole(major, &restored, &before, 0);
     }
 }
