@@ -42,7 +42,7 @@ const NAMED: usize = 20;
 /// looked at in the same query; NULL tells that it vanished in between, and is left out. No function here minds names that are not
 /// valid in the database's encoding.
 const ENTRIES: &str = "\
-SELECT f.number::int4 - 1, n.name, k.is_relation, s.size, floor(extract(epoch FROM s.modification))::int8, s.isdir
+SELECT f.number::int4 - 1, n.name, s.size, floor(extract(epoch FROM s.modification))::int8, s.isdir
   FROM unnest($1::text[], $2::bool[]) WITH ORDINALITY AS f(path, holds_relations, number),
        pg_ls_dir(CASE f.path WHEN '' THEN '.' ELSE f.path END, true, false) AS n(name),
        LATERAL (SELECT f.holds_relations AND btrim(textsend(n.name), '0123456789')
@@ -210,7 +210,7 @@ impl<'a> Walk<'a> {
             let mut named = Vec::new();
             let mut rows = self.client.query_raw(ENTRIES, parameters)?;
             while let Some(row) = rows.next()? {
-                let state = State::of(row.try_get(3)?, row.try_get(4)?, row.try_get(5)?);
+                let state = State::of(row.try_get(2)?, row.try_get(3)?, row.try_get(4)?);
                 named.push((
                     row.try_get::<_, i32>(0)?,
                     row.try_get::<_, ServerText>(1)?,
@@ -241,8 +241,9 @@ impl<'a> Walk<'a> {
                 return Err(impossible(&name));
             }
             let path = join(within, &name);
+            let is_own_file = |cluster: Cluster<'_>| cluster.is_own_file(&path);
             match state {
-                Some(state) if !state.is_directory => {
+                Some(state) if !state.is_directory && self.cluster.is_some_and(is_own_file) => {
                     self.take(path, state, None)?;
                 }
                 _ if self.cluster.is_none_or(|cluster| cluster.keeps(&path)) => {

@@ -62,6 +62,7 @@ fn links_that_lead_back_or_out_are_left_out_and_named() {
             ("base/1/loop", "../.."),
             ("base/1/77777", ".."),
             ("base/77777", ".."),
+            ("base/1/_vm", "/etc/hostname"),
             ("conf.d/loop", ".."),
             ("conf.d/inner/to_a_file", "/etc/hostname"),
             ("pg_xact/loop", ".."),
