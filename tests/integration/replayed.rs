@@ -139,9 +139,7 @@ impl Chain {
         // Its only restartpoint is that of its end.
         cluster.set("archive_mode = off\ncheckpoint_timeout = 1d\nmax_wal_size = 10GB");
         cluster.start();
-        wait_until("the restore point is reached", || {
-            cluster.value("select pg_get_wal_replay_pause_state()") == "paused"
-        });
+        wait_until_paused(&cluster);
         cluster.stop(Postmaster::Fast);
         data
     }
@@ -160,6 +158,8 @@ impl Chain {
         );
         let mut cluster = Cluster::adopt(self.major, &restored);
         cluster.start();
+        // What is resumed before it pauses goes on to pause.
+        wait_until_paused(&cluster);
         cluster.sql("select pg_wal_replay_resume()");
         cluster.wait_until_writable();
         checks::assert_invariant(&cluster);
@@ -172,6 +172,12 @@ impl Chain {
             fs::remove_dir_all(data.parent().unwrap()).unwrap();
         }
     }
+}
+
+fn wait_until_paused(cluster: &Cluster) {
+    wait_until("the restore point is reached", || {
+        cluster.value("select pg_get_wal_replay_pause_state()") == "paused"
+    });
 }
 
 fn assert_visibility_maps_are_right(cluster: &Cluster) {
