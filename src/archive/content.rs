@@ -28,22 +28,21 @@ pub(super) struct Ingredients<'a> {
 }
 
 struct Ingredient<'a> {
-    entry: FileEntry,
+    entry: FileEntry<'a>,
     stored: Stored<'a>,
     limit: u32,
     segment_blocks: u32,
 }
 
 impl<'a> Ingredients<'a> {
-    pub(super) fn of(chain: &'a Chain, sources: &Sources<'_>) -> Ingredients<'a> {
-        let path = &sources.file.path;
+    pub(super) fn of(chain: &'a Chain, sources: &Sources<'a>) -> Ingredients<'a> {
+        let path = sources.file.path;
         let entry = |size, crc32c, kind| FileEntry {
-            path: path.clone(),
             size,
-            modified: sources.file.modified,
             crc32c,
             bundle: None,
             kind,
+            ..sources.file
         };
         let base = sources.base;
         let stored_base = match base.bundle {
@@ -101,7 +100,7 @@ impl<'a> Ingredients<'a> {
 impl Ingredient<'_> {
     fn open(&self) -> Result<Blocks<'_>> {
         Blocks::open(
-            &self.entry,
+            self.entry,
             &self.stored.path,
             self.stored.coding,
             self.segment_blocks,
@@ -109,7 +108,7 @@ impl Ingredient<'_> {
     }
 
     fn in_memory<'b>(&'b self, content: &'b [u8]) -> Result<Blocks<'b>> {
-        Blocks::of_memory(&self.entry, content, &self.stored.path, self.segment_blocks)
+        Blocks::of_memory(self.entry, content, &self.stored.path, self.segment_blocks)
     }
 }
 

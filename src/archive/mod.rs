@@ -10,7 +10,7 @@ mod tree;
 mod wal;
 
 use std::collections::BTreeSet;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::path::PathBuf;
 
 use tar::{Builder, Header};
@@ -22,9 +22,10 @@ use crate::pg::control::CONTROL_FILE;
 use crate::pg::label::BACKUP_LABEL_FILE;
 use crate::pg::manifest::BACKUP_MANIFEST_FILE;
 use crate::progress::Progress;
-use crate::repository::chain::{Chain, Portion, Sources};
+use crate::repository::chain::{Chain, Sources};
 use crate::repository::durable;
 use crate::repository::file_list::FileEntry;
+use crate::repository::portions::Portion;
 use crate::restore::recovery::{Recovery, SETTINGS_FILE, SourceSettings};
 use crate::restore::write::{
     Changed, check, checksum, control_file, is_special, label_file, visit_bundle,
@@ -94,7 +95,7 @@ pub fn run(
             tree: &tree,
             tar: Builder::new(slicer),
             settings: Vec::new(),
-            changed: Changed::new(),
+            changed: Changed::default(),
             progress,
             interrupt,
         };
@@ -120,7 +121,7 @@ struct Archive<'a, W: Write> {
     /// `postgresql.auto.conf` as it was in the backup.
     settings: Vec<u8>,
     /// What is not as any backup stores it.
-    changed: Changed<'a>,
+    changed: Changed,
     progress: &'a dyn Progress,
     interrupt: &'a Interrupt,
 }
@@ -136,7 +137,7 @@ impl<'a, W: Write> Archive<'a, W> {
             .collect();
         let extra = list.files.iter().filter(|file| file.is_extra());
         let above: BTreeSet<String> = extra
-            .flat_map(|file| parents(&self.tree.path(&file.path)))
+            .flat_map(|file| parents(&self.tree.path(file.path)))
             .collect();
         for folder in roots.into_iter().chain(inside).chain(above) {
             let mut header = self.tree.directory();
@@ -156,23 +157,28 @@ impl<'a, W: Write> Archive<'a, W> {
     fn files(&mut self, wal: Option<&FoundWal<'_>>) -> Result<()> {
         let chain = self.request.chain;
         let replaced: BTreeSet<&str> = wal.into_iter().flat_map(FoundWal::paths).collect();
-        for portion in chain.portions() {
+        for portion in chain.portions().iter() {
             match portion {
-                Portion::Alone(sources)
-                    if is_special(&sources) || replaced.contains(sources.file.path.as_str()) => {}
-                Portion::Alone(sources) if sources.is_base() => self.alone(&sources)?,
-                Portion::Alone(sources) => self.rebuilt(&sources, None)?,
-                Portion::Bundle {
-                    member,
-                    number,
-                    files,
-                } => visit_bundle(chain, member, number, &files, |sources, content| {
-                    if sources.is_base() {
-                        self.bundled(sources.file, content)
-                    } else {
-                        self.rebuilt(sources, Some(content))
+                Portion::Alone(place) => {
+                    let sources = chain.sources(place);
+                    if is_special(&sources) || replaced.contains(sources.file.path) {
+                        continue;
                     }
-                })?,
+                    if sources.is_base() {
+                        self.alone(&sources)?;
+                    } else {
+                        self.rebuilt(place, &sources, None)?;
+                    }
+                }
+                Portion::Bundle(bundle, files) => {
+                    visit_bundle(chain, bundle, files, |place, sources, content| {
+                        if sources.is_base() {
+                            self.bundled(sources.file, content)
+                        } else {
+                            self.rebuilt(place, sources, Some(content))
+                        }
+                    })?;
+                }
             }
         }
         Ok(())
@@ -181,38 +187,43 @@ impl<'a, W: Write> Archive<'a, W> {
     /// A file as it is stored by itself.
     fn alone(&mut self, sources: &Sources<'a>) -> Result<()> {
         let (file, base) = (sources.file, sources.base);
-        let stored = self.request.chain.stored(base.member, &file.path);
+        let stored = self.request.chain.stored(base.member, file.path);
         let mut content = self.counted(Plain(stored.open()?));
         if file.path == SETTINGS_FILE {
             content.read_to_end(&mut self.settings).map_err(told)?;
         } else {
             let mut header = self.tree.file(base.size, file.modified);
-            self.append(&mut header, &self.tree.path(&file.path), &mut content)?;
+            self.append(&mut header, &self.tree.path(file.path), &mut content)?;
         }
         let (_, size, crc32c) = content.finish();
         let expected = (base.size, base.crc32c);
-        check(&file.path, (size, crc32c), expected, &stored.path)
+        check(file.path, (size, crc32c), expected, &stored.path)
     }
 
     /// A file as it is in a bundle.
-    fn bundled(&mut self, file: &FileEntry, content: &[u8]) -> Result<()> {
+    fn bundled(&mut self, file: FileEntry<'_>, content: &[u8]) -> Result<()> {
         if file.path == SETTINGS_FILE {
             self.settings = content.to_owned();
             return Ok(());
         }
-        self.memory(&file.path, file.modified, content)
+        self.memory(file.path, file.modified, content)
     }
 
     /// A file put together from what several backups hold.
-    fn rebuilt(&mut self, sources: &Sources<'a>, content: Option<&[u8]>) -> Result<()> {
+    fn rebuilt(
+        &mut self,
+        place: usize,
+        sources: &Sources<'a>,
+        content: Option<&[u8]>,
+    ) -> Result<()> {
         let file = sources.file;
         let ingredients = Ingredients::of(self.request.chain, sources);
         let mut header = self.tree.file(sources.size(), file.modified);
         let mut content = self.counted(ingredients.open(content)?);
-        self.append(&mut header, &self.tree.path(&file.path), &mut content)?;
+        self.append(&mut header, &self.tree.path(file.path), &mut content)?;
         let (rebuilt, size, crc32c) = content.finish();
         rebuilt.finish()?;
-        self.changed.insert(&file.path, (size, crc32c));
+        self.changed.insert(place, (size, crc32c));
         Ok(())
     }
 
@@ -239,18 +250,33 @@ impl<'a, W: Write> Archive<'a, W> {
         let (chain, recovery) = (self.request.chain, &self.request.recovery);
         let control = control_file(chain)?;
         let label = label_file(chain)?;
-        self.changed.insert(CONTROL_FILE, checksum(&control));
-        self.changed.insert(BACKUP_LABEL_FILE, checksum(&label));
+        for (path, content) in [(CONTROL_FILE, &control), (BACKUP_LABEL_FILE, &label)] {
+            self.changed.insert_path(chain, path, checksum(content));
+        }
         self.new_file(BACKUP_LABEL_FILE, &label)?;
         let source = (self.request.source_settings, self.settings.as_slice());
         let settings = recovery.settings_file(source, &chain.newest.info);
         self.new_file(SETTINGS_FILE, &settings)?;
         self.new_file(recovery.signal_file(), b"")?;
-        let mut text = Vec::new();
-        manifest(chain, &self.changed, &mut text, told)?;
-        self.new_file(BACKUP_MANIFEST_FILE, &text)?;
+        self.manifest()?;
         self.new_file(CONTROL_FILE, &control)?;
         self.tar.finish().map_err(told)
+    }
+
+    /// Made twice, as its length comes before it: it has a line a file.
+    fn manifest(&mut self) -> Result<()> {
+        let chain = self.request.chain;
+        let mut length = Length(0);
+        manifest(chain, &mut self.changed, &mut length, told)?;
+        let now = jiff::Timestamp::now().as_second();
+        let mut header = self.tree.file(length.0, now);
+        let path = self.tree.path(BACKUP_MANIFEST_FILE);
+        self.append(&mut header, &path, &mut io::empty())?;
+        let target = self.tar.get_mut();
+        manifest(chain, &mut self.changed, &mut *target, told)?;
+        let filled = length.0.next_multiple_of(TAR_BLOCK);
+        io::copy(&mut io::repeat(0).take(filled - length.0), target).map_err(told)?;
+        Ok(())
     }
 
     fn new_file(&mut self, path: &str, content: &[u8]) -> Result<()> {
@@ -269,6 +295,23 @@ impl<'a, W: Write> Archive<'a, W> {
 
     fn append(&mut self, header: &mut Header, path: &str, content: &mut impl Read) -> Result<()> {
         self.tar.append_data(header, path, content).map_err(told)
+    }
+}
+
+/// Files in a tar are filled up to a multiple of it.
+const TAR_BLOCK: u64 = 512;
+
+/// Counts what is written.
+struct Length(u64);
+
+impl Write for Length {
+    fn write(&mut self, content: &[u8]) -> io::Result<usize> {
+        self.0 += content.len() as u64;
+        Ok(content.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

@@ -7,12 +7,9 @@ mod coverage;
 mod joined;
 mod wal;
 
-use std::collections::HashMap;
-
 use postgres::Client;
 
 use crate::backup::parent::Parent;
-use crate::backup::plan::Wanted;
 use crate::backup::wal::read_history;
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
@@ -24,6 +21,7 @@ use crate::pg::version::Major;
 use crate::progress::Progress;
 use crate::repository::backup_info::{ChangeSource, Increment};
 use crate::repository::block_maps::BlockMaps;
+use crate::repository::file_list::{Files, SearchOn};
 use crate::repository::layout::ServerFolder;
 use crate::repository::store::BUNDLED_BYTES;
 use crate::server::facts::Facts;
@@ -39,8 +37,8 @@ pub(super) struct Changes {
     /// What makes this backup incremental.
     pub(super) increment: Increment,
     blocks: ChangedBlocks,
-    /// How many blocks the parent's files have.
-    lengths: HashMap<String, u32>,
+    /// The main forks of the parent's relations.
+    relations: Files,
     /// Blocks of a full segment file.
     segment_blocks: u32,
 }
@@ -99,7 +97,7 @@ impl Search<'_> {
                 sources,
             },
             blocks,
-            lengths: parent.lengths,
+            relations: parent.relations,
             segment_blocks: parent.info.relation_segment_blocks,
         })
     }
@@ -170,39 +168,64 @@ fn read_summary(summary: pg_wal::Summary, reader: &mut FileReader) -> Result<Cha
 const MOSTLY_CHANGED_PERCENT: usize = 90;
 
 impl Changes {
-    /// What to read of a relation's file that has `size` bytes (backup/basebackup_incremental.c,
+    /// What to read of relations' files, which are asked about in the order of their paths.
+    pub(super) fn wanted_blocks(&self) -> WantedBlocks<'_> {
+        WantedBlocks {
+            changes: self,
+            parents: self.relations.search_on(),
+        }
+    }
+}
+
+/// What to read of one file after the other.
+pub(super) struct WantedBlocks<'a> {
+    changes: &'a Changes,
+    parents: SearchOn<'a>,
+}
+
+impl WantedBlocks<'_> {
+    /// The blocks to read of a relation's file that has `size` bytes; `None` for all of it (backup/basebackup_incremental.c,
     /// GetFileBackupMethod), more carefully in two ways.
     ///
     /// Visibility maps are always whole: until late in 2026 the clearing of their bits left no trace in the WAL
     /// that a summary could see. And what a relation grew by since it was last
     /// shortened, or since the parent, counts as changed: it may have grown by pages that are zero and that
     /// the WAL does not mention, where an older backup has rows that were removed since.
-    pub(super) fn wanted(&self, path: &str, file: &RelationFile, size: u64) -> Wanted {
+    pub(super) fn of(
+        &mut self,
+        path: &str,
+        file: &RelationFile<'_>,
+        size: u64,
+    ) -> Option<Box<[u32]>> {
+        let Changes {
+            blocks,
+            relations,
+            segment_blocks,
+            ..
+        } = self.changes;
+        let segment_blocks = *segment_blocks;
+        if file.fork != Fork::Main {
+            return None;
+        }
+        let parents_size = relations.get(self.parents.find(path)?).restored_size();
+        let parents_length = (parents_size / PAGE_SIZE as u64) as u32;
         let length = size / PAGE_SIZE as u64;
-        let parents_length = match self.lengths.get(path) {
-            Some(&parents_length) if file.fork == Fork::Main => parents_length,
-            _ => return Wanted::Whole,
-        };
-        if length == 0 || length > u64::from(self.segment_blocks) {
-            return Wanted::Whole;
+        if length == 0 || length > u64::from(segment_blocks) {
+            return None;
         }
         let length = length as u32;
-        let Some(fork) = RelationFork::of(file) else {
-            return Wanted::Whole;
-        };
-        if self.blocks.is_recreated(fork.tablespace, fork.database) {
-            return Wanted::Whole;
+        let fork = RelationFork::of(file)?;
+        if blocks.is_recreated(fork.tablespace, fork.database) {
+            return None;
         }
-        let Some(first) = file.segment.checked_mul(self.segment_blocks) else {
-            return Wanted::Whole;
-        };
-        let changes = self.blocks.get(&fork);
+        let first = file.segment.checked_mul(segment_blocks)?;
+        let changes = blocks.get(&fork);
         let mut kept = parents_length.min(length);
         if let Some(limit) = changes.and_then(|changes| changes.limit) {
-            let limit = limit.saturating_sub(first).min(self.segment_blocks);
+            let limit = limit.saturating_sub(first).min(segment_blocks);
             // A file shorter than the relation ever was is none that is understood.
             if limit == 0 || limit > length {
-                return Wanted::Whole;
+                return None;
             }
             kept = kept.min(limit);
         }
@@ -214,10 +237,6 @@ impl Changes {
         blocks.extend(kept..length);
         let is_small = size <= BUNDLED_BYTES && !blocks.is_empty();
         let is_mostly_changed = blocks.len() * 100 > length as usize * MOSTLY_CHANGED_PERCENT;
-        if is_small || is_mostly_changed {
-            Wanted::Whole
-        } else {
-            Wanted::Blocks(blocks)
-        }
+        (!is_small && !is_mostly_changed).then(|| blocks.into_boxed_slice())
     }
 }

@@ -96,7 +96,7 @@ impl Job<'_> {
             create(BUNDLES)?;
         }
         let mut last = None;
-        for file in &self.plan.files {
+        for file in self.plan.files.iter() {
             let bundled = !is_plain && !file.is_large() && !file.is_extra();
             let parent = file.path.rsplit_once('/').map(|(parent, _)| parent);
             if !bundled && parent != last {
@@ -134,11 +134,11 @@ impl<'a> Assemblies<'a> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let sliced = open
             .entry(file)
-            .or_insert_with(|| Arc::new(self.begin(&self.job.plan.files[file])));
+            .or_insert_with(|| Arc::new(self.begin(self.job.plan.files.get(file))));
         Arc::clone(sliced)
     }
 
-    fn begin(&self, file: &PlannedFile) -> Sliced<'a> {
+    fn begin(&self, file: PlannedFile<'_>) -> Sliced<'a> {
         let request = self.job.request;
         let stored = file.kind().stored_path(&file.path).into_owned();
         let stored = layout::stored_file(&stored, request.coding.suffix());
@@ -205,11 +205,11 @@ impl<'a> Worker<'a> {
 
     fn copy_slice(&mut self, file: usize, number: u64, stop: &Stop<'_>) -> Result<()> {
         let job = self.job;
-        let planned = &job.plan.files[file];
+        let planned = job.plan.files.get(file);
         let sliced = self.assemblies.get(file);
         let offset = number * SLICE_BYTES;
         let expected = SLICE_BYTES.min(planned.stored_size() - offset);
-        match &planned.wanted {
+        match planned.wanted {
             Wanted::Whole => self.read_slice(file, offset, expected, stop)?,
             Wanted::Blocks(blocks) => {
                 self.read_changed_slice(file, &sliced.header, blocks, number, stop)?;
@@ -234,7 +234,7 @@ impl<'a> Worker<'a> {
         };
         let entry = planned.entry(whole.size, whole.crc32c, None);
         let stored = self.store.path_of(&entry.stored_path());
-        self.store.stored.add(stored, written);
+        self.store.stored.add(&stored, written);
         self.store.stored.files.push(entry);
         Ok(())
     }
@@ -242,8 +242,8 @@ impl<'a> Worker<'a> {
     /// Reads a slice of a whole file into `self.plain`, as far as the file goes.
     fn read_slice(&mut self, file: usize, offset: u64, length: u64, stop: &Stop<'_>) -> Result<()> {
         let job = self.job;
-        let planned = &job.plan.files[file];
-        let wanted: Vec<Range<'_>> = ranges(&planned.path, offset, length).collect();
+        let planned = job.plan.files.get(file);
+        let wanted: Vec<Range<'_>> = ranges(planned.path, offset, length).collect();
         let plain = &mut self.plain;
         plain.clear();
         let mut ended = false;
@@ -258,7 +258,7 @@ impl<'a> Worker<'a> {
             job.rate.take(bytes.len() as u64, || stop.is_set());
             Ok(())
         })?;
-        let Some(relation) = &planned.relation else {
+        let Some(relation) = planned.relation() else {
             return Ok(());
         };
         self.plain
@@ -289,7 +289,7 @@ impl<'a> Worker<'a> {
         })?;
         self.plain = bundle.finish()?;
         let path = layout::bundle(number, self.job.request.coding.suffix());
-        self.store.content(path, &self.plain)
+        self.store.content(&path, &self.plain)
     }
 
     fn copy_small(&mut self, files: &[u32], stop: &Stop<'_>) -> Result<()> {
@@ -305,16 +305,16 @@ impl<'a> Worker<'a> {
         &mut self,
         files: &[u32],
         stop: &Stop<'_>,
-        mut keep: impl FnMut(&mut Store<'_>, &PlannedFile, &[u8]) -> Result<()>,
+        mut keep: impl FnMut(&mut Store<'_>, PlannedFile<'_>, &[u8]) -> Result<()>,
     ) -> Result<()> {
         let job = self.job;
-        let planned = |file: usize| &job.plan.files[file];
+        let planned = |file: usize| job.plan.files.get(file);
         let mut filled = Vec::new();
         let mut others = Vec::new();
         for &file in files {
             let file = file as usize;
             let planned = planned(file);
-            match &planned.wanted {
+            match planned.wanted {
                 Wanted::Blocks(blocks) => {
                     let content = incremental::header(blocks, planned.blocks());
                     keep(&mut self.store, planned, &content)?;
@@ -327,7 +327,7 @@ impl<'a> Worker<'a> {
         let wanted: Vec<Range<'_>> = filled
             .iter()
             .map(|&file| Range {
-                path: &planned(file).path,
+                path: planned(file).path,
                 offset: 0,
                 length: planned(file).size,
             })
@@ -343,7 +343,7 @@ impl<'a> Worker<'a> {
                 return vanished(planned);
             };
             let mut suspects = Vec::new();
-            if let Some(relation) = &planned.relation {
+            if let Some(relation) = planned.relation() {
                 content = &content[..content.len() - content.len() % PAGE_SIZE];
                 if let Some(check) = &job.page_check {
                     suspects.extend(check.suspects(file, relation, 0, content));
@@ -391,7 +391,7 @@ impl<'a> Worker<'a> {
             let wanted: Vec<Range<'_>> = before
                 .iter()
                 .map(|suspect| Range {
-                    path: &job.plan.files[suspect.file].path,
+                    path: job.plan.files.get(suspect.file).path,
                     offset: u64::from(suspect.block) * PAGE_SIZE as u64,
                     length: PAGE_SIZE as u64,
                 })
@@ -406,7 +406,7 @@ impl<'a> Worker<'a> {
                     // Truncated or dropped meanwhile, as replay will do too.
                     _ => stored.fill(0),
                 }
-                let Some(relation) = &job.plan.files[file].relation else {
+                let Some(relation) = job.plan.files.get(file).relation() else {
                     return Ok(());
                 };
                 match check.suspects(file, relation, block, stored).next() {
@@ -424,9 +424,9 @@ impl<'a> Worker<'a> {
 }
 
 /// A relation that was dropped meanwhile is fine, replay drops it too; what every cluster has is not.
-fn vanished(planned: &PlannedFile) -> Result<()> {
+fn vanished(planned: PlannedFile<'_>) -> Result<()> {
     const NEEDED: [&str; 2] = ["PG_VERSION", "global/pg_filenode.map"];
-    if NEEDED.contains(&planned.path.as_str()) || planned.is_extra() {
+    if NEEDED.contains(&planned.path) || planned.is_extra() {
         return Err(Error::server(format!(
             "the server's file {} vanished during the backup",
             planned.path

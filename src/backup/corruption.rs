@@ -40,7 +40,7 @@ impl PageCheck {
     pub(super) fn suspects<'a>(
         &'a self,
         file: usize,
-        relation: &RelationFile,
+        relation: RelationFile<'_>,
         first_block: u32,
         content: &'a [u8],
     ) -> impl Iterator<Item = Suspect> + 'a {
@@ -134,7 +134,7 @@ mod tests {
             vec![0xFF; PAGE_SIZE],
         ]
         .concat();
-        let suspects: Vec<Suspect> = check.suspects(3, &relation, 0, &content).collect();
+        let suspects: Vec<Suspect> = check.suspects(3, relation, 0, &content).collect();
         assert_eq!(suspects.len(), 4);
         assert!(check.is_worth_another_look(&suspects[0]));
         assert!(!check.is_worth_another_look(&suspects[1]));

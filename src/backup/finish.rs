@@ -5,19 +5,17 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use crate::backup::Request;
-use crate::backup::copy::Copied;
-use crate::backup::corruption::{Suspect, corrupt_pages};
-use crate::backup::plan::Plan;
 use crate::backup::wal::NeededWal;
 use crate::error::Result;
 use crate::pg::control::CONTROL_FILE;
 use crate::pg::label::{BACKUP_LABEL_FILE, IncrementalFrom, with_incremental_from};
 use crate::pg::tablespace_map::TABLESPACE_MAP_FILE;
-use crate::repository::backup_info::{BackupInfo, EncryptedWith, Increment, Tablespace};
-use crate::repository::file_list::FileEntry;
+use crate::repository::backup_info::{
+    BackupInfo, CorruptPage, EncryptedWith, Increment, Tablespace,
+};
 use crate::repository::identifier::Identifier;
 use crate::repository::layout::{BackupFolder, FORMAT};
-use crate::repository::store::{Sealed, Store};
+use crate::repository::store::{Sealed, Store, Stored};
 use crate::server::facts::{Facts, TablespaceLocation};
 use crate::server::session::Stopped;
 use crate::stored::coding::Coding;
@@ -30,7 +28,10 @@ pub(super) struct Finish<'a> {
     pub(super) request: &'a Request<'a>,
     pub(super) facts: &'a Facts,
     pub(super) tablespaces: &'a [TablespaceLocation],
-    pub(super) plan: &'a Plan,
+    /// Directories of PGDATA, parents first.
+    pub(super) directories: Vec<String>,
+    /// The pages that no replay mends.
+    pub(super) corrupt: Vec<CorruptPage>,
     pub(super) increment: Option<Increment>,
     pub(super) stopped: &'a Stopped,
     pub(super) wal: &'a NeededWal,
@@ -41,8 +42,8 @@ pub(super) struct Finish<'a> {
 impl Finish<'_> {
     /// Writes what is left to write, `backup.info` last.
     pub(super) fn write(
-        &self,
-        copied: Copied,
+        mut self,
+        copied: Stored,
         control: &[u8],
         folder: &BackupFolder,
     ) -> Result<BackupInfo> {
@@ -57,15 +58,15 @@ impl Finish<'_> {
                 self.stopped.tablespace_map.as_bytes(),
             )?;
         }
-        store.stored.append(copied.stored);
+        store.stored.append(copied);
         store.manifest(
             now,
             self.facts.version.major,
             self.facts.control.system_identifier,
             &self.wal.ranges,
         )?;
-        let sealed = store.seal(self.plan.directories.clone())?;
-        let info = self.info(&copied.suspects, &sealed);
+        let sealed = store.seal(std::mem::take(&mut self.directories))?;
+        let info = self.info(&sealed);
         info.write(folder)?;
         Ok(info)
     }
@@ -84,13 +85,9 @@ impl Finish<'_> {
         }
     }
 
-    fn info(&self, suspects: &[Suspect], sealed: &Sealed) -> BackupInfo {
+    fn info(&self, sealed: &Sealed) -> BackupInfo {
         let label = &self.stopped.label;
-        let mut corrupt = corrupt_pages(suspects, label.start_lsn, self.wal.end.lsn, |file| {
-            self.plan.files[file].path.clone()
-        });
-        let corrupt_pages = corrupt.len() as u64;
-        corrupt.truncate(NAMED_CORRUPT_PAGES);
+        let named = self.corrupt.len().min(NAMED_CORRUPT_PAGES);
         let Coding {
             compression,
             encryption,
@@ -109,7 +106,12 @@ impl Finish<'_> {
             compression_level: compression.level(),
             encryption: encryption.as_ref().map(EncryptedWith::from),
             backup_size: sealed.bytes,
-            restore_size: sealed.list.files.iter().map(FileEntry::restored_size).sum(),
+            restore_size: sealed
+                .list
+                .files
+                .iter()
+                .map(|file| file.restored_size())
+                .sum(),
             number_of_files: sealed.list.files.len() as u64,
             elapsed: u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX),
             major_version: self.facts.version.major.number(),
@@ -132,8 +134,8 @@ impl Finish<'_> {
             wal: label.start_segment_file.clone(),
             data_directory: self.facts.data_directory.clone(),
             tablespaces: self.tablespaces.iter().map(tablespace).collect(),
-            corrupt_pages,
-            corrupt,
+            corrupt_pages: self.corrupt.len() as u64,
+            corrupt: self.corrupt[..named].to_vec(),
             checksums: sealed.checksums.to_string(),
             verification: None,
             drill: None,

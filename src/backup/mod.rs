@@ -34,7 +34,7 @@ use crate::repository::lock::ServerLock;
 use crate::repository::staging::{self, Staging};
 use crate::server::connect::Connector;
 use crate::server::facts::{self, Facts};
-use crate::server::listing;
+use crate::server::listing::{self, Listing};
 use crate::server::permissions;
 use crate::server::reading::FileReader;
 use crate::server::session::{BackupSession, Checkpoint};
@@ -43,7 +43,7 @@ use crate::stored::master_key::Keyring;
 
 use catalogued::Catalogued;
 use changes::Search;
-use corruption::PageCheck;
+use corruption::{PageCheck, corrupt_pages};
 use parent::Parent;
 use plan::Plan;
 use reserved::{ReservedWal, Watch};
@@ -135,11 +135,14 @@ pub fn run(
     let tablespaces = catalogued.tablespaces();
     let emptied = emptied_directories(&facts, tablespaces, &mut readers[0])?;
     let rules = Exclusion::new(version.major, emptied);
-    let listed = list(&mut session, &facts, &rules, &catalogued, request.extra)?;
+    let listing = list(&mut session, &facts, &rules, &catalogued, request.extra)?;
     let tablespace_directory = version.major.tablespace_directory();
     catalogued.expect_in(
         &Catalogued::read(&mut session)?,
-        listed.iter().map(|listed| listed.path.as_str()),
+        listing
+            .entries
+            .iter()
+            .map(|entry| listing.paths.get(entry.path)),
         &tablespace_directory,
         &mut readers[0],
     )?;
@@ -158,12 +161,13 @@ pub fn run(
         _ => None,
     };
     let plan = Plan::new(
-        listed,
+        listing,
         &rules,
-        &facts,
+        version.major,
         request.coding.suffix(),
         changes.as_ref(),
     );
+    let increment = changes.map(|changes| changes.increment);
 
     progress.step("copy files", Some(plan.bytes));
     let job = copy::Job {
@@ -197,7 +201,7 @@ pub fn run(
 
     catalogued.expect_in(
         &Catalogued::read(&mut session)?,
-        copied.stored.files.iter().map(|file| file.path.as_str()),
+        copied.stored.files.iter().map(|file| file.path),
         &tablespace_directory,
         &mut readers[0],
     )?;
@@ -229,18 +233,23 @@ pub fn run(
 
     progress.step("finish", None);
     interrupt.check()?;
+    let start = stopped.label.start_lsn;
+    let corrupt = corrupt_pages(&copied.suspects, start, needed.end.lsn, |file| {
+        plan.files.get(file).path.to_owned()
+    });
     let finish = finish::Finish {
         request,
         facts: &facts,
         tablespaces,
-        plan: &plan,
-        increment: changes.map(|changes| changes.increment),
+        directories: plan.into_directories(),
+        corrupt,
+        increment,
         stopped: &stopped,
         wal: &needed,
         identifier,
         began,
     };
-    let info = finish.write(copied, &control, staging.folder())?;
+    let info = finish.write(copied.stored, &control, staging.folder())?;
     staging.publish()?;
     Ok(info)
 }
@@ -368,13 +377,14 @@ fn list(
     rules: &Exclusion,
     catalogued: &Catalogued,
     extra: &[String],
-) -> Result<Vec<listing::Listed>> {
+) -> Result<Listing> {
+    let mut listing = Listing::default();
     let databases = catalogued.database_oids();
-    let mut listed = listing::data_directory(session.client(), rules, &databases)?;
+    listing::data_directory(session.client(), rules, &databases, &mut listing)?;
     for path in extra.iter().chain(&facts.configuration_files) {
-        listed.extend(listing::extra(session.client(), path)?);
+        listing::extra(session.client(), path, &mut listing)?;
     }
-    Ok(listed)
+    Ok(listing)
 }
 
 #[cfg(test)]

@@ -11,13 +11,14 @@ use std::collections::{BTreeMap, HashMap};
 use crate::error::Result;
 use crate::pg::page::PAGE_SIZE;
 use crate::pg::relation::{Fork, RelationFile};
+use crate::repository::file_list::FileEntry;
 use crate::repository::layout::BackupFolder;
 use crate::repository::store::Stored;
 use crate::server::facts::Facts;
 use crate::stored::coding::Suffix;
 
-/// A relation fork's segments: their numbers, sizes in bytes, and places.
-type Segments = BTreeMap<u32, (u64, usize)>;
+/// A relation fork's segments: their numbers, and sizes in bytes.
+type Segments = BTreeMap<u32, u64>;
 
 /// Takes orphaned segments out of what was copied, and their stored files away.
 pub(super) fn drop_orphaned_segments(
@@ -28,60 +29,72 @@ pub(super) fn drop_orphaned_segments(
 ) -> Result<()> {
     let full = u64::from(facts.control.relation_segment_blocks) * PAGE_SIZE as u64;
     let tablespace_directory = facts.version.major.tablespace_directory();
-    let mut forks: HashMap<(String, u32, Fork), Segments> = HashMap::new();
-    for (place, entry) in stored.files.iter().enumerate() {
-        if let Some(relation) = RelationFile::parse(&entry.path, &tablespace_directory) {
-            forks
-                .entry((relation.directory, relation.relfilenumber, relation.fork))
-                .or_default()
-                .insert(relation.segment, (entry.restored_size(), place));
+    let relation = |entry: &FileEntry<'_>| {
+        let file = RelationFile::parse(entry.path, &tablespace_directory)?;
+        let fork = (file.directory.to_owned(), file.relfilenumber, file.fork);
+        Some((fork, file.segment))
+    };
+    // Most relations have one segment, and that is never an orphan.
+    let mut forks: HashMap<(String, u32, Fork), Segments> = stored
+        .files
+        .iter()
+        .filter_map(|entry| relation(&entry))
+        .filter(|(_, segment)| *segment > 0)
+        .map(|(fork, _)| (fork, Segments::new()))
+        .collect();
+    if forks.is_empty() {
+        return Ok(());
+    }
+    for entry in stored.files.iter() {
+        if let Some((fork, segment)) = relation(&entry)
+            && let Some(segments) = forks.get_mut(&fork)
+        {
+            segments.insert(segment, entry.restored_size());
         }
     }
-    let orphans = forks
-        .values()
-        .flat_map(|segments| orphaned(segments, full))
+    let whole: HashMap<_, _> = forks
+        .into_iter()
+        .map(|(fork, segments)| (fork, whole_segments(&segments, full)))
         .collect();
-    for entry in stored.take_out(orphans, suffix, folder)? {
-        log::info!(
-            "{}: left out, its relation was truncated meanwhile",
-            entry.path
-        );
+    let is_orphan = |entry: &FileEntry<'_>| {
+        relation(entry)
+            .is_some_and(|(fork, segment)| whole.get(&fork).is_some_and(|whole| segment >= *whole))
+    };
+    for path in stored.take_out(is_orphan, suffix, folder)? {
+        log::info!("{path}: left out, its relation was truncated meanwhile");
     }
     Ok(())
 }
 
-/// The places of the segments behind the first that is missing or not full.
-fn orphaned(segments: &Segments, full: u64) -> Vec<usize> {
-    let mut ended = false;
-    let mut orphans = Vec::new();
-    for ((&number, &(size, place)), expected) in segments.iter().zip(0..) {
-        ended |= number != expected;
-        if ended {
-            orphans.push(place);
+/// How many segments there are up to the first that is not full, or before the first that is missing.
+fn whole_segments(segments: &Segments, full: u64) -> u32 {
+    let mut expected = 0;
+    for (&number, &size) in segments {
+        if number != expected {
+            break;
         }
-        ended |= size < full;
+        expected += 1;
+        if size < full {
+            break;
+        }
     }
-    orphans
+    expected
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn orphans(sizes: &[(u32, u64)]) -> Vec<usize> {
-        let segments = sizes
-            .iter()
-            .enumerate()
-            .map(|(place, &(number, size))| (number, (size, place)));
-        orphaned(&segments.collect(), 100)
+    fn whole(sizes: &[(u32, u64)]) -> u32 {
+        whole_segments(&sizes.iter().copied().collect(), 100)
     }
 
     #[test]
     fn only_what_follows_a_full_segment_stays() {
-        assert!(orphans(&[(0, 100), (1, 100), (2, 7)]).is_empty());
-        assert_eq!(orphans(&[(0, 60), (1, 100), (2, 7)]), [1, 2]);
-        assert_eq!(orphans(&[(0, 100), (2, 7)]), [1]);
-        assert_eq!(orphans(&[(1, 100), (2, 7)]), [0, 1]);
-        assert!(orphans(&[(0, 0)]).is_empty());
+        assert_eq!(whole(&[(0, 100), (1, 100), (2, 7)]), 3);
+        assert_eq!(whole(&[(0, 60), (1, 100), (2, 7)]), 1);
+        assert_eq!(whole(&[(0, 100), (2, 7)]), 1);
+        assert_eq!(whole(&[(1, 100), (2, 7)]), 0);
+        assert_eq!(whole(&[(0, 0)]), 1);
     }
 }

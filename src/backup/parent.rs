@@ -1,15 +1,13 @@
 //! The backup that an incremental one builds on.
 
-use std::collections::HashMap;
-
 use crate::error::{Error, Result};
 use crate::pg::history::TimelineHistory;
 use crate::pg::lsn::Lsn;
-use crate::pg::page::PAGE_SIZE;
-use crate::pg::relation::RelationFile;
+use crate::pg::relation::{Fork, RelationFile};
 use crate::repository::backup_info::BackupInfo;
 use crate::repository::catalogue::{Backup, Catalogue};
-use crate::repository::contents::{Contents, check_presence};
+use crate::repository::contents::{check_presence, visit_list};
+use crate::repository::file_list::{Files, Listed};
 use crate::repository::identifier::Identifier;
 use crate::server::facts::Facts;
 use crate::stored::master_key::Keyring;
@@ -18,8 +16,8 @@ use crate::stored::master_key::Keyring;
 pub(super) struct Parent {
     /// What is known about it.
     pub(super) info: BackupInfo,
-    /// How many blocks its relations' files have, by their paths.
-    pub(super) lengths: HashMap<String, u32>,
+    /// The main forks of its relations, in the order of their paths.
+    pub(super) relations: Files,
 }
 
 impl Parent {
@@ -36,22 +34,20 @@ impl Parent {
         for ancestor in catalogue.ancestors(info)? {
             check_presence(ancestor.folder, ancestor.info)?;
         }
-        let contents = Contents::read(&backup.folder, keys)?;
+        let info = BackupInfo::read(&backup.folder)?;
+        let coding = info.coding(keys)?;
         let tablespace_directory = facts.version.major.tablespace_directory();
-        let lengths = contents
-            .list
-            .files
-            .into_iter()
-            .filter(|file| RelationFile::parse(&file.path, &tablespace_directory).is_some())
-            .map(|file| {
-                let blocks = (file.restored_size() / PAGE_SIZE as u64) as u32;
-                (file.path, blocks)
-            })
-            .collect();
-        Ok(Parent {
-            info: contents.info,
-            lengths,
-        })
+        let mut relations = Files::default();
+        visit_list(&backup.folder, &info, &coding, |listed| {
+            if let Listed::File(file) = listed
+                && RelationFile::parse(file.path, &tablespace_directory)
+                    .is_some_and(|relation| relation.fork == Fork::Main)
+            {
+                relations.push(file);
+            }
+        })?;
+        relations.sort();
+        Ok(Parent { info, relations })
     }
 
     /// Refuses a parent that is not a state the server was in before `start`, on its way of timelines.

@@ -1,19 +1,18 @@
 //! What to copy.
 
-use std::collections::HashSet;
-
 use crate::backup::changes::Changes;
 use crate::backup::tasks::Tasks;
 use crate::pg::control::CONTROL_FILE;
 use crate::pg::exclusion::{Exclusion, UnloggedRelations, wal_directories};
 use crate::pg::incremental;
 use crate::pg::page::PAGE_SIZE;
+use crate::pg::paths::{PathPlace, Paths};
 use crate::pg::relation::RelationFile;
 use crate::pg::slru;
+use crate::pg::version::Major;
 use crate::repository::file_list::{Crc32c, FileEntry, FileKind};
 use crate::repository::store::{BUNDLED_BYTES, SLICE_BYTES};
-use crate::server::facts::Facts;
-use crate::server::listing::Listed;
+use crate::server::listing::{Listed, Listing};
 use crate::stored::coding::Suffix;
 
 /// Everything to copy before `global/pg_control`.
@@ -21,40 +20,95 @@ pub(super) struct Plan {
     /// Directories of PGDATA, parents first.
     pub(super) directories: Vec<String>,
     /// The files.
-    pub(super) files: Vec<PlannedFile>,
+    pub(super) files: PlannedFiles,
     /// The work, the largest files first.
     pub(super) tasks: Tasks,
     /// Bytes to read.
     pub(super) bytes: u64,
 }
 
+/// Very many files as they were listed: 40 bytes for each, and its path.
+pub(super) struct PlannedFiles {
+    /// The one directory of a tablespace that is this server's.
+    tablespace_directory: String,
+    paths: Paths,
+    files: Vec<Compact>,
+}
+
+/// What there is of a [`PlannedFile`] beside its path.
+struct Compact {
+    path: PathPlace,
+    size: u64,
+    modified: i64,
+    /// The blocks to read; `None` for the whole file.
+    blocks: Option<Box<[u32]>>,
+}
+
 /// A file as it was listed.
-pub(super) struct PlannedFile {
+#[derive(Clone, Copy)]
+pub(super) struct PlannedFile<'a> {
     /// Relative to PGDATA, or absolute for a further file of the server.
-    pub(super) path: String,
+    pub(super) path: &'a str,
     /// Bytes it has. What it grows by later is in the WAL.
     pub(super) size: u64,
     /// Seconds since 1970.
     pub(super) modified: i64,
-    /// What it is a part of, where it is a relation's.
-    pub(super) relation: Option<RelationFile>,
     /// What to read of it.
-    pub(super) wanted: Wanted,
+    pub(super) wanted: Wanted<'a>,
+    tablespace_directory: &'a str,
 }
 
 /// What to read of a file.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Wanted {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wanted<'a> {
     /// All of it.
     Whole,
     /// These blocks, ascending, counted from the segment's start: the rest is as in the parent.
-    Blocks(Vec<u32>),
+    Blocks(&'a [u32]),
 }
 
-impl PlannedFile {
+impl PlannedFiles {
+    /// The file at a place.
+    pub(super) fn get(&self, place: usize) -> PlannedFile<'_> {
+        self.file(&self.files[place])
+    }
+
+    /// All of them.
+    pub(super) fn iter(&self) -> impl Iterator<Item = PlannedFile<'_>> {
+        self.files.iter().map(|file| self.file(file))
+    }
+
+    fn file<'a>(&'a self, file: &'a Compact) -> PlannedFile<'a> {
+        PlannedFile {
+            path: self.paths.get(file.path),
+            size: file.size,
+            modified: file.modified,
+            wanted: file.blocks.as_deref().map_or(Wanted::Whole, Wanted::Blocks),
+            tablespace_directory: &self.tablespace_directory,
+        }
+    }
+
+    fn leave_out_unlogged(&mut self) {
+        let relations = self.iter().filter_map(|file| file.relation());
+        let unlogged = UnloggedRelations::find(relations);
+        let mut files = std::mem::take(&mut self.files);
+        files.retain(|file| {
+            let relation = self.file(file).relation();
+            relation.is_none_or(|relation| !unlogged.leave_out(&relation))
+        });
+        self.files = files;
+    }
+}
+
+impl<'a> PlannedFile<'a> {
+    /// What it is a part of, where it is a relation's.
+    pub(super) fn relation(&self) -> Option<RelationFile<'a>> {
+        RelationFile::parse(self.path, self.tablespace_directory)
+    }
+
     /// How much of it is stored.
     pub(super) fn kind(&self) -> FileKind {
-        match &self.wanted {
+        match self.wanted {
             Wanted::Whole => FileKind::Whole,
             Wanted::Blocks(blocks) => FileKind::Incremental {
                 blocks: blocks.len() as u32,
@@ -64,9 +118,9 @@ impl PlannedFile {
     }
 
     /// What the list of files says of it, once it is stored.
-    pub(super) fn entry(&self, size: u64, crc32c: Crc32c, bundle: Option<u32>) -> FileEntry {
+    pub(super) fn entry(&self, size: u64, crc32c: Crc32c, bundle: Option<u32>) -> FileEntry<'a> {
         FileEntry {
-            path: self.path.clone(),
+            path: self.path,
             size,
             modified: self.modified,
             crc32c,
@@ -82,7 +136,7 @@ impl PlannedFile {
 
     /// Bytes of the plain content that is stored.
     pub(super) fn stored_size(&self) -> u64 {
-        match &self.wanted {
+        match self.wanted {
             Wanted::Whole => self.size,
             Wanted::Blocks(blocks) => incremental::file_size(blocks.len() as u32),
         }
@@ -90,7 +144,7 @@ impl PlannedFile {
 
     /// Bytes to read from the server.
     fn wanted_bytes(&self) -> u64 {
-        match &self.wanted {
+        match self.wanted {
             Wanted::Whole => self.size,
             Wanted::Blocks(blocks) => blocks.len() as u64 * PAGE_SIZE as u64,
         }
@@ -99,7 +153,7 @@ impl PlannedFile {
     /// Whether it is stored by itself wherever anything is bundled. An incremental file in a bundle has no blocks, so that
     /// a restore need not open the bundle for it.
     pub(super) fn is_large(&self) -> bool {
-        match &self.wanted {
+        match self.wanted {
             Wanted::Whole => self.size > BUNDLED_BYTES,
             Wanted::Blocks(blocks) => !blocks.is_empty(),
         }
@@ -115,7 +169,7 @@ impl PlannedFile {
     /// Whether replay mends what it becomes while it is being read, so that it may be read in parts
     /// and up to the size that it was listed with: relations, and the state of transactions.
     pub(super) fn is_replayed(&self) -> bool {
-        self.relation.is_some() || slru::is_segment(&self.path)
+        self.relation().is_some() || slru::is_segment(self.path)
     }
 
     /// Whether it is a further file of the server, not one of PGDATA.
@@ -132,71 +186,160 @@ impl PlannedFile {
 impl Plan {
     /// Leaves out what a backup leaves out, and deals the rest into tasks.
     pub(super) fn new(
-        listed: Vec<Listed>,
+        listing: Listing,
         rules: &Exclusion,
-        facts: &Facts,
+        major: Major,
         suffix: Suffix,
         changes: Option<&Changes>,
     ) -> Plan {
-        let tablespace_directory = facts.version.major.tablespace_directory();
+        let Listing { paths, mut entries } = listing;
+        // A further file may be listed more than once.
+        let path_of = |entry: &Listed| paths.get(entry.path);
+        entries.sort_by(|one, other| path_of(one).cmp(path_of(other)));
+        entries
+            .dedup_by(|next, one| path_of(next) == path_of(one) && path_of(one).starts_with('/'));
         let mut directories = Vec::new();
-        let mut files = Vec::new();
-        let mut known = HashSet::new();
-        for entry in listed {
-            let is_extra = entry.path.starts_with('/');
+        let mut files = PlannedFiles {
+            tablespace_directory: major.tablespace_directory(),
+            files: Vec::with_capacity(entries.len()),
+            paths: Paths::default(),
+        };
+        let mut wanted = changes.map(Changes::wanted_blocks);
+        for entry in entries {
+            let path = paths.get(entry.path);
+            let is_extra = path.starts_with('/');
             if entry.is_directory {
-                if !is_extra && rules.keeps_directory(&entry.path) {
-                    directories.push(entry.path);
+                if !is_extra && rules.keeps_directory(path) {
+                    directories.push(path.to_owned());
                 }
-            } else if entry.path != CONTROL_FILE
-                && (is_extra || rules.keeps_file(&entry.path))
-                && (!is_extra || known.insert(entry.path.clone()))
-            {
-                files.push(planned(entry, &tablespace_directory, changes));
+            } else if path != CONTROL_FILE && (is_extra || rules.keeps_file(path)) {
+                let relation = RelationFile::parse(path, &files.tablespace_directory);
+                // A page that is not whole at the end of a relation is still being added.
+                let size = match relation {
+                    Some(_) => entry.size - entry.size % PAGE_SIZE as u64,
+                    None => entry.size,
+                };
+                let blocks = match (&mut wanted, &relation) {
+                    (Some(wanted), Some(relation)) => wanted.of(path, relation, size),
+                    _ => None,
+                };
+                files.files.push(Compact {
+                    path: entry.path,
+                    size,
+                    modified: entry.modified,
+                    blocks,
+                });
             }
         }
-        directories.extend(
-            wal_directories(facts.version.major)
-                .iter()
-                .map(|path| (*path).to_owned()),
-        );
+        files.paths = paths;
+        directories.extend(wal_directories(major).iter().map(|path| (*path).to_owned()));
         directories.sort_unstable();
         directories.dedup();
-        leave_out_unlogged(&mut files);
+        files.leave_out_unlogged();
         Plan {
             directories,
-            bytes: files.iter().map(PlannedFile::wanted_bytes).sum(),
+            bytes: files.iter().map(|file| file.wanted_bytes()).sum(),
             tasks: Tasks::new(&files, suffix),
             files,
         }
     }
-}
 
-/// A page that is not whole at the end of a relation is still being added.
-fn planned(entry: Listed, tablespace_directory: &str, changes: Option<&Changes>) -> PlannedFile {
-    let relation = RelationFile::parse(&entry.path, tablespace_directory);
-    let size = match relation {
-        Some(_) => entry.size - entry.size % PAGE_SIZE as u64,
-        None => entry.size,
-    };
-    let wanted = match (changes, &relation) {
-        (Some(changes), Some(relation)) => changes.wanted(&entry.path, relation, size),
-        _ => Wanted::Whole,
-    };
-    PlannedFile {
-        path: entry.path,
-        size,
-        modified: entry.modified,
-        relation,
-        wanted,
+    /// Once it is carried out; the files need no memory any more.
+    pub(super) fn into_directories(self) -> Vec<String> {
+        self.directories
     }
 }
 
-fn leave_out_unlogged(files: &mut Vec<PlannedFile>) {
-    let unlogged = UnloggedRelations::find(files.iter().filter_map(|file| file.relation.as_ref()));
-    files.retain(|file| {
-        file.relation
-            .as_ref()
-            .is_none_or(|relation| !unlogged.leave_out(relation))
-    });
+#[cfg(test)]
+impl PlannedFiles {
+    /// Files that are read whole.
+    pub(super) fn whole(files: impl IntoIterator<Item = (impl AsRef<str>, u64)>) -> PlannedFiles {
+        let mut planned = PlannedFiles {
+            tablespace_directory: String::new(),
+            paths: Paths::default(),
+            files: Vec::new(),
+        };
+        for (path, size) in files {
+            planned.files.push(Compact {
+                path: planned.paths.push(path.as_ref()),
+                size,
+                modified: 0,
+                blocks: None,
+            });
+        }
+        planned
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::time::Instant;
+
+    use super::*;
+    use crate::stored::compression::Algorithm;
+
+    const DATABASES: u32 = 300;
+    const FILES: u32 = 1_000_000;
+    /// Of a large table in each database.
+    const SEGMENTS: u32 = 34;
+
+    /// A listing of 10 TB: in each database a table of many full segments, and small relations.
+    fn ten_terabytes() -> Listing {
+        let mut listing = Listing::default();
+        let mut list = |path: &str, size| {
+            listing.entries.push(Listed {
+                path: listing.paths.push(path),
+                size,
+                modified: 0,
+                is_directory: false,
+            });
+        };
+        for file in 0..FILES {
+            let (database, number) = (file % DATABASES + 1, file / DATABASES);
+            match number {
+                0 => list(&format!("base/{database}/16384"), 1 << 30),
+                1..SEGMENTS => list(&format!("base/{database}/16384.{number}"), 1 << 30),
+                _ => list(
+                    &format!("base/{database}/{}", 16384 + number),
+                    8 * PAGE_SIZE as u64,
+                ),
+            }
+        }
+        listing
+    }
+
+    /// What the whole process has taken at most.
+    fn peak_megabytes() -> u64 {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kilobytes: u64 = peak
+            .unwrap()
+            .trim()
+            .trim_end_matches(" kB")
+            .parse()
+            .unwrap();
+        kilobytes / 1024
+    }
+
+    #[test]
+    #[ignore = "measures the memory of the whole process, and so runs by itself: tests/bench/scale"]
+    fn ten_terabytes_are_planned_in_little_memory() {
+        let suffix = Suffix {
+            algorithm: Algorithm::Zstd,
+            is_encrypted: false,
+        };
+        let listing = ten_terabytes();
+        let began = Instant::now();
+        let rules = Exclusion::new(Major::V17, []);
+        let plan = Plan::new(listing, &rules, Major::V17, suffix, None);
+        let tasks = (0..).map_while(|number| plan.tasks.get(number)).count();
+        println!(
+            "\n10 TB in {FILES} files: planned in {:.2} s, {tasks} tasks, peak memory {} MB",
+            began.elapsed().as_secs_f64(),
+            peak_megabytes()
+        );
+        assert!(plan.bytes > 10_000_000_000_000, "{}", plan.bytes);
+        assert!(peak_megabytes() < 200);
+    }
 }

@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use crate::backup::plan::PlannedFile;
+use crate::backup::plan::{PlannedFile, PlannedFiles};
 use crate::repository::store::SLICE_BYTES;
 use crate::stored::coding::Suffix;
 
@@ -65,22 +65,22 @@ enum Kind {
 
 impl Tasks {
     /// Deals files into tasks.
-    pub(super) fn new(files: &[PlannedFile], suffix: Suffix) -> Tasks {
-        let of = |wanted: &dyn Fn(&PlannedFile) -> bool| -> Vec<u32> {
+    pub(super) fn new(files: &PlannedFiles, suffix: Suffix) -> Tasks {
+        let of = |wanted: &dyn Fn(&PlannedFile<'_>) -> bool| -> Vec<u32> {
             (0..)
-                .zip(files)
+                .zip(files.iter())
                 .filter(|(_, file)| wanted(file))
                 .map(|(place, _)| place)
                 .collect()
         };
         let by_size = |places: &mut [u32]| {
-            places.sort_by_key(|&place| std::cmp::Reverse(files[place as usize].stored_size()));
+            places.sort_by_key(|&place| std::cmp::Reverse(files.get(place as usize).stored_size()));
         };
         let mut sliced = of(&|file| file.is_sliced());
         by_size(&mut sliced);
         let mut slices = 0;
         let sliced = sliced.into_iter().map(|place| {
-            slices += files[place as usize].slices();
+            slices += files.get(place as usize).slices();
             (place, slices)
         });
         let mut tasks = Tasks {
@@ -107,12 +107,12 @@ impl Tasks {
     }
 
     /// Adds portions of these files, each large enough; `kind` says what the one with a number is.
-    fn add(&mut self, files: &[PlannedFile], places: Vec<u32>, kind: impl Fn(u32) -> Kind) {
+    fn add(&mut self, files: &PlannedFiles, places: Vec<u32>, kind: impl Fn(u32) -> Kind) {
         let first = self.together.len();
         self.together.extend(places);
         let (mut start, mut bytes, mut number) = (first, 0, 0);
         for place in first..self.together.len() {
-            let file = &files[self.together[place] as usize];
+            let file = files.get(self.together[place] as usize);
             bytes += file.stored_size() + BUNDLE_OVERHEAD;
             if bytes >= SLICE_BYTES || place + 1 == self.together.len() {
                 self.portions.push(Portion {
@@ -158,8 +158,6 @@ const BUNDLE_OVERHEAD: u64 = 1024;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backup::plan::Wanted;
-    use crate::pg::relation::RelationFile;
     use crate::repository::store::BUNDLED_BYTES;
     use crate::stored::compression::Algorithm;
 
@@ -168,22 +166,9 @@ mod tests {
         is_encrypted: false,
     };
 
-    fn file(path: String, size: u64) -> PlannedFile {
-        PlannedFile {
-            relation: RelationFile::parse(&path, ""),
-            path,
-            size,
-            modified: 0,
-            wanted: Wanted::Whole,
-        }
-    }
-
-    fn files(sizes: &[u64]) -> Vec<PlannedFile> {
+    fn files(sizes: &[u64]) -> PlannedFiles {
         let paths = (1..).map(|number| format!("base/5/{number}"));
-        paths
-            .zip(sizes)
-            .map(|(path, &size)| file(path, size))
-            .collect()
+        PlannedFiles::whole(paths.zip(sizes.iter().copied()))
     }
 
     fn all(tasks: &Tasks) -> Vec<Task<'_>> {
@@ -215,10 +200,10 @@ mod tests {
 
     #[test]
     fn a_large_file_that_replay_does_not_mend_is_read_at_once() {
-        let files = [
-            file("pg_stat/pgstat.stat".to_owned(), 2 * SLICE_BYTES),
-            file("base/5/1".to_owned(), SLICE_BYTES),
-        ];
+        let files = PlannedFiles::whole([
+            ("pg_stat/pgstat.stat", 2 * SLICE_BYTES),
+            ("base/5/1", SLICE_BYTES),
+        ]);
         let slice = Task::Slice { file: 1, number: 0 };
         assert_eq!(
             all(&Tasks::new(&files, ZSTD)),

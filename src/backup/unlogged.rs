@@ -36,19 +36,15 @@ pub(super) fn drop_other_forks(
     }
     let tablespace_directory = facts.version.major.tablespace_directory();
     let is_unlogged = |path: &str| is_other_fork(path, init_forks, &tablespace_directory);
-    let files = copied.stored.files.iter().enumerate();
-    let unlogged = files
-        .filter(|(_, entry)| is_unlogged(&entry.path))
-        .map(|(place, _)| place)
-        .collect();
     copied
         .suspects
-        .retain(|suspect| !is_unlogged(&plan.files[suspect.file].path));
-    for entry in copied
+        .retain(|suspect| !is_unlogged(plan.files.get(suspect.file).path));
+    let suffix = request.coding.suffix();
+    let unlogged = copied
         .stored
-        .take_out(unlogged, request.coding.suffix(), folder)?
-    {
-        log::info!("{}: left out, its relation is unlogged", entry.path);
+        .take_out(|entry| is_unlogged(entry.path), suffix, folder)?;
+    for path in unlogged {
+        log::info!("{path}: left out, its relation is unlogged");
     }
     Ok(())
 }

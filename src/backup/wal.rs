@@ -337,9 +337,9 @@ impl Worker<'_> {
         if let Some(records) = records {
             self.read_on(records, segment, stop)?;
         }
-        self.store.stored.add(stored, writer.finish()?);
+        self.store.stored.add(&stored, writer.finish()?);
         self.store.stored.files.push(FileEntry {
-            path,
+            path: &path,
             size: bytes,
             modified: needed.modified,
             crc32c: Crc32c(crc32c),

@@ -9,7 +9,6 @@ use crate::lifecycle::merge::Merge;
 use crate::progress::Progress;
 use crate::repository::backup_info::BackupInfo;
 use crate::repository::catalogue::{Backup, Catalogue};
-use crate::repository::contents::{Contents, check_presence};
 use crate::repository::identifier::{Identifier, Selector};
 use crate::repository::layout::ServerFolder;
 use crate::repository::lock::{InfoLock, ServerLock};
@@ -156,12 +155,7 @@ fn merge(
     progress: &dyn Progress,
     interrupt: &Interrupt,
 ) -> Result<()> {
-    let open = |backup: &Backup| {
-        let contents = Contents::read(&backup.folder, request.keys)?;
-        check_presence(&backup.folder, &contents.info)?;
-        Ok::<Contents, Error>(contents)
-    };
-    let merge = Merge::new(open(child)?, open(parent)?);
+    let merge = Merge::open(&child.folder, &parent.folder, request.keys)?;
     let staging = Staging::begin(request.folder, lock, child.identifier)?;
     let sealed = merge.build(staging.folder(), request.workers, progress, interrupt)?;
     staging.sync()?;

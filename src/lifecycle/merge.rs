@@ -16,42 +16,72 @@ use std::sync::atomic::AtomicU32;
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
 use crate::parallel::{self, Stop};
+use crate::pg::history::WalRange;
 use crate::pg::label::{
     BACKUP_LABEL_FILE, IncrementalFrom, with_incremental_from, without_incremental_from,
 };
-use crate::pg::manifest::{BACKUP_MANIFEST_FILE, Manifest};
+use crate::pg::manifest::BACKUP_MANIFEST_FILE;
 use crate::pg::page::PAGE_SIZE;
 use crate::pg::version::Major;
 use crate::progress::Progress;
 use crate::repository::backup_info::{BackupInfo, CorruptPage, Increment};
 use crate::repository::blocks::{Blocks, check};
 use crate::repository::checksums::Checksums;
-use crate::repository::contents::Contents;
+use crate::repository::content_writer::ContentWriter;
+use crate::repository::contents::{Contents, check_presence, read_checksums, visit_list};
 use crate::repository::durable;
-use crate::repository::file_list::{FileEntry, FileKind};
+use crate::repository::file_list::{Crc32c, FileEntry, FileKind, FileList, Listed};
 use crate::repository::layout::{self, BUNDLES, BackupFolder};
+use crate::repository::portions::{Portion, Portions};
 use crate::repository::store::{Sealed, Store};
 use crate::stored::bundle::visit_members;
+use crate::stored::checksum::Sha512Digest;
 use crate::stored::coding::{Coding, Suffix};
 use crate::stored::compression::Compression;
+use crate::stored::master_key::Keyring;
 use crate::stored::reader::read_whole;
 use crate::stored::writer::Written;
 
 use blocks::Merged;
 use bundling::Bundling;
-use content::ContentWriter;
 
 /// Written anew, as they tell what the backup is an increment of, and which files it stores.
 const OWN: [&str; 2] = [BACKUP_LABEL_FILE, BACKUP_MANIFEST_FILE];
 
 /// A child and its parent, opened.
 pub(super) struct Merge {
-    child: Contents,
-    parent: Contents,
+    child: Opened,
+    parent: Opened,
+    /// The child's files.
+    list: FileList,
+    /// What the parent has of those of which the child holds only what changed, in their order.
+    older: Vec<Older>,
+    /// The WAL that the child needs.
+    wal_ranges: Vec<WalRange>,
     /// How the child's files are stored, those of the merged backup too.
     coding: Coding,
     /// Whether the parent's files are stored in the same way, so that they can be linked.
     is_linkable: bool,
+}
+
+/// One of the two backups.
+struct Opened {
+    folder: BackupFolder,
+    info: BackupInfo,
+    coding: Coding,
+    checksums: Checksums,
+    /// How many files each of its bundles holds.
+    bundled: BTreeMap<u32, usize>,
+}
+
+/// A file as the parent has it.
+struct Older {
+    /// The file's place in the child's list.
+    place: u32,
+    size: u64,
+    crc32c: Crc32c,
+    bundle: Option<u32>,
+    kind: FileKind,
 }
 
 /// One of the two.
@@ -65,45 +95,70 @@ enum Side {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Origin<'a> {
     /// What one of the two holds of it.
-    As(Side, &'a FileEntry),
+    As(Side, FileEntry<'a>),
     /// The child's blocks over what the parent has.
-    Both { parent: &'a FileEntry },
+    Both { parent: FileEntry<'a> },
 }
 
 /// A file of the merged backup, whose content is in some stored file.
 #[derive(Clone, Copy)]
 struct Part<'a> {
-    file: &'a FileEntry,
+    file: FileEntry<'a>,
     origin: Origin<'a>,
 }
 
-impl Part<'_> {
+impl<'a> Part<'a> {
     /// The entry of the stored content that is read first: the older one of two.
-    fn read(&self) -> (Side, &FileEntry) {
-        match &self.origin {
-            Origin::As(side, stored) => (*side, stored),
+    fn read(&self) -> (Side, FileEntry<'a>) {
+        match self.origin {
+            Origin::As(side, stored) => (side, stored),
             Origin::Both { parent } => (Side::Parent, parent),
         }
     }
+
+    /// Bytes of plain content that are read, if any are.
+    fn bytes(&self) -> u64 {
+        self.read().1.size
+            + match self.origin {
+                Origin::As(..) => 0,
+                Origin::Both { .. } => self.file.size,
+            }
+    }
 }
 
-/// Work for one worker.
-enum Task<'a> {
-    /// A file whose content, or the older part of it, is stored by itself.
-    Alone(Part<'a>),
-    /// Files of one bundle, by their paths in it.
-    Bundle {
-        side: Side,
-        number: u32,
-        parts: BTreeMap<String, Part<'a>>,
-        /// Nothing else is in it, and nothing of it changes.
-        is_whole: bool,
-    },
+impl Opened {
+    fn new(folder: &BackupFolder, info: BackupInfo, coding: Coding) -> Result<Opened> {
+        check_presence(folder, &info)?;
+        Ok(Opened {
+            checksums: read_checksums(folder, &info)?,
+            folder: folder.clone(),
+            info,
+            coding,
+            bundled: BTreeMap::new(),
+        })
+    }
 }
 
 impl Merge {
-    /// Opens both. They are child and parent.
-    pub(super) fn new(child: Contents, parent: Contents) -> Merge {
+    /// Opens a child and its parent, whose stored files are all there.
+    pub(super) fn open(
+        child: &BackupFolder,
+        parent: &BackupFolder,
+        keys: &Keyring,
+    ) -> Result<Merge> {
+        let contents = Contents::read(child, keys)?;
+        let wal_ranges = contents.wal_ranges()?;
+        let Contents {
+            info, coding, list, ..
+        } = contents;
+        let mut child = Opened::new(child, info, coding)?;
+        for number in list.files.iter().filter_map(|file| file.bundle) {
+            *child.bundled.entry(number).or_default() += 1;
+        }
+        let info = BackupInfo::read(parent)?;
+        let coding = info.coding(keys)?;
+        let mut parent = Opened::new(parent, info, coding)?;
+        let older = read_older(&mut parent, &list)?;
         let level = child.info.compression_level;
         let algorithm = child.coding.compression.algorithm;
         let coding = Coding {
@@ -111,12 +166,15 @@ impl Merge {
             encryption: child.coding.encryption.clone(),
         };
         let way = |info: &BackupInfo| (info.compression, info.encryption);
-        Merge {
+        Ok(Merge {
             is_linkable: way(&child.info) == way(&parent.info),
             coding,
             child,
             parent,
-        }
+            list,
+            older,
+            wal_ranges,
+        })
     }
 
     /// Builds the merged backup in a folder, but for `backup.info`.
@@ -127,10 +185,8 @@ impl Merge {
         progress: &dyn Progress,
         interrupt: &Interrupt,
     ) -> Result<Sealed> {
-        let parts = self.parts()?;
-        self.create_folders(folder, &parts)?;
-        let tasks = self.tasks(&parts);
-        let bytes = tasks.iter().map(Task::bytes).sum();
+        let (tasks, bytes) = self.tasks()?;
+        self.create_folders(folder)?;
         progress.step(&format!("merge {}", self.child.info.backup), Some(bytes));
         let next_bundle = AtomicU32::new(0);
         let mut workers = (0..workers.max(1))
@@ -147,9 +203,9 @@ impl Merge {
                 })
             })
             .collect::<Result<Vec<Worker<'_>>>>()?;
-        parallel::run(
+        parallel::run_dealt(
             &mut workers,
-            &tasks,
+            |number| tasks.get(number),
             interrupt,
             |worker, task, stop| worker.work(task, stop),
             || Ok(()),
@@ -159,7 +215,7 @@ impl Merge {
             store.stored.append(worker.bundling.finish()?);
         }
         self.write_own(&mut store)?;
-        store.seal(self.child.list.directories.clone())
+        store.seal(self.list.directories.clone())
     }
 
     /// What is to be known about the merged backup; `child` is what is known of the child now.
@@ -208,61 +264,61 @@ impl Merge {
         })
     }
 
-    fn side(&self, side: Side) -> &Contents {
+    fn side(&self, side: Side) -> &Opened {
         match side {
             Side::Child => &self.child,
             Side::Parent => &self.parent,
         }
     }
 
-    /// Every file of the merged backup but those that are written anew.
-    fn parts(&self) -> Result<Vec<Part<'_>>> {
-        let files = self.child.list.files.iter();
-        files
-            .filter(|file| !OWN.contains(&file.path.as_str()))
-            .map(|file| {
-                let origin = origin(file, self.parent.list.find(&file.path)).map_err(|error| {
-                    error.context(format_args!("backup {}", self.parent.info.backup))
-                })?;
-                Ok(Part { file, origin })
-            })
-            .collect()
-    }
-
-    /// The work, the largest files first.
-    fn tasks<'a>(&'a self, parts: &[Part<'a>]) -> Vec<Task<'a>> {
-        let mut alone = Vec::new();
-        let mut bundles: BTreeMap<(Side, u32), BTreeMap<String, Part<'a>>> = BTreeMap::new();
-        for part in parts {
-            let (side, stored) = part.read();
-            match stored.bundle {
-                None => alone.push(Task::Alone(*part)),
-                Some(number) => {
-                    let members = bundles.entry((side, number)).or_default();
-                    members.insert(stored.stored_path().into_owned(), *part);
-                }
-            }
-        }
-        alone.sort_by_key(|task| std::cmp::Reverse(task.bytes()));
-        let mut held: BTreeMap<(Side, u32), usize> = BTreeMap::new();
-        for side in [Side::Child, Side::Parent] {
-            let bundled = self.side(side).list.files.iter();
-            for number in bundled.filter_map(|file| file.bundle) {
-                *held.entry((side, number)).or_default() += 1;
-            }
-        }
-        let bundles = bundles.into_iter().map(|((side, number), parts)| {
-            let as_it_is = |part: &Part<'_>| matches!(part.origin, Origin::As(..));
-            Task::Bundle {
-                is_whole: held.get(&(side, number)) == Some(&parts.len())
-                    && parts.values().all(as_it_is)
-                    && self.can_link(side),
-                side,
-                number,
-                parts,
+    /// The file of the merged backup that is at a place in the child's list.
+    fn part(&self, place: usize) -> Result<Part<'_>> {
+        let file = self.list.files.get(place);
+        let number = place as u32;
+        let older = self
+            .older
+            .binary_search_by_key(&number, |older| older.place);
+        let parent = older.ok().map(|older| {
+            let older = &self.older[older];
+            FileEntry {
+                size: older.size,
+                crc32c: older.crc32c,
+                bundle: older.bundle,
+                kind: older.kind,
+                ..file
             }
         });
-        alone.into_iter().chain(bundles).collect()
+        let origin = origin(file, parent)
+            .map_err(|error| error.context(format_args!("backup {}", self.parent.info.backup)))?;
+        Ok(Part { file, origin })
+    }
+
+    /// Every file of the merged backup with its place, but those that are written anew.
+    fn parts(&self) -> impl Iterator<Item = Result<(usize, Part<'_>)>> {
+        let files = self.list.files.iter().enumerate();
+        files
+            .filter(|(_, file)| !OWN.contains(&file.path))
+            .map(|(place, _)| Ok((place, self.part(place)?)))
+    }
+
+    /// The work, and how many bytes are read.
+    fn tasks(&self) -> Result<(Portions<(Side, u32)>, u64)> {
+        let mut all_bytes = 0;
+        let mut wrong = Ok(());
+        let parts = self.parts().map_while(|part| match part {
+            Ok((place, part)) => {
+                let (side, stored) = part.read();
+                let bytes = part.bytes();
+                all_bytes += bytes;
+                Some((place, bytes, stored.bundle.map(|number| (side, number))))
+            }
+            Err(error) => {
+                wrong = Err(error);
+                None
+            }
+        });
+        let portions = Portions::new(parts);
+        wrong.map(|()| (portions, all_bytes))
     }
 
     fn can_link(&self, side: Side) -> bool {
@@ -270,18 +326,19 @@ impl Merge {
     }
 
     /// The folders that will hold something; all of PGDATA's where it is stored as a plain tree.
-    fn create_folders(&self, folder: &BackupFolder, parts: &[Part<'_>]) -> Result<()> {
+    fn create_folders(&self, folder: &BackupFolder) -> Result<()> {
         let create = |path: &str| durable::create_folder(&folder.stored(path));
         let create_stored = |path: &str| create(&layout::stored_file(path, Suffix::PLAIN));
         if self.coding.suffix().is_plain() {
-            let mut directories = self.child.list.directories.iter();
+            let mut directories = self.list.directories.iter();
             directories.try_for_each(|directory| create_stored(directory))?;
         } else {
             create(BUNDLES)?;
         }
         create(layout::DATA)?;
         let mut last = None;
-        for part in parts {
+        for part in self.parts() {
+            let (_, part) = part?;
             let (_, stored) = part.read();
             let parent = part.file.path.rsplit_once('/').map(|(parent, _)| parent);
             let is_alone = stored.bundle.is_none() || matches!(part.origin, Origin::Both { .. });
@@ -309,19 +366,23 @@ impl Merge {
             ),
         };
         store.file(BACKUP_LABEL_FILE, modified, label.as_bytes())?;
-        let (manifest, modified) = self.read_own(BACKUP_MANIFEST_FILE)?;
-        let ranges = Manifest::parse(&manifest[..])?.wal_ranges;
         let info = &self.child.info;
         let major = Major::from_number(info.major_version)
             .ok_or_else(|| Error::damage("backup.info has an unknown major version"))?;
-        store.manifest(modified, major, info.system_identifier, &ranges)
+        let modified = self.own(BACKUP_MANIFEST_FILE)?.modified;
+        store.manifest(modified, major, info.system_identifier, &self.wal_ranges)
+    }
+
+    /// The child's own file.
+    fn own(&self, path: &str) -> Result<FileEntry<'_>> {
+        self.list.find(path).ok_or_else(|| {
+            Error::damage(format!("backup {} lists no {path}", self.child.info.backup))
+        })
     }
 
     /// The child's own file, and when it was modified.
     fn read_own(&self, path: &str) -> Result<(Vec<u8>, i64)> {
-        let file = self.child.list.find(path).ok_or_else(|| {
-            Error::damage(format!("backup {} lists no {path}", self.child.info.backup))
-        })?;
+        let file = self.own(path)?;
         let stored = self.stored(Side::Child, file);
         let content = read_whole(&stored, &self.child.coding)?;
         check(
@@ -334,17 +395,53 @@ impl Merge {
     }
 
     /// Where a file that is stored by itself lies.
-    fn stored(&self, side: Side, file: &FileEntry) -> PathBuf {
-        let contents = self.side(side);
-        let path = layout::stored_file(&file.stored_path(), contents.coding.suffix());
-        contents.folder.stored(&path)
+    fn stored(&self, side: Side, file: FileEntry<'_>) -> PathBuf {
+        let opened = self.side(side);
+        let path = layout::stored_file(&file.stored_path(), opened.coding.suffix());
+        opened.folder.stored(&path)
     }
+}
+
+/// Reads what the parent has of the files of which the child holds only what changed.
+fn read_older(parent: &mut Opened, list: &FileList) -> Result<Vec<Older>> {
+    let mut older = Vec::new();
+    let mut search = list.files.search_on();
+    let Opened {
+        folder,
+        info,
+        coding,
+        ..
+    } = &*parent;
+    let mut bundled = BTreeMap::new();
+    visit_list(folder, info, coding, |listed| {
+        let Listed::File(file) = listed else {
+            return;
+        };
+        if let Some(number) = file.bundle {
+            *bundled.entry(number).or_default() += 1;
+        }
+        let Some(place) = search.find(file.path) else {
+            return;
+        };
+        if list.files.get(place).kind != FileKind::Whole {
+            older.push(Older {
+                place: place as u32,
+                size: file.size,
+                crc32c: file.crc32c,
+                bundle: file.bundle,
+                kind: file.kind,
+            });
+        }
+    })?;
+    parent.bundled = bundled;
+    older.sort_by_key(|older| older.place);
+    Ok(older)
 }
 
 /// Where what the merged backup holds of a file comes from. By rule a child holds all blocks that its file has beyond the
 /// parent's length; where it might not, both are read, and what is missing becomes zeros, as it does when a
 /// chain is restored.
-fn origin<'a>(child: &'a FileEntry, parent: Option<&'a FileEntry>) -> Result<Origin<'a>> {
+fn origin<'a>(child: FileEntry<'a>, parent: Option<FileEntry<'a>>) -> Result<Origin<'a>> {
     let FileKind::Incremental { blocks, length } = child.kind else {
         return Ok(Origin::As(Side::Child, child));
     };
@@ -368,23 +465,6 @@ fn origin<'a>(child: &'a FileEntry, parent: Option<&'a FileEntry>) -> Result<Ori
     })
 }
 
-impl Task<'_> {
-    /// Bytes of plain content that are read, if any are.
-    fn bytes(&self) -> u64 {
-        let of = |part: &Part<'_>| {
-            part.read().1.size
-                + match part.origin {
-                    Origin::As(..) => 0,
-                    Origin::Both { .. } => part.file.size,
-                }
-        };
-        match self {
-            Task::Alone(part) => of(part),
-            Task::Bundle { parts, .. } => parts.values().map(of).sum(),
-        }
-    }
-}
-
 struct Worker<'a> {
     merge: &'a Merge,
     folder: &'a BackupFolder,
@@ -393,38 +473,51 @@ struct Worker<'a> {
 }
 
 impl Worker<'_> {
-    fn work(&mut self, task: &Task<'_>, stop: &Stop<'_>) -> Result<()> {
+    fn work(&mut self, task: Portion<'_, (Side, u32)>, stop: &Stop<'_>) -> Result<()> {
         stop.check()?;
         match task {
-            Task::Alone(part) => self.alone(part, stop)?,
-            Task::Bundle {
-                side,
-                number,
-                parts,
-                is_whole,
-            } => {
-                if *is_whole && Bundling::is_full(parts.values().map(|part| part.read().1)) {
-                    self.link_bundle(*side, *number, parts.values())?;
+            Portion::Alone(place) => {
+                let part = self.merge.part(place)?;
+                self.alone(&part, stop)?;
+                self.progress.advance(part.bytes());
+            }
+            Portion::Bundle((side, number), places) => {
+                let parts = places
+                    .iter()
+                    .map(|place| self.merge.part(*place as usize))
+                    .collect::<Result<Vec<Part<'_>>>>()?;
+                if self.is_whole(side, number, &parts)
+                    && Bundling::is_full(parts.iter().map(|part| part.read().1))
+                {
+                    self.link_bundle(side, number, &parts)?;
                 } else {
-                    self.bundle(*side, *number, parts, stop)?;
+                    self.bundle(side, number, &parts, stop)?;
                 }
+                self.progress.advance(parts.iter().map(Part::bytes).sum());
             }
         }
-        self.progress.advance(task.bytes());
         Ok(())
     }
 
+    /// Whether nothing else is in a bundle, and nothing of it changes.
+    fn is_whole(&self, side: Side, number: u32, parts: &[Part<'_>]) -> bool {
+        let as_it_is = |part: &Part<'_>| matches!(part.origin, Origin::As(..));
+        self.merge.side(side).bundled.get(&number) == Some(&parts.len())
+            && parts.iter().all(as_it_is)
+            && self.merge.can_link(side)
+    }
+
     fn alone(&mut self, part: &Part<'_>, stop: &Stop<'_>) -> Result<()> {
-        match &part.origin {
-            Origin::As(side, stored) if self.merge.can_link(*side) => {
+        match part.origin {
+            Origin::As(side, stored) if self.merge.can_link(side) => {
                 let path = self.bundling.store.path_of(&stored.stored_path());
-                self.link(*side, &path, &path)?;
+                self.link(side, &path, &path)?;
                 self.keep(part, stored, None);
                 Ok(())
             }
             Origin::As(side, stored) => {
-                let path = self.merge.stored(*side, stored);
-                self.recode(part, stored, &path, &self.merge.side(*side).coding, stop)
+                let path = self.merge.stored(side, stored);
+                self.recode(part, stored, &path, &self.merge.side(side).coding, stop)
             }
             Origin::Both { parent } => {
                 let path = self.merge.stored(Side::Parent, parent);
@@ -439,7 +532,7 @@ impl Worker<'_> {
     fn recode(
         &mut self,
         part: &Part<'_>,
-        stored: &FileEntry,
+        stored: FileEntry<'_>,
         path: &std::path::Path,
         coding: &Coding,
         stop: &Stop<'_>,
@@ -455,7 +548,7 @@ impl Worker<'_> {
         self.bundling
             .store
             .stored
-            .add(written.path, written.written);
+            .add(&written.path, written.written);
         self.keep(part, stored, None);
         Ok(())
     }
@@ -481,7 +574,7 @@ impl Worker<'_> {
         merged.write(&mut writer, stop)?;
         let written = writer.finish()?;
         self.bundling.store.stored.files.push(FileEntry {
-            path: child.path.clone(),
+            path: child.path,
             size: written.size,
             modified: child.modified,
             crc32c: written.crc32c,
@@ -491,7 +584,7 @@ impl Worker<'_> {
         self.bundling
             .store
             .stored
-            .add(written.path, written.written);
+            .add(&written.path, written.written);
         Ok(())
     }
 
@@ -499,24 +592,28 @@ impl Worker<'_> {
         &mut self,
         side: Side,
         number: u32,
-        parts: &BTreeMap<String, Part<'_>>,
+        parts: &[Part<'_>],
         stop: &Stop<'_>,
     ) -> Result<()> {
         let contents = self.merge.side(side);
         let path = layout::bundle(number, contents.coding.suffix());
         let path = contents.folder.stored(&path);
         let tar = read_whole(&path, &contents.coding)?;
+        let by_path: BTreeMap<_, _> = parts
+            .iter()
+            .map(|part| (part.read().1.stored_path(), part))
+            .collect();
         let mut left = parts.len();
         visit_members(&path, &tar, |member, content| {
             stop.check()?;
             // The others the merged backup does not need.
-            let Some(part) = parts.get(member) else {
+            let Some(part) = by_path.get(member) else {
                 return Ok(());
             };
             left -= 1;
             let (_, stored) = part.read();
             check(stored, content.len() as u64, crc32c::crc32c(content), &path)?;
-            match &part.origin {
+            match part.origin {
                 Origin::As(..) if self.bundling.takes(stored) => {
                     self.bundling.add(entry(part, stored, None), content)
                 }
@@ -538,12 +635,7 @@ impl Worker<'_> {
         }
     }
 
-    fn link_bundle<'p>(
-        &mut self,
-        side: Side,
-        number: u32,
-        parts: impl Iterator<Item = &'p Part<'p>>,
-    ) -> Result<()> {
+    fn link_bundle(&mut self, side: Side, number: u32, parts: &[Part<'_>]) -> Result<()> {
         let suffix = self.merge.coding.suffix();
         let new = self.bundling.next_number();
         let (from, to) = (layout::bundle(number, suffix), layout::bundle(new, suffix));
@@ -568,13 +660,13 @@ impl Worker<'_> {
             size: fs::metadata(&target)
                 .map_err(|error| Error::io("look at", &target, &error))?
                 .len(),
-            sha512: digest(&contents.checksums, from, contents)?,
+            sha512: digest(contents, from)?,
         };
-        self.bundling.store.stored.add(to.to_owned(), written);
+        self.bundling.store.stored.add(to, written);
         Ok(())
     }
 
-    fn keep(&mut self, part: &Part<'_>, stored: &FileEntry, bundle: Option<u32>) {
+    fn keep(&mut self, part: &Part<'_>, stored: FileEntry<'_>, bundle: Option<u32>) {
         let entry = entry(part, stored, bundle);
         self.bundling.store.stored.files.push(entry);
     }
@@ -586,23 +678,19 @@ impl Worker<'_> {
 }
 
 /// A file of the merged backup that holds of it what one of the two does.
-fn entry(part: &Part<'_>, stored: &FileEntry, bundle: Option<u32>) -> FileEntry {
+fn entry<'a>(part: &Part<'_>, stored: FileEntry<'a>, bundle: Option<u32>) -> FileEntry<'a> {
     FileEntry {
         modified: part.file.modified,
         bundle,
-        ..stored.clone()
+        ..stored
     }
 }
 
-fn digest(
-    checksums: &Checksums,
-    path: &str,
-    contents: &Contents,
-) -> Result<crate::stored::checksum::Sha512Digest> {
-    checksums.get(path).ok_or_else(|| {
+fn digest(opened: &Opened, path: &str) -> Result<Sha512Digest> {
+    opened.checksums.get(path).ok_or_else(|| {
         Error::damage(format!(
             "backup.sha512 of backup {} does not know {path}",
-            contents.info.backup
+            opened.info.backup
         ))
     })
 }

@@ -41,7 +41,7 @@ const GLOBAL_TABLESPACE: u32 = 1664;
 
 impl RelationFork {
     /// The fork that a file is a segment of; nothing for a file that is in no directory of relations.
-    pub fn of(file: &RelationFile) -> Option<RelationFork> {
+    pub fn of(file: &RelationFile<'_>) -> Option<RelationFork> {
         let mut directories = file.directory.split('/');
         let (tablespace, database) = match directories.next()? {
             "global" => (GLOBAL_TABLESPACE, 0),

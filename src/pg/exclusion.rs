@@ -163,12 +163,12 @@ pub struct UnloggedRelations {
 
 impl UnloggedRelations {
     /// Finds the init forks among all files of a cluster.
-    pub fn find<'a>(files: impl IntoIterator<Item = &'a RelationFile>) -> UnloggedRelations {
+    pub fn find<'a>(files: impl IntoIterator<Item = RelationFile<'a>>) -> UnloggedRelations {
         let mut by_directory = HashMap::<String, HashSet<u32>>::new();
         for file in files {
             if file.fork == Fork::Init {
                 by_directory
-                    .entry(file.directory.clone())
+                    .entry(file.directory.to_owned())
                     .or_default()
                     .insert(file.relfilenumber);
             }
@@ -177,11 +177,11 @@ impl UnloggedRelations {
     }
 
     /// Whether a backup leaves this file out, because the server makes it anew.
-    pub fn leave_out(&self, file: &RelationFile) -> bool {
+    pub fn leave_out(&self, file: &RelationFile<'_>) -> bool {
         file.fork != Fork::Init
             && self
                 .by_directory
-                .get(&file.directory)
+                .get(file.directory)
                 .is_some_and(|relations| relations.contains(&file.relfilenumber))
     }
 }
@@ -347,7 +347,7 @@ mod tests {
     #[test]
     fn leaves_all_forks_but_init_of_unlogged_relations_to_the_server() {
         let directory = Major::V15.tablespace_directory();
-        let parse = |path: &str| RelationFile::parse(path, &directory).unwrap();
+        let parse = |path: &'static str| RelationFile::parse(path, &directory).unwrap();
         let files = [
             "base/5/16384",
             "base/5/16384.1",
@@ -357,7 +357,7 @@ mod tests {
             "base/6/16384",
         ]
         .map(parse);
-        let unlogged = UnloggedRelations::find(&files);
+        let unlogged = UnloggedRelations::find(files);
         let kept: Vec<_> = files
             .iter()
             .filter(|file| !unlogged.leave_out(file))

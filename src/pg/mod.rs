@@ -18,6 +18,7 @@ pub mod lsn;
 pub mod manifest;
 pub mod own_path;
 pub mod page;
+pub mod paths;
 pub mod recovery;
 pub mod relation;
 pub mod relative_path;

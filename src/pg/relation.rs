@@ -55,11 +55,11 @@ impl Fork {
 }
 
 /// A file that holds a segment of a fork of a relation.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct RelationFile {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RelationFile<'a> {
     /// Where it is, below the data directory: `base/5`, `global` or
     /// `pg_tblspc/16390/PG_15_202209061/5`.
-    pub directory: String,
+    pub directory: &'a str,
     /// The relation's number in that directory.
     pub relfilenumber: u32,
     /// The fork.
@@ -68,12 +68,12 @@ pub struct RelationFile {
     pub segment: u32,
 }
 
-impl RelationFile {
+impl<'a> RelationFile<'a> {
     /// Reads a path below the data directory, with slashes. The tablespace
     /// directory is [`Major::tablespace_directory`]'s.
     ///
     /// [`Major::tablespace_directory`]: crate::pg::version::Major::tablespace_directory
-    pub fn parse(path: &str, tablespace_directory: &str) -> Option<RelationFile> {
+    pub fn parse(path: &'a str, tablespace_directory: &str) -> Option<RelationFile<'a>> {
         let (directory, name) = path.rsplit_once('/')?;
         if directory != "global" && !is_database_directory(directory, tablespace_directory) {
             return None;
@@ -86,7 +86,7 @@ impl RelationFile {
             None => return None,
         };
         Some(RelationFile {
-            directory: directory.to_owned(),
+            directory,
             relfilenumber: positive_number(digits)?,
             fork,
             segment,
@@ -94,7 +94,7 @@ impl RelationFile {
     }
 }
 
-impl fmt::Display for RelationFile {
+impl fmt::Display for RelationFile<'_> {
     /// The path below the data directory.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let RelationFile {
@@ -188,7 +188,7 @@ mod tests {
 
     const VERSION_DIRECTORY: &str = "PG_15_202209061";
 
-    fn parse(path: &str) -> Option<RelationFile> {
+    fn parse(path: &str) -> Option<RelationFile<'_>> {
         RelationFile::parse(path, VERSION_DIRECTORY)
     }
 
@@ -290,7 +290,8 @@ mod tests {
         }
     }
 
-    fn relation_file() -> impl Strategy<Value = RelationFile> {
+    /// The parts of a relation's file.
+    fn relation_file() -> impl Strategy<Value = (String, u32, Fork, u32)> {
         let directory = prop_oneof![
             Just("global".to_owned()),
             (1_u32..).prop_map(|database| format!("base/{database}")),
@@ -304,14 +305,7 @@ mod tests {
             Fork::VisibilityMap,
             Fork::Init,
         ]);
-        (directory, 1_u32.., fork, any::<u32>()).prop_map(
-            |(directory, relfilenumber, fork, segment)| RelationFile {
-                directory,
-                relfilenumber,
-                fork,
-                segment,
-            },
-        )
+        (directory, 1_u32.., fork, any::<u32>())
     }
 
     #[test]
@@ -325,8 +319,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn there_and_back(file in relation_file()) {
-            prop_assert_eq!(parse(&file.to_string()), Some(file));
+        fn there_and_back((directory, relfilenumber, fork, segment) in relation_file()) {
+            let file = RelationFile { directory: &directory, relfilenumber, fork, segment };
+            let path = file.to_string();
+            prop_assert_eq!(parse(&path), Some(file));
         }
 
         #[test]

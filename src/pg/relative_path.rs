@@ -1,10 +1,15 @@
 //! Paths below a data directory, from whomever they come.
 
-/// Whether a relative path has only plain names in it: no root, no `..`, no
-/// empty part.
+/// PATH_MAX of Linux: no longer path leads to a file.
+const LONGEST: usize = 4096;
+
+/// Whether a relative path has only plain names in it, no root, no `..`, no
+/// empty part, and is no longer than that of a file can be.
 pub fn stays_inside(path: &str) -> bool {
-    path.split('/')
-        .all(|name| !matches!(name, "" | "." | "..") && !name.contains('\0'))
+    path.len() < LONGEST
+        && path
+            .split('/')
+            .all(|name| !matches!(name, "" | "." | "..") && !name.contains('\0'))
 }
 
 #[cfg(test)]
@@ -21,5 +26,6 @@ mod tests {
         ] {
             assert!(!stays_inside(path), "{path}");
         }
+        assert!(!stays_inside(&"a/a".repeat(5000)));
     }
 }

@@ -14,7 +14,7 @@ const PART_BYTES: usize = 256 << 10;
 
 /// The blocks that a stored file holds, in the order of their numbers.
 pub struct Blocks<'a> {
-    file: &'a FileEntry,
+    file: FileEntry<'a>,
     stored: &'a Path,
     source: Source<'a>,
     /// Bytes of plain content that came so far, and their checksum.
@@ -66,7 +66,7 @@ impl Source<'_> {
 impl<'a> Blocks<'a> {
     /// Opens a file that is stored by itself.
     pub fn open(
-        file: &'a FileEntry,
+        file: FileEntry<'a>,
         stored: &'a Path,
         coding: &Coding,
         segment_blocks: u32,
@@ -77,7 +77,7 @@ impl<'a> Blocks<'a> {
 
     /// A file whose content was read from a bundle.
     pub fn of_memory(
-        file: &'a FileEntry,
+        file: FileEntry<'a>,
         content: &'a [u8],
         bundle: &'a Path,
         segment_blocks: u32,
@@ -86,7 +86,7 @@ impl<'a> Blocks<'a> {
     }
 
     fn new(
-        file: &'a FileEntry,
+        file: FileEntry<'a>,
         stored: &'a Path,
         content: Content<'a>,
         segment_blocks: u32,
@@ -152,7 +152,7 @@ impl<'a> Blocks<'a> {
     }
 
     /// The file as it is listed.
-    pub fn file(&self) -> &FileEntry {
+    pub fn file(&self) -> FileEntry<'a> {
         self.file
     }
 
@@ -220,7 +220,7 @@ impl<'a> Blocks<'a> {
 }
 
 /// What came out must be what went in.
-pub fn check(file: &FileEntry, size: u64, crc32c: u32, stored: &Path) -> Result<()> {
+pub fn check(file: FileEntry<'_>, size: u64, crc32c: u32, stored: &Path) -> Result<()> {
     if (size, Crc32c(crc32c)) == (file.size, file.crc32c) {
         return Ok(());
     }

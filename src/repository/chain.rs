@@ -7,7 +7,7 @@
 //! the newer ones know of. What no backup gives is zeros. (PostgreSQL's bin/pg_combinebackup/reconstruct.c
 //! disregards the lengths in between, and so brings back rows that had been deleted.)
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use crate::error::{Error, Result};
@@ -18,9 +18,10 @@ use crate::pg::page::PAGE_SIZE;
 use crate::pg::version::Major;
 use crate::repository::backup_info::BackupInfo;
 use crate::repository::catalogue::{Backup, Catalogue};
-use crate::repository::contents::Contents;
-use crate::repository::file_list::{Crc32c, FileEntry, FileKind};
+use crate::repository::contents::{Contents, visit_list};
+use crate::repository::file_list::{Crc32c, FileEntry, FileKind, Files, Listed};
 use crate::repository::layout::{self, BackupFolder};
+use crate::repository::portions::Portions;
 use crate::stored::coding::Coding;
 use crate::stored::master_key::Keyring;
 use crate::stored::reader::{StoredReader, read_whole};
@@ -33,9 +34,9 @@ pub struct Chain {
     pub newest: Contents,
     /// Its parent first.
     ancestors: Vec<Ancestor>,
-    /// Of the newest backup's files, in their order.
-    origins: Vec<Origin>,
-    /// Of all files, those of one next to each other.
+    /// The newest backup's files that it does not hold whole, in their order.
+    rebuilt: Vec<Rebuilt>,
+    /// Of all files, those of one next to each other, in the order of the files and then of the backups.
     layers: Vec<Layer>,
 }
 
@@ -45,12 +46,12 @@ struct Ancestor {
     coding: Coding,
 }
 
-/// Where a file comes from.
-#[derive(Debug, Clone)]
-struct Origin {
+/// A file that is not whole in the newest backup.
+#[derive(Debug, Clone, Copy)]
+struct Rebuilt {
+    /// The file's place in the list of the newest backup.
+    place: u32,
     base: Base,
-    first_layer: usize,
-    layers: usize,
 }
 
 /// The whole file that a rebuilt one begins with.
@@ -71,6 +72,8 @@ pub struct Base {
 /// An incremental file with blocks that a file is rebuilt from. It is always stored by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Layer {
+    /// The file's place in the list of the newest backup.
+    place: u32,
     /// The backup of the chain that holds it.
     pub member: Member,
     /// How many blocks it holds.
@@ -101,9 +104,9 @@ impl Member {
 #[derive(Debug, Clone, Copy)]
 pub struct Sources<'a> {
     /// The file as the newest backup lists it.
-    pub file: &'a FileEntry,
+    pub file: FileEntry<'a>,
     /// What it begins with.
-    pub base: &'a Base,
+    pub base: Base,
     /// What changed since then, the newest first.
     pub layers: &'a [Layer],
 }
@@ -125,21 +128,6 @@ impl Sources<'_> {
     fn bytes_to_read(&self) -> u64 {
         self.base.size + self.layers.iter().map(Layer::size).sum::<u64>()
     }
-}
-
-/// Stored content of the chain that is read in one go.
-pub enum Portion<'a> {
-    /// A file whose base is stored by itself.
-    Alone(Sources<'a>),
-    /// Files whose bases are in one bundle.
-    Bundle {
-        /// The backup of the chain that holds it.
-        member: Member,
-        /// Its number there.
-        number: u32,
-        /// In the order of their paths.
-        files: Vec<Sources<'a>>,
-    },
 }
 
 /// A file as it is stored.
@@ -166,31 +154,30 @@ impl Chain {
     /// Reads the lists of a backup and of all that it needs. They are one chain, and every file has a base in it.
     pub fn read(catalogue: &Catalogue, backup: &Backup, keys: &Keyring) -> Result<Chain> {
         let newest = Contents::read(&backup.folder, keys)?;
-        let files = &newest.list.files;
-        let mut descent = Descent::begin(files);
-        descent.step(Member::NEWEST, &newest)?;
+        let mut descent = Descent::begin(&newest)?;
         let mut ancestors: Vec<Ancestor> = Vec::new();
         for link in catalogue.ancestors(&newest.info)? {
-            let contents = Contents::read(link.folder, keys)?;
-            if contents.info.checksums != link.info.checksums {
+            let info = BackupInfo::read(link.folder)?;
+            if info.checksums != link.info.checksums {
                 return Err(Error::failed(format!(
                     "backup {} was replaced while it was being read",
                     link.info.backup
                 ))
                 .hint("run the same command again"));
             }
-            descent.step(Member(ancestors.len() as u32 + 1), &contents)?;
-            ancestors.push(Ancestor {
-                folder: contents.folder,
-                info: contents.info,
-                coding: contents.coding,
-            });
+            let ancestor = Ancestor {
+                coding: info.coding(keys)?,
+                folder: link.folder.clone(),
+                info,
+            };
+            descent.step(Member(ancestors.len() as u32 + 1), &ancestor)?;
+            ancestors.push(ancestor);
         }
-        let (origins, layers) = descent.finish()?;
+        let (rebuilt, layers) = descent.finish()?;
         Ok(Chain {
             newest,
             ancestors,
-            origins,
+            rebuilt,
             layers,
         })
     }
@@ -204,12 +191,23 @@ impl Chain {
         let major = Major::from_number(self.newest.info.major_version)
             .ok_or_else(|| Error::damage("backup.info has an unknown major version"))?;
         let tablespace_directory = major.tablespace_directory();
-        let files = std::mem::take(&mut self.newest.list.files);
-        let kept = files
-            .into_iter()
-            .zip(std::mem::take(&mut self.origins))
-            .filter(|(file, _)| !is_other_fork(&file.path, init_forks, &tablespace_directory));
-        (self.newest.list.files, self.origins) = kept.unzip();
+        let mut places = Vec::new();
+        let mut kept = 0;
+        self.newest.list.files.retain(|file| {
+            let is_kept = !is_other_fork(file.path, init_forks, &tablespace_directory);
+            places.push(is_kept.then_some(kept));
+            kept += u32::from(is_kept);
+            is_kept
+        });
+        let moved = |place: &mut u32| match places[*place as usize] {
+            Some(kept) => {
+                *place = kept;
+                true
+            }
+            None => false,
+        };
+        self.rebuilt.retain_mut(|file| moved(&mut file.place));
+        self.layers.retain_mut(|layer| moved(&mut layer.place));
         Ok(())
     }
 
@@ -262,120 +260,175 @@ impl Chain {
         Some(&self.ancestors[above])
     }
 
+    /// The file at a place in the newest backup's list.
+    pub fn sources(&self, place: usize) -> Sources<'_> {
+        let number = place as u32;
+        let rebuilt = self.rebuilt.binary_search_by_key(&number, |it| it.place);
+        self.sources_of(place, rebuilt.ok().map(|at| &self.rebuilt[at]))
+    }
+
+    fn sources_of(&self, place: usize, rebuilt: Option<&Rebuilt>) -> Sources<'_> {
+        let file = self.newest.list.files.get(place);
+        match rebuilt {
+            None => Sources {
+                file,
+                base: Base::of(Member::NEWEST, &file, u32::MAX),
+                layers: &[],
+            },
+            Some(Rebuilt { place, base }) => {
+                let first = self.layers.partition_point(|layer| layer.place < *place);
+                let behind = self.layers.partition_point(|layer| layer.place <= *place);
+                Sources {
+                    file,
+                    base: *base,
+                    layers: &self.layers[first..behind],
+                }
+            }
+        }
+    }
+
     /// Every file of the newest backup, in the order of their paths.
     pub fn files(&self) -> impl Iterator<Item = Sources<'_>> {
-        let origins = self.newest.list.files.iter().zip(&self.origins);
-        origins.map(|(file, origin)| Sources {
-            file,
-            base: &origin.base,
-            layers: &self.layers[origin.first_layer..][..origin.layers],
+        let mut rebuilt = self.rebuilt.iter().peekable();
+        (0..self.newest.list.files.len()).map(move |place| {
+            let rebuilt = rebuilt.next_if(|rebuilt| rebuilt.place as usize == place);
+            self.sources_of(place, rebuilt)
         })
     }
 
-    /// All content that the newest backup's files are rebuilt from; those with most to read first.
-    pub fn portions(&self) -> Vec<Portion<'_>> {
-        let mut alone = Vec::new();
-        let mut bundles: BTreeMap<(Member, u32), Vec<Sources<'_>>> = BTreeMap::new();
-        for sources in self.files() {
-            match sources.base.bundle {
-                None => alone.push(sources),
-                Some(number) => bundles
-                    .entry((sources.base.member, number))
-                    .or_default()
-                    .push(sources),
-            }
+    /// All content that the newest backup's files are rebuilt from, by the files' places; those with most to read first.
+    pub fn portions(&self) -> Portions<(Member, u32)> {
+        Portions::new(self.files().enumerate().map(|(place, sources)| {
+            let base = sources.base;
+            let bundle = base.bundle.map(|number| (base.member, number));
+            (place, sources.bytes_to_read(), bundle)
+        }))
+    }
+}
+
+impl Base {
+    fn of(member: Member, file: &FileEntry<'_>, limit: u32) -> Base {
+        Base {
+            member,
+            bundle: file.bundle,
+            size: file.size,
+            crc32c: file.crc32c,
+            limit,
         }
-        alone.sort_by_key(|sources| std::cmp::Reverse(sources.bytes_to_read()));
-        let bundles = bundles
-            .into_iter()
-            .map(|((member, number), files)| Portion::Bundle {
-                member,
-                number,
-                files,
-            });
-        alone
-            .into_iter()
-            .map(Portion::Alone)
-            .chain(bundles)
-            .collect()
     }
 }
 
 /// The way down the chain, from each file to its base.
 struct Descent<'a> {
-    files: &'a [FileEntry],
-    bases: Vec<Option<Base>>,
-    open: Vec<Open>,
-    /// With the place of the file.
-    layers: Vec<(usize, Layer)>,
+    files: &'a Files,
+    /// The files whose base is in an older backup, in their order.
+    older: Vec<Older>,
+    layers: Vec<Layer>,
 }
 
-/// A file whose base has not been found yet.
-struct Open {
-    place: usize,
+/// A file that is not whole in the newest backup.
+struct Older {
+    place: u32,
     /// The smallest length that the file had so far.
     limit: u32,
+    /// The last backup that had the file.
+    seen: Member,
+    base: Option<Base>,
 }
 
 impl<'a> Descent<'a> {
-    fn begin(files: &'a [FileEntry]) -> Descent<'a> {
-        let open = |place| Open {
-            place,
-            limit: u32::MAX,
-        };
-        Descent {
-            files,
-            bases: vec![None; files.len()],
-            open: (0..files.len()).map(open).collect(),
+    fn begin(newest: &'a Contents) -> Result<Descent<'a>> {
+        let mut descent = Descent {
+            files: &newest.list.files,
+            older: Vec::new(),
             layers: Vec::new(),
+        };
+        for (place, file) in (0..).zip(descent.files.iter()) {
+            if file.kind != FileKind::Whole {
+                let mut older = Older {
+                    place,
+                    limit: u32::MAX,
+                    seen: Member::NEWEST,
+                    base: None,
+                };
+                descent
+                    .take(Member::NEWEST, &file, &mut older)
+                    .map_err(|why| damaged(&newest.info, file.path, why))?;
+                descent.older.push(older);
+            }
         }
+        Ok(descent)
     }
 
     /// Takes from the next older backup what it has of the files that are still open.
-    fn step(&mut self, member: Member, contents: &Contents) -> Result<()> {
-        for Open { place, limit } in std::mem::take(&mut self.open) {
-            let path = &self.files[place].path;
-            let damaged = |why: &str| {
-                Error::damage(format!(
-                    "backup {} cannot be used: {path} {why}",
-                    contents.info.backup
-                ))
-                .hint("use another backup, and make a new full one")
+    fn step(&mut self, member: Member, ancestor: &Ancestor) -> Result<()> {
+        let info = &ancestor.info;
+        let mut older = std::mem::take(&mut self.older);
+        let mut search = self.files.search_on();
+        let mut wrong = Ok(());
+        visit_list(&ancestor.folder, info, &ancestor.coding, |listed| {
+            let Listed::File(stored) = listed else {
+                return;
             };
-            let stored = contents.list.find(path).ok_or_else(|| {
-                damaged("is missing in it, and a later backup holds only what changed of it")
-            })?;
-            match stored.kind {
-                FileKind::Whole => {
-                    if limit != u32::MAX && !stored.size.is_multiple_of(PAGE_SIZE as u64) {
-                        return Err(damaged("is no whole number of blocks"));
-                    }
-                    self.bases[place] = Some(Base {
-                        member,
-                        bundle: stored.bundle,
-                        size: stored.size,
-                        crc32c: stored.crc32c,
-                        limit,
-                    });
+            let Some(place) = search.find(stored.path) else {
+                return;
+            };
+            let found = older.binary_search_by_key(&(place as u32), |file| file.place);
+            let Some(file) = found.ok().map(|found| &mut older[found]) else {
+                return;
+            };
+            if file.base.is_none()
+                && file.seen != member
+                && let Err(why) = self.take(member, &stored, file)
+                && wrong.is_ok()
+            {
+                wrong = Err(damaged(info, stored.path, why));
+            }
+        })?;
+        wrong?;
+        self.older = older;
+        let mut open = self.older.iter().filter(|file| file.base.is_none());
+        match open.find(|file| file.seen != member) {
+            None => Ok(()),
+            Some(file) => Err(damaged(
+                info,
+                self.files.get(file.place as usize).path,
+                "is missing in it, and a later backup holds only what changed of it",
+            )),
+        }
+    }
+
+    /// Takes what one backup has of a file.
+    fn take(
+        &mut self,
+        member: Member,
+        stored: &FileEntry<'_>,
+        file: &mut Older,
+    ) -> std::result::Result<(), &'static str> {
+        file.seen = member;
+        match stored.kind {
+            FileKind::Whole => {
+                if !stored.size.is_multiple_of(PAGE_SIZE as u64) {
+                    return Err("is no whole number of blocks");
                 }
-                FileKind::Incremental { blocks, length } => {
-                    let limit = limit.min(length);
-                    if stored.size != incremental::file_size(blocks) {
-                        return Err(damaged("is an incremental file of an impossible size"));
-                    }
-                    if blocks > 0 && stored.bundle.is_some() {
-                        return Err(damaged("is an incremental file with blocks in a bundle"));
-                    }
-                    if blocks > 0 {
-                        let layer = Layer {
-                            member,
-                            blocks,
-                            crc32c: stored.crc32c,
-                            limit,
-                        };
-                        self.layers.push((place, layer));
-                    }
-                    self.open.push(Open { place, limit });
+                file.base = Some(Base::of(member, stored, file.limit));
+            }
+            FileKind::Incremental { blocks, length } => {
+                file.limit = file.limit.min(length);
+                if stored.size != incremental::file_size(blocks) {
+                    return Err("is an incremental file of an impossible size");
+                }
+                if blocks > 0 && stored.bundle.is_some() {
+                    return Err("is an incremental file with blocks in a bundle");
+                }
+                if blocks > 0 {
+                    self.layers.push(Layer {
+                        place: file.place,
+                        member,
+                        blocks,
+                        crc32c: stored.crc32c,
+                        limit: file.limit,
+                    });
                 }
             }
         }
@@ -383,31 +436,28 @@ impl<'a> Descent<'a> {
     }
 
     /// Every file's way, once the last backup of the chain has been looked at.
-    fn finish(mut self) -> Result<(Vec<Origin>, Vec<Layer>)> {
+    fn finish(mut self) -> Result<(Vec<Rebuilt>, Vec<Layer>)> {
         // Stable: those of one file stay in the order of their backups.
-        self.layers.sort_by_key(|(place, _)| *place);
-        let mut origins = Vec::with_capacity(self.files.len());
-        let mut first_layer = 0;
-        for (place, (file, base)) in self.files.iter().zip(self.bases).enumerate() {
+        self.layers.sort_by_key(|layer| layer.place);
+        let rebuilt = self.older.into_iter().map(|Older { place, base, .. }| {
             let base = base.ok_or_else(|| {
                 Error::damage(format!(
                     "no backup of the chain holds {} as a whole",
-                    file.path
+                    self.files.get(place as usize).path
                 ))
                 .hint("use another backup, and make a new full one")
             })?;
-            let of_file = self.layers[first_layer..]
-                .iter()
-                .take_while(|(layer_of, _)| *layer_of == place);
-            let layers = of_file.count();
-            origins.push(Origin {
-                base,
-                first_layer,
-                layers,
-            });
-            first_layer += layers;
-        }
-        let layers = self.layers.into_iter().map(|(_, layer)| layer).collect();
-        Ok((origins, layers))
+            Ok(Rebuilt { place, base })
+        });
+        Ok((rebuilt.collect::<Result<_>>()?, self.layers))
     }
+}
+
+/// An error of what a backup of the chain lists.
+fn damaged(info: &BackupInfo, path: &str, why: &str) -> Error {
+    Error::damage(format!(
+        "backup {} cannot be used: {path} {why}",
+        info.backup
+    ))
+    .hint("use another backup, and make a new full one")
 }

@@ -1,69 +1,104 @@
 //! `backup.sha512`: the digest of every stored file, as `sha512sum` reads it.
 
-use std::collections::BTreeMap;
+use std::io::{self, Write};
 
 use crate::error::{Error, Result};
+use crate::pg::paths::{PathPlace, Paths};
 use crate::stored::checksum::Sha512Digest;
 
 /// Digests by the stored file's path in the backup's folder.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Checksums(BTreeMap<String, Sha512Digest>);
+#[derive(Debug, Clone, Default)]
+pub struct Checksums {
+    paths: Paths,
+    digests: Vec<(PathPlace, Sha512Digest)>,
+}
 
 impl Checksums {
     /// Remembers a stored file's digest.
-    pub fn insert(&mut self, path: String, digest: Sha512Digest) {
-        self.0.insert(path, digest);
+    pub fn insert(&mut self, path: &str, digest: Sha512Digest) {
+        self.digests.push((self.paths.push(path), digest));
     }
 
-    /// Takes over all of another's.
+    /// Takes over all of another's, in whatever order: the shorter list is added to the longer.
     pub fn append(&mut self, mut other: Checksums) {
-        self.0.append(&mut other.0);
+        if other.len() > self.len() {
+            std::mem::swap(self, &mut other);
+        }
+        let paths = &self.paths;
+        let digests = other.digests.into_iter();
+        self.digests
+            .extend(digests.map(|(path, digest)| (path.behind(paths), digest)));
+        self.paths.append(&other.paths);
     }
 
-    /// Forgets a stored file that is taken back.
-    pub fn remove(&mut self, path: &str) {
-        self.0.remove(path);
+    /// Forgets stored files that are taken back.
+    pub fn retain(&mut self, is_kept: impl Fn(&str) -> bool) {
+        self.digests
+            .retain(|(path, _)| is_kept(self.paths.get(*path)));
+    }
+
+    /// Puts them into the order of their paths, in which they are found and written.
+    pub fn sort(&mut self) {
+        let paths = &self.paths;
+        self.digests
+            .sort_by(|(one, _), (other, _)| paths.get(*one).cmp(paths.get(*other)));
+    }
+
+    /// The place of a stored file among all of them.
+    pub fn find(&self, path: &str) -> Option<usize> {
+        self.digests
+            .binary_search_by(|(known, _)| self.paths.get(*known).cmp(path))
+            .ok()
+    }
+
+    /// The stored file at a place.
+    pub fn at(&self, place: usize) -> (&str, Sha512Digest) {
+        let (path, digest) = self.digests[place];
+        (self.paths.get(path), digest)
     }
 
     /// The digest of a stored file.
     pub fn get(&self, path: &str) -> Option<Sha512Digest> {
-        self.0.get(path).copied()
+        self.find(path).map(|place| self.digests[place].1)
     }
 
-    /// All stored files in the order of their paths.
+    /// How many stored files there are.
+    pub fn len(&self) -> usize {
+        self.digests.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.digests.is_empty()
+    }
+
+    /// All stored files.
     pub fn iter(&self) -> impl Iterator<Item = (&str, Sha512Digest)> {
-        self.0.iter().map(|(path, digest)| (path.as_str(), *digest))
+        let digests = self.digests.iter();
+        digests.map(|(path, digest)| (self.paths.get(*path), *digest))
     }
 
-    /// The file's content: `DIGEST  PATH` a line; where the path has a
+    /// Writes the file's content: `DIGEST  PATH` a line; where the path has a
     /// backslash or a newline the line opens with a backslash and both are escaped.
-    pub fn format(&self) -> String {
-        let mut text = String::new();
+    pub fn write(&self, mut out: impl Write) -> io::Result<()> {
         for (path, digest) in self.iter() {
             if path.contains(['\\', '\n', '\r']) {
                 let escaped = path
                     .replace('\\', "\\\\")
                     .replace('\n', "\\n")
                     .replace('\r', "\\r");
-                text.push_str(&format!("\\{digest}  {escaped}\n"));
+                writeln!(out, "\\{digest}  {escaped}")?;
             } else {
-                text.push_str(&format!("{digest}  {path}\n"));
+                writeln!(out, "{digest}  {path}")?;
             }
         }
-        text
+        Ok(())
     }
+}
 
-    /// Reads the file's content back.
-    pub fn parse(text: &str) -> Result<Checksums> {
-        let mut checksums = Checksums::default();
-        for (index, line) in text.lines().enumerate() {
-            let (path, digest) = parse_line(line).ok_or_else(|| {
-                Error::damage(format!("line {} is no digest and path", index + 1))
-            })?;
-            checksums.insert(path, digest);
-        }
-        Ok(checksums)
-    }
+/// The path and the digest in a line of the file.
+pub fn read_line(number: u64, line: &str) -> Result<(String, Sha512Digest)> {
+    parse_line(line).ok_or_else(|| Error::damage(format!("line {number} is no digest and path")))
 }
 
 fn parse_line(line: &str) -> Option<(String, Sha512Digest)> {
@@ -108,17 +143,28 @@ mod tests {
         #[test]
         fn any_path_comes_back(paths in prop::collection::btree_set("[^\\x00]{1,20}", 0..6)) {
             let mut checksums = Checksums::default();
-            for path in paths {
-                let digest = sha512(path.as_bytes());
-                checksums.insert(path, digest);
+            for path in &paths {
+                checksums.insert(path, sha512(path.as_bytes()));
             }
-            prop_assert_eq!(Checksums::parse(&checksums.format()).unwrap(), checksums);
+            checksums.sort();
+            let mut text = Vec::new();
+            checksums.write(&mut text).unwrap();
+            let text = String::from_utf8(text).unwrap();
+            let read: Vec<_> = text
+                .split_terminator('\n')
+                .map(|line| read_line(1, line).unwrap())
+                .collect();
+            let expected = paths.iter().map(|path| (path.clone(), sha512(path.as_bytes())));
+            prop_assert_eq!(read, expected.collect::<Vec<_>>());
+            for path in &paths {
+                prop_assert_eq!(checksums.get(path), Some(sha512(path.as_bytes())));
+            }
         }
     }
 
     #[test]
     fn a_damaged_line_is_named() {
-        let error = Checksums::parse("abc  data/PG_VERSION\n").unwrap_err();
+        let error = read_line(1, "abc  data/PG_VERSION").unwrap_err();
         assert_eq!(error.message(), "line 1 is no digest and path");
     }
 }

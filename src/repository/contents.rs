@@ -1,22 +1,24 @@
 //! A finished backup opened for reading: what it holds, and where.
 
-use std::borrow::Cow;
-use std::collections::{BTreeMap, HashSet};
-use std::fs;
+use std::collections::HashSet;
+use std::fs::File;
+use std::io::{BufRead, BufReader};
 
 use crate::error::{Error, Result};
+use crate::pg::history::{TimelineHistory, WalRange, file_name};
 use crate::pg::segment::{SegmentName, SegmentNumber, SegmentSize};
 use crate::repository::backup_info::BackupInfo;
-use crate::repository::checksums::Checksums;
+use crate::repository::checksums::{self, Checksums};
 use crate::repository::durable;
-use crate::repository::file_list::{FileEntry, FileList};
+use crate::repository::file_list::{FileList, ListReader, Listed};
 use crate::repository::layout::{self, BackupFolder};
-use crate::stored::checksum::sha512;
+use crate::repository::portions::{Portion, Portions};
+use crate::stored::checksum::{Sha512Digest, Sha512Hasher};
 use crate::stored::coding::Coding;
 use crate::stored::master_key::Keyring;
-use crate::stored::reader::read_hashed;
+use crate::stored::reader::{read_hashed, read_whole};
 
-/// A backup whose own lists have been read and are sound. The files they name have not been looked at.
+/// A backup whose list of files has been read and is sound. The files it names have not been looked at.
 pub struct Contents {
     /// Where it lies.
     pub folder: BackupFolder,
@@ -26,69 +28,60 @@ pub struct Contents {
     pub coding: Coding,
     /// Every file of the cluster.
     pub list: FileList,
-    /// Every stored file.
-    pub checksums: Checksums,
-}
-
-/// Stored content that is read in one go.
-pub enum Portion<'a> {
-    /// A file stored by itself.
-    Alone(&'a FileEntry),
-    /// Small files in one bundle, by their paths in it.
-    Bundle(u32, BTreeMap<Cow<'a, str>, &'a FileEntry>),
 }
 
 impl Contents {
-    /// Reads the lists of a backup, with the master key that it is encrypted with.
+    /// Reads the list of a backup, with the master key that it is encrypted with.
     pub fn read(folder: &BackupFolder, keys: &Keyring) -> Result<Contents> {
         let info = BackupInfo::read(folder)?;
         let coding = info.coding(keys)?;
-        Contents::read_lists(folder, info, coding)
+        Contents::read_list(folder, info, coding)
     }
 
-    /// Reads the lists of a backup of which this is known.
-    pub fn read_lists(folder: &BackupFolder, info: BackupInfo, coding: Coding) -> Result<Contents> {
-        let checksums = read_checksums(folder, &info)?;
-        let list = read_list(folder, &coding, &checksums)?;
+    /// Reads the list of a backup of which this is known.
+    pub fn read_list(folder: &BackupFolder, info: BackupInfo, coding: Coding) -> Result<Contents> {
+        let mut list = FileList::default();
+        visit_list(folder, &info, &coding, |listed| list.push(listed))?;
+        list.files.sort();
         Ok(Contents {
             folder: folder.clone(),
             info,
             coding,
             list,
-            checksums,
         })
     }
 
+    /// All content by the files' places in the list, the largest files first.
+    pub fn portions(&self) -> Portions<u32> {
+        let files = self.list.files.iter().enumerate();
+        Portions::new(files.map(|(place, file)| (place, file.size, file.bundle)))
+    }
+
     /// Where a portion is stored, as a path in the backup's folder.
-    pub fn stored(&self, portion: &Portion<'_>) -> String {
+    pub fn stored(&self, portion: Portion<'_, u32>) -> String {
+        let suffix = self.coding.suffix();
         match portion {
-            Portion::Alone(file) => layout::stored_file(&file.stored_path(), self.info.suffix()),
-            Portion::Bundle(number, _) => layout::bundle(*number, self.info.suffix()),
+            Portion::Alone(place) => {
+                layout::stored_file(&self.list.files.get(place).stored_path(), suffix)
+            }
+            Portion::Bundle(number, _) => layout::bundle(number, suffix),
         }
     }
 
-    /// All content, the largest files first.
-    pub fn portions(&self) -> Vec<Portion<'_>> {
-        let mut alone = Vec::new();
-        let mut bundles: BTreeMap<u32, BTreeMap<Cow<'_, str>, &FileEntry>> = BTreeMap::new();
-        for file in &self.list.files {
-            match file.bundle {
-                None => alone.push(file),
-                Some(number) => {
-                    let members = bundles.entry(number).or_default();
-                    members.insert(file.stored_path(), file);
-                }
+    /// The WAL that the backup needs to become consistent, by the history of its timeline that it holds.
+    pub fn wal_ranges(&self) -> Result<Vec<WalRange>> {
+        let info = &self.info;
+        let timeline = info.end_timeline;
+        let path = format!("pg_wal/{}", file_name(timeline));
+        let history = match self.list.find(&path) {
+            None => TimelineHistory::without_ancestors(timeline),
+            Some(_) => {
+                let stored = layout::stored_file(&path, self.coding.suffix());
+                let text = read_whole(&self.folder.stored(&stored), &self.coding)?;
+                TimelineHistory::parse(timeline, &String::from_utf8_lossy(&text))?
             }
-        }
-        alone.sort_by_key(|file| std::cmp::Reverse(file.size));
-        let bundles = bundles
-            .into_iter()
-            .map(|(number, members)| Portion::Bundle(number, members));
-        alone
-            .into_iter()
-            .map(Portion::Alone)
-            .chain(bundles)
-            .collect()
+        };
+        history.ranges(info.start_lsn, info.end_lsn, timeline)
     }
 
     /// The WAL segments that the backup needs and does not hold.
@@ -136,33 +129,77 @@ pub fn check_presence(folder: &BackupFolder, info: &BackupInfo) -> Result<()> {
 
 /// Reads `backup.sha512`, which must be the one that `backup.info` knows.
 pub fn read_checksums(folder: &BackupFolder, info: &BackupInfo) -> Result<Checksums> {
+    let mut all = Checksums::default();
+    visit_checksums(folder, info, |path, digest| all.insert(path, digest))?;
+    all.sort();
+    Ok(all)
+}
+
+/// Reads `backup.sha512` line by line. What was visited counts for nothing where it is not the file that `backup.info` knows.
+fn visit_checksums(
+    folder: &BackupFolder,
+    info: &BackupInfo,
+    mut visit: impl FnMut(&str, Sha512Digest),
+) -> Result<()> {
     let path = folder.checksums();
-    let text = fs::read(&path).map_err(|error| Error::stored("read", &path, &error))?;
-    if Some(sha512(&text)) != info.checksums_digest() {
+    let unreadable = |error| Error::stored("read", &path, &error);
+    let mut text = BufReader::new(File::open(&path).map_err(unreadable)?);
+    let mut hasher = Sha512Hasher::default();
+    let mut wrong = Ok(());
+    let mut line = Vec::new();
+    for number in 1.. {
+        line.clear();
+        if text.read_until(b'\n', &mut line).map_err(unreadable)? == 0 {
+            break;
+        }
+        hasher.update(&line);
+        let line = String::from_utf8_lossy(line.strip_suffix(b"\n").unwrap_or(&line));
+        match checksums::read_line(number, &line) {
+            Ok((path, digest)) => visit(&path, digest),
+            Err(error) => wrong = wrong.and(Err(error)),
+        }
+    }
+    if Some(hasher.finish()) != info.checksums_digest() {
         return Err(Error::damage(format!(
             "{} was changed since the backup was made",
             path.display()
         ))
         .hint("choose another backup"));
     }
-    Checksums::parse(&String::from_utf8_lossy(&text)).map_err(|error| error.context(path.display()))
+    wrong.map_err(|error| error.context(path.display()))
 }
 
-/// The list is read whole; it has a line a file.
-fn read_list(folder: &BackupFolder, coding: &Coding, checksums: &Checksums) -> Result<FileList> {
+/// Reads the list of a backup's files, line by line. Where an error comes of it, what was visited counts for nothing.
+pub fn visit_list(
+    folder: &BackupFolder,
+    info: &BackupInfo,
+    coding: &Coding,
+    mut visit: impl FnMut(Listed<'_>),
+) -> Result<()> {
     let stored = layout::file_list(coding.suffix());
     let path = folder.stored(&stored);
-    let mut text = Vec::new();
+    let mut expected = None;
+    visit_checksums(folder, info, |path, digest| {
+        if path == stored {
+            expected = Some(digest);
+        }
+    })?;
+    let mut lines = ListReader::default();
+    let mut visited = Ok(());
     let mut part = vec![0; 64 * 1024];
-    let (digest, decoded) = read_hashed(&path, coding, &mut part, |bytes| {
-        text.extend_from_slice(bytes);
+    let (digest, decoded) = read_hashed(&path, coding, &mut part, |text| {
+        if visited.is_ok() {
+            visited = lines.push(text, &mut visit);
+        }
     })?;
     let damaged = |why: &str| {
         Error::damage(format!("{} {why}", path.display())).hint("choose another backup")
     };
-    if checksums.get(&stored) != Some(digest) {
+    if expected != Some(digest) {
         return Err(damaged("was changed since the backup was made"));
     }
     decoded.map_err(|why| damaged(&format!("cannot be decoded: {why}")))?;
-    FileList::read(&text[..]).map_err(|error| error.context(path.display()))
+    visited
+        .and_then(|()| lines.finish(&mut visit))
+        .map_err(|error| error.context(path.display()))
 }

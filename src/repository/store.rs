@@ -1,16 +1,19 @@
 //! Storing the files of a backup, and keeping account of them: up to its manifest, the list of
 //! files and `backup.sha512`.
 
+use std::collections::HashSet;
 use std::fs;
+use std::io;
 
 use crate::error::{Error, Result};
 use crate::pg::history::WalRange;
 use crate::pg::manifest::{BACKUP_MANIFEST_FILE, ManifestWriter};
 use crate::pg::version::Major;
 use crate::repository::checksums::Checksums;
-use crate::repository::file_list::{Crc32c, FileEntry, FileKind, FileList};
-use crate::repository::layout::{self, BackupFolder};
-use crate::stored::checksum::{Sha512Digest, sha512};
+use crate::repository::content_writer::ContentWriter;
+use crate::repository::file_list::{Crc32c, FileEntry, FileKind, FileList, Files};
+use crate::repository::layout::{self, BackupFolder, CHECKSUMS};
+use crate::stored::checksum::Sha512Digest;
 use crate::stored::coding::{Coding, Suffix};
 use crate::stored::compression::Compressor;
 use crate::stored::writer::{Written, write_whole};
@@ -26,7 +29,7 @@ pub const BUNDLED_BYTES: u64 = 128 << 10;
 #[derive(Default)]
 pub struct Stored {
     /// The files of the cluster, in no order.
-    pub files: Vec<FileEntry>,
+    pub files: Files,
     /// The stored files.
     pub checksums: Checksums,
     /// Bytes of the stored files.
@@ -35,38 +38,45 @@ pub struct Stored {
 
 impl Stored {
     /// Notes a stored file.
-    pub fn add(&mut self, path: String, written: Written) {
+    pub fn add(&mut self, path: &str, written: Written) {
         self.checksums.insert(path, written.sha512);
         self.bytes += written.size;
     }
 
-    /// Takes files out again, by their places; what is in a bundle stays there, and is not listed any more.
+    /// Takes files out again, and tells their paths; what is in a bundle stays there, and is not listed any more.
     pub fn take_out(
         &mut self,
-        mut places: Vec<usize>,
+        is_wanted: impl Fn(&FileEntry<'_>) -> bool,
         suffix: Suffix,
         folder: &BackupFolder,
-    ) -> Result<Vec<FileEntry>> {
-        places.sort_unstable();
-        let mut taken = Vec::with_capacity(places.len());
-        for place in places.into_iter().rev() {
-            let entry = self.files.swap_remove(place);
-            if entry.bundle.is_none() {
-                let relative = layout::stored_file(&entry.stored_path(), suffix);
-                let path = folder.stored(&relative);
-                let size = fs::metadata(&path).map(|metadata| metadata.len());
-                let removed = size.and_then(|size| fs::remove_file(&path).map(|()| size));
-                self.bytes -= removed.map_err(|error| Error::io("remove", &path, &error))?;
-                self.checksums.remove(&relative);
+    ) -> Result<Vec<String>> {
+        let mut taken = Vec::new();
+        let mut removed = HashSet::new();
+        self.files.retain(|entry| {
+            let is_wanted = is_wanted(&entry);
+            if is_wanted {
+                taken.push(entry.path.to_owned());
+                if entry.bundle.is_none() {
+                    removed.insert(layout::stored_file(&entry.stored_path(), suffix));
+                }
             }
-            taken.push(entry);
+            !is_wanted
+        });
+        for relative in &removed {
+            let path = folder.stored(relative);
+            let size = fs::metadata(&path).map(|metadata| metadata.len());
+            let removed = size.and_then(|size| fs::remove_file(&path).map(|()| size));
+            self.bytes -= removed.map_err(|error| Error::io("remove", &path, &error))?;
+        }
+        if !removed.is_empty() {
+            self.checksums.retain(|path| !removed.contains(path));
         }
         Ok(taken)
     }
 
     /// Takes over what another worker stored.
     pub fn append(&mut self, other: Stored) {
-        self.files.extend(other.files);
+        self.files.append(other.files);
         self.checksums.append(other.checksums);
         self.bytes += other.bytes;
     }
@@ -114,7 +124,7 @@ impl<'a> Store<'a> {
     pub fn file(&mut self, path: &str, modified: i64, content: &[u8]) -> Result<()> {
         self.keep(
             FileEntry {
-                path: path.to_owned(),
+                path,
                 size: content.len() as u64,
                 modified,
                 crc32c: Crc32c(crc32c::crc32c(content)),
@@ -126,16 +136,16 @@ impl<'a> Store<'a> {
     }
 
     /// Stores what an entry describes by itself.
-    pub fn keep(&mut self, entry: FileEntry, content: &[u8]) -> Result<()> {
-        self.content(self.path_of(&entry.stored_path()), content)?;
+    pub fn keep(&mut self, entry: FileEntry<'_>, content: &[u8]) -> Result<()> {
+        self.content(&self.path_of(&entry.stored_path()), content)?;
         self.stored.files.push(entry);
         Ok(())
     }
 
     /// Stores any content under a path in the backup's folder.
-    pub fn content(&mut self, path: String, content: &[u8]) -> Result<()> {
+    pub fn content(&mut self, path: &str, content: &[u8]) -> Result<()> {
         self.compressor.compress(content, &mut self.frame)?;
-        let written = write_whole(&self.folder.stored(&path), self.coding, &self.frame)?;
+        let written = write_whole(&self.folder.stored(path), self.coding, &self.frame)?;
         self.stored.add(path, written);
         Ok(())
     }
@@ -148,56 +158,81 @@ impl<'a> Store<'a> {
         system_identifier: u64,
         ranges: &[WalRange],
     ) -> Result<()> {
-        let failed =
-            |error: std::io::Error| Error::failed(format!("cannot make the manifest: {error}"));
-        self.sort();
+        let failed = |error| told("cannot make the manifest", error);
+        self.stored.files.sort();
+        let stored = self.path_of(BACKUP_MANIFEST_FILE);
+        let content = ContentWriter::create(self.folder, stored, self.coding)?;
         let version = major.manifest_version();
         let mut manifest =
-            ManifestWriter::new(Vec::new(), version, system_identifier).map_err(failed)?;
+            ManifestWriter::new(content, version, system_identifier).map_err(failed)?;
         let files = self.stored.files.iter();
         for file in files.filter(|file| !file.is_extra() && !file.path.starts_with("pg_wal/")) {
             manifest
                 .file(&file.stored_path(), file.size, file.modified, file.crc32c.0)
                 .map_err(failed)?;
         }
-        let manifest = manifest.finish(ranges).map_err(failed)?;
-        self.file(BACKUP_MANIFEST_FILE, modified, &manifest)
+        let written = manifest.finish(ranges).map_err(failed)?.finish()?;
+        self.stored.add(&written.path, written.written);
+        self.stored.files.push(FileEntry {
+            path: BACKUP_MANIFEST_FILE,
+            size: written.size,
+            modified,
+            crc32c: written.crc32c,
+            bundle: None,
+            kind: FileKind::Whole,
+        });
+        Ok(())
     }
 
     /// Writes the list of files, and last `backup.sha512`.
     pub fn seal(mut self, directories: Vec<String>) -> Result<Sealed> {
-        self.sort();
-        let mut neighbours = self.stored.files.windows(2);
-        if let Some(twice) = neighbours.find(|pair| pair[0].path == pair[1].path) {
+        let Stored {
+            files,
+            checksums,
+            bytes,
+        } = &mut self.stored;
+        files.sort();
+        let behind = files.iter().skip(1);
+        if let Some((twice, _)) = files
+            .iter()
+            .zip(behind)
+            .find(|(one, next)| one.path == next.path)
+        {
             return Err(Error::server(format!(
                 "the server lists {} twice",
-                twice[0].path
+                twice.path
             )));
         }
         let list = FileList {
             directories,
-            files: std::mem::take(&mut self.stored.files),
+            files: std::mem::take(files),
         };
-        let mut text = Vec::new();
-        list.write(&mut text)
-            .map_err(|error| Error::failed(format!("cannot make the list of files: {error}")))?;
-        self.content(layout::file_list(self.coding.suffix()), &text)?;
-        let checksums = self.stored.checksums.format();
-        write_whole(
-            &self.folder.checksums(),
-            &Coding::PLAIN,
-            checksums.as_bytes(),
-        )?;
+        let stored = layout::file_list(self.coding.suffix());
+        let mut content = ContentWriter::create(self.folder, stored, self.coding)?;
+        list.write(&mut content)
+            .map_err(|error| told("cannot make the list of files", error))?;
+        let written = content.finish()?;
+        *bytes += written.written.size;
+        checksums.insert(&written.path, written.written.sha512);
+        checksums.sort();
+        let plain = Coding::PLAIN;
+        let mut content = ContentWriter::create(self.folder, CHECKSUMS.to_owned(), &plain)?;
+        checksums
+            .write(&mut content)
+            .map_err(|error| told("cannot make the list of checksums", error))?;
+        let written = content.finish()?.written;
         Ok(Sealed {
             list,
-            bytes: self.stored.bytes + checksums.len() as u64,
-            checksums: sha512(checksums.as_bytes()),
+            bytes: *bytes + written.size,
+            checksums: written.sha512,
         })
     }
+}
 
-    fn sort(&mut self) {
-        self.stored
-            .files
-            .sort_by(|one, other| one.path.cmp(&other.path));
+/// An error of a stored file in the words it had when it happened.
+fn told(what: &str, error: io::Error) -> Error {
+    match error.downcast::<Error>() {
+        Ok(error) => error,
+        Err(error) => Error::failed(format!("{what}: {error}")),
     }
 }

@@ -74,7 +74,7 @@ pub fn run(
     directory.create_folders(&contents.list.directories)?;
 
     progress.step("restore", Some(contents.info.restore_size));
-    let written = write::write_files(
+    let mut written = write::write_files(
         request.chain,
         &directory,
         request.workers,
@@ -87,7 +87,7 @@ pub fn run(
         &request.recovery,
         (request.source_settings, &written.settings),
     )?;
-    manifest::write(request.chain, &directory, &written.changed)?;
+    manifest::write(request.chain, &directory, &mut written.changed)?;
 
     progress.step("sync", None);
     interrupt.check()?;

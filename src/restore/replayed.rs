@@ -205,8 +205,8 @@ impl Stretch<'_> {
         let tablespace_directory = self.major.tablespace_directory();
         let files = self.contents.list.files.iter();
         files
-            .filter(|file| is_other_fork(&file.path, init_forks, &tablespace_directory))
-            .filter_map(|file| init_fork_of(&file.path, &tablespace_directory))
+            .filter(|file| is_other_fork(file.path, init_forks, &tablespace_directory))
+            .filter_map(|file| init_fork_of(file.path, &tablespace_directory))
             .collect()
     }
 

@@ -14,7 +14,7 @@ use crate::size::readable;
 pub(super) fn check(contents: &Contents, directory: &DataDirectory) -> Result<()> {
     let mut folders: BTreeMap<&Path, (&Folder, u64)> = BTreeMap::new();
     for file in contents.list.files.iter().filter(|file| !file.is_extra()) {
-        let folder = directory.folder_for(&file.path)?;
+        let folder = directory.folder_for(file.path)?;
         folders.entry(folder.path()).or_insert((folder, 0)).1 += file.restored_size();
     }
     let mut needed: BTreeMap<u64, (&Folder, u64)> = BTreeMap::new();

@@ -23,7 +23,8 @@ use crate::repository::backup_info::{BackupInfo, ChangeSource, Increment, tests:
 use crate::repository::catalogue::Catalogue;
 use crate::repository::chain::Chain;
 use crate::repository::checksums::Checksums;
-use crate::repository::file_list::{Crc32c, FileEntry, FileKind, FileList};
+use crate::repository::contents::read_checksums;
+use crate::repository::file_list::{Crc32c, FileEntry, FileKind, FileList, Files};
 use crate::repository::identifier::Identifier;
 use crate::repository::layout::{self, BackupFolder, ServerFolder};
 use crate::restore::folder::Folder;
@@ -489,7 +490,7 @@ struct TestStore {
     coding: Coding,
     compressor: Compressor,
     checksums: Checksums,
-    files: Vec<FileEntry>,
+    files: Files,
     bundle: BundleBuilder,
 }
 
@@ -504,7 +505,7 @@ impl TestStore {
             },
             compressor: Compressor::new(compression).unwrap(),
             checksums: Checksums::default(),
-            files: Vec::new(),
+            files: Files::default(),
             bundle: BundleBuilder::new(Vec::new()),
         }
     }
@@ -512,7 +513,7 @@ impl TestStore {
     fn add(&mut self, path: &str, kind: FileKind, content: &[u8], bundled: bool) {
         let bundled = bundled && !self.coding.suffix().is_plain();
         let entry = FileEntry {
-            path: path.to_owned(),
+            path,
             size: content.len() as u64,
             modified: 1_732_000_000,
             crc32c: Crc32c(crc32c::crc32c(content)),
@@ -538,7 +539,7 @@ impl TestStore {
         let mut frame = Vec::new();
         self.compressor.compress(content, &mut frame).unwrap();
         let written = write_whole(&path, &self.coding, &frame).unwrap();
-        self.checksums.insert(stored.to_owned(), written.sha512);
+        self.checksums.insert(stored, written.sha512);
     }
 
     fn finish(mut self, mut info: BackupInfo) {
@@ -553,13 +554,15 @@ impl TestStore {
             directories: DIRECTORIES.map(str::to_owned).to_vec(),
             files: std::mem::take(&mut self.files),
         };
-        list.files.sort_by(|one, other| one.path.cmp(&other.path));
+        list.files.sort();
         let mut text = Vec::new();
         list.write(&mut text).unwrap();
         self.store(&layout::file_list(self.coding.suffix()), &text);
-        let checksums = self.checksums.format();
+        self.checksums.sort();
+        let mut checksums = Vec::new();
+        self.checksums.write(&mut checksums).unwrap();
         fs::write(self.folder.checksums(), &checksums).unwrap();
-        info.checksums = sha512(checksums.as_bytes()).to_string();
+        info.checksums = sha512(&checksums).to_string();
         info.write(&self.folder).unwrap();
     }
 }
@@ -634,10 +637,10 @@ fn needed(catalogue: &Catalogue, taken: &Taken) -> BTreeSet<(Identifier, String)
         .files()
         .filter(|sources| sources.file.path.starts_with("base/"))
     {
-        let path = &sources.file.path;
+        let path = sources.file.path;
         let layers = sources.layers.iter();
         let layers = layers.map(|layer| (layer.member, incremental::file_path(path)));
-        for (member, path) in layers.chain([(sources.base.member, path.clone())]) {
+        for (member, path) in layers.chain([(sources.base.member, path.to_owned())]) {
             let info = chain.info(member);
             needed.insert((info.backup, layout::stored_file(&path, info.suffix())));
         }
@@ -659,8 +662,8 @@ fn damage_anywhere_in_a_chain_is_found() {
         let needed = needed(&catalogue, newest);
         for taken in &model.taken {
             let folder = model.server.backup(taken.identifier);
-            let checksums =
-                Checksums::parse(&fs::read_to_string(folder.checksums()).unwrap()).unwrap();
+            let info = BackupInfo::read(&folder).unwrap();
+            let checksums = read_checksums(&folder, &info).unwrap();
             for (stored, _) in checksums.iter() {
                 let path = folder.stored(stored);
                 let sound = fs::read(&path).unwrap();

@@ -1,6 +1,5 @@
 //! The workers of a restore: read what is stored, check it, write it.
 
-use std::collections::HashMap;
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
@@ -14,8 +13,9 @@ use crate::pg::label::{BACKUP_LABEL_FILE, without_incremental_from};
 use crate::pg::manifest::BACKUP_MANIFEST_FILE;
 use crate::pg::tablespace_map::TABLESPACE_MAP_FILE;
 use crate::progress::Progress;
-use crate::repository::chain::{Chain, Member, Portion, Sources, Stored};
+use crate::repository::chain::{Chain, Member, Sources, Stored};
 use crate::repository::file_list::Crc32c;
+use crate::repository::portions::Portion;
 use crate::restore::directory::DataDirectory;
 use crate::restore::rebuild::Rebuilder;
 use crate::restore::recovery::SETTINGS_FILE;
@@ -30,14 +30,39 @@ pub(super) const LEFT_OUT: [&str; 2] = [BACKUP_MANIFEST_FILE, TABLESPACE_MAP_FIL
 
 const VERIFY: &str = "run pgkeep verify on this backup, and restore another one";
 
-/// Size and checksum of the files that are not as any backup stores them, by their paths.
-pub(crate) type Changed<'a> = HashMap<&'a str, (u64, Crc32c)>;
+/// Size and checksum of the files that are not as any backup stores them, by their places in the newest backup's list.
+#[derive(Default)]
+pub(crate) struct Changed(Vec<(u32, Crc32c, u64)>);
+
+impl Changed {
+    pub(crate) fn insert(&mut self, place: usize, (size, crc32c): (u64, Crc32c)) {
+        self.0.push((place as u32, crc32c, size));
+    }
+
+    /// Of a file that is there in every backup.
+    pub(crate) fn insert_path(&mut self, chain: &Chain, path: &str, changed: (u64, Crc32c)) {
+        if let Some(place) = chain.newest.list.files.place(path) {
+            self.insert(place, changed);
+        }
+    }
+
+    fn append(&mut self, mut other: Changed) {
+        self.0.append(&mut other.0);
+    }
+
+    /// All of them in the order of their places.
+    pub(crate) fn sorted(&mut self) -> impl Iterator<Item = (usize, (u64, Crc32c))> {
+        self.0.sort_unstable_by_key(|(place, ..)| *place);
+        let all = self.0.iter();
+        all.map(|(place, crc32c, size)| (*place as usize, (*size, *crc32c)))
+    }
+}
 
 /// What came of writing all files.
 #[derive(Default)]
-pub(super) struct Written<'a> {
+pub(super) struct Written {
     /// Those that are not as any backup stores them.
-    pub(super) changed: Changed<'a>,
+    pub(super) changed: Changed,
     /// `postgresql.auto.conf` as it was in the backup, which is not written yet.
     pub(super) settings: Vec<u8>,
 }
@@ -45,18 +70,18 @@ pub(super) struct Written<'a> {
 /// Writes all files but `postgresql.auto.conf`. Not as any backup stores them are the rebuilt ones, and two
 /// that are changed on the way. From its `global/pg_control` alone, without `backup_label`, the cluster must
 /// not start, and with an incremental backup's `backup_label` it does not.
-pub(super) fn write_files<'a>(
-    chain: &'a Chain,
+pub(super) fn write_files(
+    chain: &Chain,
     directory: &DataDirectory,
     workers: usize,
     progress: &dyn Progress,
     interrupt: &Interrupt,
-) -> Result<Written<'a>> {
+) -> Result<Written> {
     let extra = chain.files().filter(|sources| sources.file.is_extra());
     for sources in extra {
-        directory.create_extra_folders(&sources.file.path)?;
+        directory.create_extra_folders(sources.file.path)?;
     }
-    let mut workers: Vec<Worker<'_, 'a>> = (0..workers)
+    let mut workers: Vec<Worker<'_>> = (0..workers)
         .map(|_| Worker {
             chain,
             directory,
@@ -66,21 +91,17 @@ pub(super) fn write_files<'a>(
             written: Written::default(),
         })
         .collect();
-    let portions: Vec<Portion<'_>> = chain
-        .portions()
-        .into_iter()
-        .filter(|portion| !matches!(portion, Portion::Alone(sources) if is_special(sources)))
-        .collect();
-    parallel::run(
+    let portions = chain.portions();
+    parallel::run_dealt(
         &mut workers,
-        &portions,
+        |number| portions.get(number),
         interrupt,
         |worker, portion, stop| worker.write(portion, stop),
         || Ok(()),
     )?;
     let mut all = Written::default();
     for worker in workers {
-        all.changed.extend(worker.written.changed);
+        all.changed.append(worker.written.changed);
         all.settings.extend(worker.written.settings);
     }
     for (path, content) in [
@@ -89,7 +110,7 @@ pub(super) fn write_files<'a>(
     ] {
         let (mut target, written) = directory.create_file(path)?;
         write_all(&mut target, &content, &written)?;
-        all.changed.insert(path, checksum(&content));
+        all.changed.insert_path(chain, path, checksum(&content));
     }
     Ok(all)
 }
@@ -112,57 +133,60 @@ pub(crate) fn label_file(chain: &Chain) -> Result<Vec<u8>> {
 
 /// Whether a file is not written with the others.
 pub(crate) fn is_special(sources: &Sources<'_>) -> bool {
-    let path = sources.file.path.as_str();
+    let path = sources.file.path;
     [CONTROL_FILE, BACKUP_LABEL_FILE].contains(&path) || LEFT_OUT.contains(&path)
 }
 
-struct Worker<'w, 'a> {
+struct Worker<'a> {
     chain: &'a Chain,
-    directory: &'w DataDirectory,
-    progress: &'w dyn Progress,
+    directory: &'a DataDirectory,
+    progress: &'a dyn Progress,
     part: Vec<u8>,
     rebuilder: Rebuilder,
-    written: Written<'a>,
+    written: Written,
 }
 
-impl<'a> Worker<'_, 'a> {
-    fn write(&mut self, portion: &Portion<'a>, stop: &Stop<'_>) -> Result<()> {
+impl Worker<'_> {
+    fn write(&mut self, portion: Portion<'_, (Member, u32)>, stop: &Stop<'_>) -> Result<()> {
         match portion {
-            Portion::Alone(sources) if sources.is_base() => self.copy(sources, stop),
-            Portion::Alone(sources) => self.rebuild(sources, None, stop),
-            Portion::Bundle {
-                member,
-                number,
-                files,
-            } => self.write_bundle(*member, *number, files, stop),
+            Portion::Alone(place) => {
+                let sources = self.chain.sources(place);
+                if is_special(&sources) {
+                    Ok(())
+                } else if sources.is_base() {
+                    self.copy(&sources, stop)
+                } else {
+                    self.rebuild(place, &sources, None, stop)
+                }
+            }
+            Portion::Bundle(bundle, files) => self.write_bundle(bundle, files, stop),
         }
     }
 
     fn write_bundle(
         &mut self,
-        member: Member,
-        number: u32,
-        files: &[Sources<'a>],
+        bundle: (Member, u32),
+        files: &[u32],
         stop: &Stop<'_>,
     ) -> Result<()> {
-        visit_bundle(self.chain, member, number, files, |sources, content| {
+        visit_bundle(self.chain, bundle, files, |place, sources, content| {
             stop.check()?;
             if !sources.is_base() {
-                return self.rebuild(sources, Some(content), stop);
+                return self.rebuild(place, sources, Some(content), stop);
             }
             self.progress.advance(sources.base.size);
             if sources.file.path == SETTINGS_FILE {
                 self.written.settings = content.to_owned();
                 return Ok(());
             }
-            let (mut target, written) = self.directory.create_file(&sources.file.path)?;
+            let (mut target, written) = self.directory.create_file(sources.file.path)?;
             write_all(&mut target, content, &written)
         })
     }
 
     /// Writes a file as it is stored.
-    fn copy(&mut self, sources: &Sources<'a>, stop: &Stop<'_>) -> Result<()> {
-        let (path, base) = (&sources.file.path, sources.base);
+    fn copy(&mut self, sources: &Sources<'_>, stop: &Stop<'_>) -> Result<()> {
+        let (path, base) = (sources.file.path, sources.base);
         if path == SETTINGS_FILE {
             self.written.settings = changed_content(self.chain, path, Ok)?;
             return Ok(());
@@ -189,11 +213,12 @@ impl<'a> Worker<'_, 'a> {
     /// Puts a file together from its layers and its base, which is `content` where that came from a bundle.
     fn rebuild(
         &mut self,
-        sources: &Sources<'a>,
+        place: usize,
+        sources: &Sources<'_>,
         content: Option<&[u8]>,
         stop: &Stop<'_>,
     ) -> Result<()> {
-        let (path, progress) = (&sources.file.path, self.progress);
+        let (path, progress) = (sources.file.path, self.progress);
         let (target, written) = self.directory.create_file(path)?;
         let mut rebuild = self.rebuilder.begin(&target, &written, sources.size())?;
         for layer in sources.layers {
@@ -214,7 +239,7 @@ impl<'a> Worker<'_, 'a> {
         }
         let base = sources.base;
         let stored = self.chain.stored(base.member, path);
-        let mut source = rebuild.base(base);
+        let mut source = rebuild.base(&base);
         match content {
             Some(content) => progress.advance(source.take(content)?),
             None => {
@@ -232,33 +257,35 @@ impl<'a> Worker<'_, 'a> {
         }
         let (crc32c, zeros) = rebuild.finish();
         progress.advance(zeros);
-        self.written.changed.insert(path, (sources.size(), crc32c));
+        self.written.changed.insert(place, (sources.size(), crc32c));
         Ok(())
     }
 }
 
 /// Hands over the files that are taken from a bundle, each with its content there, which is checked.
 pub(crate) fn visit_bundle<'a>(
-    chain: &Chain,
-    member: Member,
-    number: u32,
-    files: &[Sources<'a>],
-    mut visit: impl FnMut(&Sources<'a>, &[u8]) -> Result<()>,
+    chain: &'a Chain,
+    (member, number): (Member, u32),
+    files: &[u32],
+    mut visit: impl FnMut(usize, &Sources<'a>, &[u8]) -> Result<()>,
 ) -> Result<()> {
+    let listed = &chain.newest.list.files;
     let stored = chain.bundle(member, number);
     let bundle = stored.read_whole()?;
     let mut left = files.len();
     visit_members(&stored.path, &bundle, |path, content| {
         // The others were dropped after they had been read, or a newer backup holds them.
-        let place = files.binary_search_by(|sources| sources.file.path.as_str().cmp(path));
-        let Ok(place) = place else {
+        let found = files.binary_search_by(|place| listed.get(*place as usize).path.cmp(path));
+        let Ok(found) = found else {
             return Ok(());
         };
-        let base = files[place].base;
+        let place = files[found] as usize;
+        let sources = chain.sources(place);
+        let base = sources.base;
         let expected = (base.size, base.crc32c);
         check(path, checksum(content), expected, &stored.path)?;
         left -= 1;
-        visit(&files[place], content)
+        visit(place, &sources, content)
     })?;
     if left == 0 {
         Ok(())

@@ -49,6 +49,11 @@ impl State {
             is_directory: is_directory?,
         })
     }
+
+    /// Whether no file has such a size.
+    pub(super) fn is_impossible(self) -> bool {
+        self.size > i64::MAX as u64
+    }
 }
 
 /// What a path names.

@@ -13,6 +13,7 @@ use postgres::types::ToSql;
 use crate::error::{Error, Result};
 use crate::pg::exclusion::Exclusion;
 use crate::pg::own_path;
+use crate::pg::paths::{PathPlace, Paths};
 use crate::pg::relative_path::stays_inside;
 use crate::server::conflict;
 use crate::server::connect::server_error;
@@ -20,16 +21,25 @@ use crate::server::links::{self, Found, State, Way};
 use crate::server::text::ServerText;
 
 /// A file or directory of the server.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 pub struct Listed {
     /// Relative to PGDATA; absolute below an absolute root.
-    pub path: String,
+    pub path: PathPlace,
     /// Bytes.
     pub size: u64,
     /// Seconds since 1970.
     pub modified: i64,
     /// A directory, or a link to one.
     pub is_directory: bool,
+}
+
+/// Very many of them.
+#[derive(Debug, Default)]
+pub struct Listing {
+    /// Their paths.
+    pub paths: Paths,
+    /// What there is beside these.
+    pub entries: Vec<Listed>,
 }
 
 /// Deeper than anybody's folders go; where links cannot be told, one that leads back up ends here.
@@ -60,31 +70,36 @@ pub fn data_directory(
     client: &mut Client,
     rules: &Exclusion,
     databases: &HashSet<u32>,
-) -> Result<Vec<Listed>> {
-    Walk::new(client, Some(Cluster { rules, databases })).run(String::new())
+    listing: &mut Listing,
+) -> Result<()> {
+    Walk::new(client, Some(Cluster { rules, databases }), listing)?.run(String::new())
 }
 
 /// Lists a further file, or a folder with all below it, links followed. Nothing there is an error.
-pub fn extra(client: &mut Client, path: &str) -> Result<Vec<Listed>> {
+pub fn extra(client: &mut Client, path: &str, listing: &mut Listing) -> Result<()> {
     match links::follow(client, &[path])?[..] {
         [Found::Entry(state)] if state.is_directory => {
             let root = Some(path.trim_end_matches('/')).filter(|path| !path.is_empty());
-            Walk::new(client, None).run(root.unwrap_or("/").to_owned())
+            Walk::new(client, None, listing)?.run(root.unwrap_or("/").to_owned())
         }
-        [Found::Entry(state)] => Ok(vec![Listed::of(path.to_owned(), state)]),
+        [Found::Entry(state)] => {
+            listing.push(path, state);
+            Ok(())
+        }
         _ => Err(Error::server(format!("the server has no file {path}"))
             .hint("correct `extra` in the configuration")),
     }
 }
 
-impl Listed {
-    fn of(path: String, state: State) -> Listed {
-        Listed {
+impl Listing {
+    fn push(&mut self, path: &str, state: State) {
+        let path = self.paths.push(path);
+        self.entries.push(Listed {
             path,
             size: state.size,
             modified: state.modified,
             is_directory: state.is_directory,
-        }
+        });
     }
 }
 
@@ -131,26 +146,33 @@ struct Walk<'a> {
     cluster: Option<Cluster<'a>>,
     /// Whether links can be told; not known before there is something to tell.
     tells_links: Option<bool>,
-    takes_utf8: Option<bool>,
-    listed: Vec<Listed>,
+    takes_utf8: bool,
+    listing: &'a mut Listing,
     links: Vec<String>,
     unnameable: Vec<String>,
 }
 
 impl<'a> Walk<'a> {
-    fn new(client: &'a mut Client, cluster: Option<Cluster<'a>>) -> Walk<'a> {
-        Walk {
+    fn new(
+        client: &'a mut Client,
+        cluster: Option<Cluster<'a>>,
+        listing: &'a mut Listing,
+    ) -> Result<Walk<'a>> {
+        let takes_utf8 = conflict::repeated(|| client.query_one(TAKES_UTF8, &[]))
+            .and_then(|row| row.try_get(0))
+            .map_err(|error| server_error("ask for the database's encoding", &error))?;
+        Ok(Walk {
             client,
             cluster,
             tells_links: None,
-            takes_utf8: None,
-            listed: Vec::new(),
+            takes_utf8,
+            listing,
             links: Vec::new(),
             unnameable: Vec::new(),
-        }
+        })
     }
 
-    fn run(mut self, root: String) -> Result<Vec<Listed>> {
+    fn run(mut self, root: String) -> Result<()> {
         let mut folders = vec![Folder {
             path: root,
             way: None,
@@ -168,7 +190,7 @@ impl<'a> Walk<'a> {
             depth += 1;
         }
         self.warn();
-        Ok(self.listed)
+        Ok(())
     }
 
     /// Lists the entries of these folders; gives the folders among them to look into.
@@ -205,65 +227,60 @@ impl<'a> Walk<'a> {
             .map(|path| self.holds_relations(path))
             .collect();
         let parameters: [&(dyn ToSql + Sync); 2] = [&paths, &holds_relations];
-        let failed = |error: postgres::Error| server_error("list the server's files", &error);
-        let rows = conflict::repeated(|| {
-            let mut named = Vec::new();
+        let (cluster, takes_utf8) = (self.cluster, self.takes_utf8);
+        let (known, bytes) = (self.listing.entries.len(), self.listing.paths.bytes());
+        let unnameable = self.unnameable.len();
+        let mut entries = Vec::new();
+        let wrong = conflict::repeated(|| {
+            entries.clear();
+            self.listing.entries.truncate(known);
+            self.listing.paths.truncate(bytes);
+            self.unnameable.truncate(unnameable);
             let mut rows = self.client.query_raw(ENTRIES, parameters)?;
             while let Some(row) = rows.next()? {
+                let folder: i32 = row.try_get(0)?;
+                let name: ServerText = row.try_get(1)?;
                 let state = State::of(row.try_get(2)?, row.try_get(3)?, row.try_get(4)?);
-                named.push((
-                    row.try_get::<_, i32>(0)?,
-                    row.try_get::<_, ServerText>(1)?,
-                    state,
-                ));
+                let Some((folder, within)) = usize::try_from(folder)
+                    .ok()
+                    .and_then(|folder| Some((folder, *paths.get(folder)?)))
+                else {
+                    return Ok(Some(name.to_string()));
+                };
+                let name = match name.utf8() {
+                    Ok(name) if name.is_ascii() || takes_utf8 => name,
+                    Ok(name) => {
+                        self.unnameable.push(join(within, &name));
+                        continue;
+                    }
+                    Err(name) => {
+                        self.unnameable.push(join(within, &name.to_string()));
+                        continue;
+                    }
+                };
+                let is_impossible = state.is_some_and(State::is_impossible);
+                if !stays_inside(&name) || name.contains('/') || is_impossible {
+                    return Ok(Some(name));
+                }
+                let path = join(within, &name);
+                let is_own_file = |cluster: Cluster<'_>| cluster.is_own_file(&path);
+                match state {
+                    Some(state) if !state.is_directory && cluster.is_some_and(is_own_file) => {
+                        self.listing.push(&path, state);
+                    }
+                    _ if cluster.is_none_or(|cluster| cluster.keeps(&path)) => {
+                        entries.push(Entry { path, folder });
+                    }
+                    _ => {}
+                }
             }
-            Ok(named)
+            Ok(None)
         })
-        .map_err(failed)?;
-        let mut entries = Vec::new();
-        for (folder, name, state) in rows {
-            let (folder, within) = usize::try_from(folder)
-                .ok()
-                .and_then(|folder| Some((folder, *paths.get(folder)?)))
-                .ok_or_else(|| impossible(&name))?;
-            let name = match name.utf8() {
-                Ok(name) if name.is_ascii() || self.takes_utf8()? => name,
-                Ok(name) => {
-                    self.unnameable.push(join(within, &name));
-                    continue;
-                }
-                Err(name) => {
-                    self.unnameable.push(join(within, &name.to_string()));
-                    continue;
-                }
-            };
-            if !stays_inside(&name) || name.contains('/') {
-                return Err(impossible(&name));
-            }
-            let path = join(within, &name);
-            let is_own_file = |cluster: Cluster<'_>| cluster.is_own_file(&path);
-            match state {
-                Some(state) if !state.is_directory && self.cluster.is_some_and(is_own_file) => {
-                    self.take(path, state, None)?;
-                }
-                _ if self.cluster.is_none_or(|cluster| cluster.keeps(&path)) => {
-                    entries.push(Entry { path, folder });
-                }
-                _ => {}
-            }
+        .map_err(|error| server_error("list the server's files", &error))?;
+        match wrong {
+            Some(name) => Err(impossible(&name)),
+            None => Ok(entries),
         }
-        Ok(entries)
-    }
-
-    fn takes_utf8(&mut self) -> Result<bool> {
-        if let Some(known) = self.takes_utf8 {
-            return Ok(known);
-        }
-        let takes = conflict::repeated(|| self.client.query_one(TAKES_UTF8, &[]))
-            .and_then(|row| row.try_get(0))
-            .map_err(|error| server_error("ask for the database's encoding", &error))?;
-        self.takes_utf8 = Some(takes);
-        Ok(takes)
     }
 
     fn holds_relations(&self, path: &str) -> bool {
@@ -347,7 +364,7 @@ impl<'a> Walk<'a> {
 
     /// Lists an entry; gives the folder that is to be looked into.
     fn take(&mut self, path: String, state: State, way: Option<Way>) -> Result<Option<Folder>> {
-        if state.size > i64::MAX as u64 {
+        if state.is_impossible() {
             return Err(impossible(&path));
         }
         let is_entered = state.is_directory
@@ -358,7 +375,7 @@ impl<'a> Walk<'a> {
             path: path.clone(),
             way,
         });
-        self.listed.push(Listed::of(path, state));
+        self.listing.push(&path, state);
         Ok(folder)
     }
 

@@ -1,7 +1,7 @@
 //! The plain content of a stored file, against all that is known of it.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::error::Error;
@@ -12,8 +12,9 @@ use crate::pg::segment::{SegmentName, SegmentSize};
 use crate::pg::version::Major;
 use crate::pg::wal::SegmentCheck;
 use crate::repository::backup_info::BackupInfo;
-use crate::repository::contents::Portion;
+use crate::repository::contents::Contents;
 use crate::repository::file_list::{Crc32c, FileEntry, FileKind};
+use crate::repository::portions::Portion;
 use crate::stored::bundle::visit_members;
 
 /// How many of a file's problems are told.
@@ -25,10 +26,9 @@ pub(super) enum Content<'a> {
     Alone(Box<FileContent<'a>>),
     /// A bundle, which is small enough to be held.
     Bundle {
-        /// What is known about the backup.
-        info: &'a BackupInfo,
-        /// Its files.
-        members: &'a BTreeMap<Cow<'a, str>, &'a FileEntry>,
+        contents: &'a Contents,
+        /// Its files, by their places in the list.
+        files: &'a [u32],
         /// Its tar.
         tar: Vec<u8>,
     },
@@ -37,15 +37,17 @@ pub(super) enum Content<'a> {
 }
 
 impl<'a> Content<'a> {
-    pub(super) fn new(info: &'a BackupInfo, portion: Option<&'a Portion<'a>>) -> Content<'a> {
+    pub(super) fn new(contents: &'a Contents, portion: Portion<'a, u32>) -> Content<'a> {
         match portion {
-            Some(Portion::Alone(file)) => Content::Alone(Box::new(FileContent::new(info, file))),
-            Some(Portion::Bundle(_, members)) => Content::Bundle {
-                info,
-                members,
+            Portion::Alone(place) => {
+                let file = contents.list.files.get(place);
+                Content::Alone(Box::new(FileContent::new(&contents.info, file)))
+            }
+            Portion::Bundle(_, files) => Content::Bundle {
+                contents,
+                files,
                 tar: Vec::new(),
             },
-            None => Content::Unknown,
         }
     }
 
@@ -62,25 +64,27 @@ impl<'a> Content<'a> {
     pub(super) fn problem(self, path: &Path) -> Option<String> {
         match self {
             Content::Alone(file) => file.problem(),
-            Content::Bundle { info, members, tar } => bundle_problem(path, info, members, &tar),
+            Content::Bundle {
+                contents,
+                files,
+                tar,
+            } => bundle_problem(path, contents, files, &tar),
             Content::Unknown => None,
         }
     }
 }
 
-fn bundle_problem(
-    path: &Path,
-    info: &BackupInfo,
-    members: &BTreeMap<Cow<'_, str>, &FileEntry>,
-    tar: &[u8],
-) -> Option<String> {
-    let mut missing: BTreeSet<&str> = members.keys().map(Cow::as_ref).collect();
+fn bundle_problem(path: &Path, contents: &Contents, files: &[u32], tar: &[u8]) -> Option<String> {
+    let listed = files
+        .iter()
+        .map(|place| contents.list.files.get(*place as usize));
+    let mut missing: BTreeMap<Cow<'_, str>, FileEntry<'_>> =
+        listed.map(|file| (file.stored_path(), file)).collect();
     let mut problems = Vec::new();
     let visited = visit_members(path, tar, |member, content| {
         // What is not in the list was dropped after it was read.
-        if let Some(file) = members.get(member) {
-            missing.remove(member);
-            let mut whole = FileContent::new(info, file);
+        if let Some(file) = missing.remove(member) {
+            let mut whole = FileContent::new(&contents.info, file);
             whole.take(content);
             problems.extend(
                 whole
@@ -99,7 +103,7 @@ fn bundle_problem(
     );
     problems.extend(
         missing
-            .into_iter()
+            .into_keys()
             .map(|member| format!("{member} is missing in it")),
     );
     told(problems)
@@ -117,9 +121,9 @@ fn told(mut problems: Vec<String>) -> Option<String> {
 /// The content of one file of the cluster.
 pub(super) struct FileContent<'a> {
     info: &'a BackupInfo,
-    file: &'a FileEntry,
+    file: FileEntry<'a>,
     blocks: Blocks,
-    relation: Option<RelationFile>,
+    relation: Option<RelationFile<'a>>,
     wal: Option<SegmentCheck>,
     size: u64,
     crc32c: u32,
@@ -139,11 +143,11 @@ enum Blocks {
 }
 
 impl<'a> FileContent<'a> {
-    fn new(info: &'a BackupInfo, file: &'a FileEntry) -> FileContent<'a> {
+    fn new(info: &'a BackupInfo, file: FileEntry<'a>) -> FileContent<'a> {
         let major = Major::from_number(info.major_version);
         let relation = major
             .filter(|_| info.data_checksums)
-            .and_then(|major| RelationFile::parse(&file.path, &major.tablespace_directory()));
+            .and_then(|major| RelationFile::parse(file.path, &major.tablespace_directory()));
         // A segment that its timeline left unfinished is cut off where it was left.
         let whole = |segment: &SegmentName| segment.timeline == info.end_timeline;
         let wal = SegmentSize::new(info.wal_segment_size)

@@ -1,6 +1,5 @@
 //! The cluster rebuilt from a backup, read back from disk, and removed.
 
-use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -13,6 +12,7 @@ use crate::parallel;
 use crate::pg::manifest::{BACKUP_MANIFEST_FILE, Checksum, Manifest, ManifestFile};
 use crate::progress::Progress;
 use crate::repository::chain::Chain;
+use crate::repository::file_list::{Crc32c, FileEntry, FileKind, Files};
 use crate::restore::folder::Folder;
 use crate::restore::recovery::{Recovery, SourceSettings};
 use crate::restore::{self, tablespaces::TablespaceMapping};
@@ -125,19 +125,22 @@ pub(super) fn check(
 ) -> Result<()> {
     let path = root.join(BACKUP_MANIFEST_FILE);
     let file = File::open(&path).map_err(|error| Error::io("open", &path, &error))?;
-    let manifest = Manifest::parse(file).map_err(|error| error.context(path.display()))?;
-    for path in unlisted(root, &manifest)? {
+    let manifest: Manifest<Listed> =
+        Manifest::collect(file).map_err(|error| error.context(path.display()))?;
+    let Listed(mut files) = manifest.files;
+    files.sort();
+    for path in unlisted(root, &files)? {
         findings.add_bad(&path, "is not in the manifest");
     }
     let mut workers: Vec<Vec<(String, String)>> = (0..workers).map(|_| Vec::new()).collect();
-    parallel::run(
+    parallel::run_dealt(
         &mut workers,
-        &manifest.files,
+        |number| (number < files.len()).then(|| files.get(number)),
         interrupt,
         |problems, file, stop| {
             stop.check()?;
-            let problem = problem(&root.join(&file.path), file, progress);
-            problems.extend(problem.map(|problem| (file.path.clone(), problem)));
+            let problem = problem(&root.join(file.path), file, progress);
+            problems.extend(problem.map(|problem| (file.path.to_owned(), problem)));
             Ok(())
         },
         || Ok(()),
@@ -148,13 +151,30 @@ pub(super) fn check(
     Ok(())
 }
 
+/// The files of a manifest.
+#[derive(Default)]
+struct Listed(Files);
+
+impl Extend<ManifestFile> for Listed {
+    fn extend<I: IntoIterator<Item = ManifestFile>>(&mut self, files: I) {
+        for file in files {
+            // A restore writes no other kind of checksum.
+            if let Checksum::Crc32c(crc32c) = file.checksum {
+                self.0.push(FileEntry {
+                    path: &file.path,
+                    size: file.size,
+                    modified: file.modified_unix_seconds,
+                    crc32c: Crc32c(crc32c),
+                    bundle: None,
+                    kind: FileKind::Whole,
+                });
+            }
+        }
+    }
+}
+
 /// Files that the manifest does not know.
-fn unlisted(root: &Path, manifest: &Manifest) -> Result<Vec<String>> {
-    let listed: BTreeSet<&str> = manifest
-        .files
-        .iter()
-        .map(|file| file.path.as_str())
-        .collect();
+fn unlisted(root: &Path, listed: &Files) -> Result<Vec<String>> {
     let mut unlisted = Vec::new();
     for entry in WalkDir::new(root).follow_links(true) {
         let entry = entry
@@ -164,7 +184,7 @@ fn unlisted(root: &Path, manifest: &Manifest) -> Result<Vec<String>> {
             .strip_prefix(root)
             .unwrap_or(entry.path())
             .to_string_lossy();
-        let known = listed.contains(path.as_ref())
+        let known = listed.place(&path).is_some()
             || NOT_IN_MANIFEST.contains(&path.as_ref())
             || path.starts_with("pg_wal/");
         if entry.file_type().is_file() && !known {
@@ -174,9 +194,9 @@ fn unlisted(root: &Path, manifest: &Manifest) -> Result<Vec<String>> {
     Ok(unlisted)
 }
 
-fn problem(path: &Path, expected: &ManifestFile, progress: &dyn Progress) -> Option<String> {
+fn problem(path: &Path, expected: FileEntry<'_>, progress: &dyn Progress) -> Option<String> {
     // Recovery settings were added to it.
-    if NOT_IN_MANIFEST.contains(&expected.path.as_str()) {
+    if NOT_IN_MANIFEST.contains(&expected.path) {
         return None;
     }
     match read(path, progress) {
@@ -184,7 +204,7 @@ fn problem(path: &Path, expected: &ManifestFile, progress: &dyn Progress) -> Opt
         Ok((size, _)) if size != expected.size => {
             Some(format!("has {size} bytes, not {}", expected.size))
         }
-        Ok((_, crc32c)) if expected.checksum != Checksum::Crc32c(crc32c) => {
+        Ok((_, crc32c)) if expected.crc32c != Crc32c(crc32c) => {
             Some("does not fit its CRC-32C".to_owned())
         }
         Ok(_) => None,

@@ -1,6 +1,5 @@
 //! The stored files of a backup, each read once.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use walkdir::WalkDir;
@@ -11,9 +10,9 @@ use crate::parallel::{self, Stop};
 use crate::progress::Progress;
 use crate::repository::catalogue::Link;
 use crate::repository::checksums::Checksums;
-use crate::repository::contents::{self, Contents, Portion};
+use crate::repository::contents::{self, Contents};
 use crate::repository::layout::{self, BackupFolder, CHECKSUMS, INFO, INFO_BESIDE};
-use crate::stored::checksum::Sha512Digest;
+use crate::repository::portions::{Portion, Portions};
 use crate::stored::coding::Coding;
 use crate::stored::reader::read_hashed;
 use crate::verify::content::Content;
@@ -24,13 +23,6 @@ const PART_BYTES: usize = 256 << 10;
 
 /// Not in `backup.sha512`: the last is there after whoever replaced `backup.info` was killed.
 const OWN: [&str; 3] = [INFO, CHECKSUMS, INFO_BESIDE];
-
-/// A stored file, and what is expected of it.
-struct Task<'a> {
-    path: &'a str,
-    digest: Sha512Digest,
-    portion: Option<&'a Portion<'a>>,
-}
 
 /// Verifies all stored files of one backup against its own lists, and the lists against each other.
 pub(super) fn verify(
@@ -50,7 +42,7 @@ pub(super) fn verify(
         }
     };
     findings.add_sound(CHECKSUMS);
-    compare_with_disk(folder, &checksums, &mut findings)?;
+    let found = compare_with_disk(folder, &checksums, &mut findings)?;
     let coding = match info.coding(request.keys) {
         Ok(coding) => Some(coding),
         Err(error) => {
@@ -60,7 +52,7 @@ pub(super) fn verify(
     };
     let contents = match &coding {
         None => None,
-        Some(coding) => match Contents::read_lists(folder, info.clone(), coding.clone()) {
+        Some(coding) => match Contents::read_list(folder, info.clone(), coding.clone()) {
             Ok(contents) => Some(contents),
             Err(error) if error.kind() != Kind::Damage => return Err(error),
             Err(error) => {
@@ -69,26 +61,13 @@ pub(super) fn verify(
             }
         },
     };
-    let portions: Vec<(String, Portion<'_>)> = contents
-        .iter()
-        .flat_map(|contents| {
-            contents
-                .portions()
-                .into_iter()
-                .map(|portion| (contents.stored(&portion), portion))
-        })
-        .collect();
     if let Some(contents) = &contents {
         for segment in contents.missing_wal()? {
             let stored = layout::stored_file(&format!("pg_wal/{segment}"), info.suffix());
             findings.add_bad(&stored, "is missing: the backup needs this WAL segment");
         }
     }
-    for (path, _) in &portions {
-        if checksums.get(path).is_none() {
-            findings.add_bad(path, format!("is not in {CHECKSUMS}"));
-        }
-    }
+    let tasks = Tasks::new(contents.as_ref(), &checksums, &found, &mut findings);
     let bytes = contents
         .as_ref()
         .map(|contents| contents.list.files.iter().map(|file| file.size).sum());
@@ -98,15 +77,17 @@ pub(super) fn verify(
     let mut workers: Vec<Worker<'_>> = (0..request.workers)
         .map(|_| Worker {
             backup,
+            checksums: &checksums,
+            found: &found,
             coding: &coding,
             progress,
             part: vec![0; PART_BYTES],
             findings: Findings::new(info.backup, request.all),
         })
         .collect();
-    parallel::run(
+    parallel::run_dealt(
         &mut workers,
-        &tasks(folder, &checksums, &portions),
+        |number| tasks.get(number),
         interrupt,
         |worker, task, stop| worker.verify(task, stop),
         || Ok(()),
@@ -117,41 +98,13 @@ pub(super) fn verify(
     Ok(findings)
 }
 
-/// Every stored file that is not missing, those of the cluster first.
-fn tasks<'a>(
-    folder: &BackupFolder,
-    checksums: &'a Checksums,
-    portions: &'a [(String, Portion<'a>)],
-) -> Vec<Task<'a>> {
-    let by_path: BTreeMap<&str, &Portion<'_>> = portions
-        .iter()
-        .map(|(path, portion)| (path.as_str(), portion))
-        .collect();
-    let in_portions = portions.iter().map(|(path, _)| path.as_str());
-    let others = checksums
-        .iter()
-        .map(|(path, _)| path)
-        .filter(|path| !by_path.contains_key(path));
-    in_portions
-        .chain(others)
-        .filter(|path| !matches!(folder.stored(path).try_exists(), Ok(false)))
-        .filter_map(|path| {
-            Some(Task {
-                path,
-                digest: checksums.get(path)?,
-                portion: by_path.get(path).copied(),
-            })
-        })
-        .collect()
-}
-
-/// Finds files that are missing, and files that nobody put there.
+/// Finds files that are missing, and files that nobody put there. Tells which are neither, by their places in `checksums`.
 fn compare_with_disk(
     folder: &BackupFolder,
     checksums: &Checksums,
     findings: &mut Findings,
-) -> Result<()> {
-    let mut found = BTreeSet::new();
+) -> Result<Vec<bool>> {
+    let mut found = vec![false; checksums.len()];
     for entry in WalkDir::new(folder.path()) {
         let entry = entry.map_err(|error| {
             Error::failed(format!(
@@ -162,22 +115,83 @@ fn compare_with_disk(
         if !entry.file_type().is_dir()
             && let Ok(path) = entry.path().strip_prefix(folder.path())
         {
-            found.insert(path.to_string_lossy().into_owned());
+            let path = path.to_string_lossy();
+            match checksums.find(&path) {
+                Some(place) => found[place] = true,
+                None if OWN.contains(&path.as_ref()) => {}
+                None => findings.add_bad(&path, "does not belong to this backup"),
+            }
         }
     }
-    for (path, _) in checksums.iter().filter(|(path, _)| !found.contains(*path)) {
-        findings.add_bad(path, "is missing");
-    }
-    for path in &found {
-        if checksums.get(path).is_none() && !OWN.contains(&path.as_str()) {
-            findings.add_bad(path, "does not belong to this backup");
+    for ((path, _), found) in checksums.iter().zip(&found) {
+        if !found {
+            findings.add_bad(path, "is missing");
         }
     }
-    Ok(())
+    Ok(found)
+}
+
+/// The stored files, those of the cluster first.
+struct Tasks<'a> {
+    of_cluster: Option<(&'a Contents, Portions<u32>)>,
+    /// The other ones that are there, by their places among the checksums.
+    others: Vec<u32>,
+}
+
+/// A stored file.
+enum Task<'a> {
+    OfCluster(&'a Contents, Portion<'a, u32>),
+    Other(usize),
+}
+
+impl<'a> Tasks<'a> {
+    /// Finds those of the cluster's that are in no line of `checksums`.
+    fn new(
+        contents: Option<&'a Contents>,
+        checksums: &Checksums,
+        found: &[bool],
+        findings: &mut Findings,
+    ) -> Tasks<'a> {
+        let of_cluster = contents.map(|contents| (contents, contents.portions()));
+        let mut is_other = found.to_vec();
+        if let Some((contents, portions)) = &of_cluster {
+            for portion in portions.iter() {
+                let path = contents.stored(portion);
+                match checksums.find(&path) {
+                    Some(place) => is_other[place] = false,
+                    None => findings.add_bad(&path, format!("is not in {CHECKSUMS}")),
+                }
+            }
+        }
+        let others = (0..).zip(is_other).filter(|(_, is_other)| *is_other);
+        Tasks {
+            of_cluster,
+            others: others.map(|(place, _)| place).collect(),
+        }
+    }
+
+    fn get(&self, number: usize) -> Option<Task<'_>> {
+        let Some((contents, portions)) = &self.of_cluster else {
+            return self
+                .others
+                .get(number)
+                .map(|place| Task::Other(*place as usize));
+        };
+        match portions.get(number) {
+            Some(portion) => Some(Task::OfCluster(contents, portion)),
+            None => {
+                let place = self.others.get(number - portions.len())?;
+                Some(Task::Other(*place as usize))
+            }
+        }
+    }
 }
 
 struct Worker<'a> {
     backup: Link<'a>,
+    checksums: &'a Checksums,
+    /// Which of them are there.
+    found: &'a [bool],
     coding: &'a Coding,
     progress: &'a dyn Progress,
     part: Vec<u8>,
@@ -185,10 +199,20 @@ struct Worker<'a> {
 }
 
 impl Worker<'_> {
-    fn verify(&mut self, task: &Task<'_>, stop: &Stop<'_>) -> Result<()> {
-        let Link { folder, info } = self.backup;
-        let path = folder.stored(task.path);
-        let mut content = Content::new(info, task.portion);
+    fn verify(&mut self, task: Task<'_>, stop: &Stop<'_>) -> Result<()> {
+        let (place, mut content) = match task {
+            Task::Other(place) => (place, Content::Unknown),
+            Task::OfCluster(contents, portion) => {
+                let place = self.checksums.find(&contents.stored(portion));
+                // That it is missing, here or there, is told already.
+                let Some(place) = place.filter(|place| self.found[*place]) else {
+                    return Ok(());
+                };
+                (place, Content::new(contents, portion))
+            }
+        };
+        let (stored, digest) = self.checksums.at(place);
+        let path = self.backup.folder.stored(stored);
         let progress = self.progress;
         let read = read_hashed(&path, self.coding, &mut self.part, |part| {
             if !stop.is_set() {
@@ -201,15 +225,15 @@ impl Worker<'_> {
             // What cannot be read just now is not found to be damaged.
             Err(error) if error.kind() != Kind::Damage => return Err(error),
             Err(error) => Some(error.message().to_owned()),
-            Ok((digest, _)) if digest != task.digest => {
+            Ok((read, _)) if read != digest => {
                 Some(format!("its SHA-512 is not the one in {CHECKSUMS}"))
             }
             Ok((_, Err(why))) => Some(format!("cannot be decoded: {why}")),
-            Ok((_, Ok(()))) => content.problem(Path::new(task.path)),
+            Ok((_, Ok(()))) => content.problem(Path::new(stored)),
         };
         match problem {
-            Some(problem) => self.findings.add_bad(task.path, problem),
-            None => self.findings.add_sound(task.path),
+            Some(problem) => self.findings.add_bad(stored, problem),
+            None => self.findings.add_sound(stored),
         }
         Ok(())
     }

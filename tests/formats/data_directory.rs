@@ -67,11 +67,8 @@ fn keeps_what_pg_basebackup_keeps(major: Major) {
 
     let exclusion = Exclusion::new(major, []);
     let files = files(&cluster.data());
-    let relations: Vec<_> = files
-        .iter()
-        .filter_map(|path| relation(path, major))
-        .collect();
-    let unlogged = UnloggedRelations::find(&relations);
+    let relations = files.iter().filter_map(|path| relation(path, major));
+    let unlogged = UnloggedRelations::find(relations);
     let ours: BTreeSet<_> = files
         .iter()
         .filter(|path| exclusion.keeps_file(path))
@@ -212,7 +209,7 @@ fn verdicts(path: &Path, start: Lsn) -> Vec<PageVerdict> {
         .collect()
 }
 
-fn relation(path: &str, major: Major) -> Option<RelationFile> {
+fn relation(path: &str, major: Major) -> Option<RelationFile<'_>> {
     RelationFile::parse(path, &major.tablespace_directory())
 }
 

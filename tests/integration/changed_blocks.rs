@@ -179,7 +179,7 @@ fn agrees_with_the_summaries_of_18() {
 
 /// The blocks of a relation's file, by their checksums, but for those that are
 /// reset after a crash.
-type Files = BTreeMap<RelationFile, Vec<u32>>;
+type Files = BTreeMap<RelationFile<'static>, Vec<u32>>;
 
 fn files(cluster: &Cluster) -> Files {
     let major = Major::from_number(cluster.major).unwrap();
@@ -187,7 +187,9 @@ fn files(cluster: &Cluster) -> Files {
     for entry in WalkDir::new(cluster.data()).follow_links(true) {
         let entry = entry.unwrap();
         let path = entry.path().strip_prefix(cluster.data()).unwrap();
-        let relation = RelationFile::parse(path.to_str().unwrap(), &major.tablespace_directory());
+        // It lives as long as the test.
+        let path = path.to_str().unwrap().to_owned().leak();
+        let relation = RelationFile::parse(path, &major.tablespace_directory());
         if let Some(relation) = relation {
             let bytes = fs::read(entry.path()).unwrap();
             files.insert(relation, bytes.chunks(8192).map(crc32c::crc32c).collect());

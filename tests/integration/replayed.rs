@@ -63,12 +63,14 @@ impl Page {
 
 /// The pages of each file that WAL tells all of: not those of unlogged relations, but for their init forks, and not
 /// the maps of free space and visibility.
-fn pages(major: u32, data: &Path) -> BTreeMap<RelationFile, Vec<Page>> {
+fn pages(major: u32, data: &Path) -> BTreeMap<RelationFile<'static>, Vec<Page>> {
     let major = Major::from_number(major).unwrap();
     let mut files = BTreeMap::new();
     for entry in WalkDir::new(data).follow_links(true) {
         let entry = entry.unwrap();
         let path = entry.path().strip_prefix(data).unwrap().to_str().unwrap();
+        // It lives as long as the test.
+        let path = path.to_owned().leak();
         let file = RelationFile::parse(path, &major.tablespace_directory());
         if let Some(file) = file.filter(|file| matches!(file.fork, Fork::Main | Fork::Init)) {
             let bytes = fs::read(entry.path()).unwrap();
@@ -78,10 +80,10 @@ fn pages(major: u32, data: &Path) -> BTreeMap<RelationFile, Vec<Page>> {
     let unlogged: BTreeSet<_> = files
         .keys()
         .filter(|file| file.fork == Fork::Init)
-        .map(|file| (file.directory.clone(), file.relfilenumber))
+        .map(|file| (file.directory, file.relfilenumber))
         .collect();
     files.retain(|file, _| {
-        file.fork == Fork::Init || !unlogged.contains(&(file.directory.clone(), file.relfilenumber))
+        file.fork == Fork::Init || !unlogged.contains(&(file.directory, file.relfilenumber))
     });
     files
 }
@@ -92,7 +94,7 @@ fn differences(major: u32, replayed: &Path, restored: &Path) -> Vec<String> {
     let files: BTreeSet<_> = replayed.keys().chain(restored.keys()).collect();
     let mut differences = Vec::new();
     for file in files {
-        let of = |pages: &BTreeMap<RelationFile, Vec<Page>>| {
+        let of = |pages: &BTreeMap<RelationFile<'_>, Vec<Page>>| {
             pages.get(file).cloned().unwrap_or_default()
         };
         let (there, here) = (of(&replayed), of(&restored));

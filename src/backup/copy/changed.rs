@@ -30,11 +30,14 @@ impl Worker<'_> {
         let changed: Vec<Changed<'_>> = files
             .iter()
             .map(|&file| file as usize)
-            .filter_map(|file| match &job.plan.files[file].wanted {
+            .filter_map(|file| match job.plan.files.get(file).wanted {
                 Wanted::Whole => None,
                 Wanted::Blocks(blocks) => Some(Changed {
                     file,
-                    header: Cow::Owned(incremental::header(blocks, job.plan.files[file].blocks())),
+                    header: Cow::Owned(incremental::header(
+                        blocks,
+                        job.plan.files.get(file).blocks(),
+                    )),
                     blocks,
                 }),
             })
@@ -42,7 +45,7 @@ impl Worker<'_> {
         self.read_changed(&changed, stop, |store, changed, content| {
             let size = content.len() as u64;
             let crc32c = Crc32c(crc32c::crc32c(content));
-            let entry = job.plan.files[changed.file].entry(size, crc32c, None);
+            let entry = job.plan.files.get(changed.file).entry(size, crc32c, None);
             store.keep(entry, content)
         })
     }
@@ -82,7 +85,7 @@ impl Worker<'_> {
         let mut wanted = Vec::new();
         let mut owners = Vec::new();
         for (owner, part) in changed.iter().enumerate() {
-            let path = &job.plan.files[part.file].path;
+            let path = job.plan.files.get(part.file).path;
             wanted.extend(runs(part.blocks).map(|(block, blocks)| Range {
                 path,
                 offset: u64::from(block) * PAGE_SIZE as u64,
@@ -107,7 +110,7 @@ impl Worker<'_> {
             let begin = plain.len();
             plain.extend_from_slice(bytes.unwrap_or_default());
             plain.resize(begin + range.length as usize, 0);
-            let relation = &job.plan.files[part.file].relation;
+            let relation = job.plan.files.get(part.file).relation();
             if let (Some(check), Some(relation)) = (&job.page_check, relation) {
                 let block = (range.offset / PAGE_SIZE as u64) as u32;
                 suspects.extend(check.suspects(part.file, relation, block, &plain[begin..]));

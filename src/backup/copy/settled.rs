@@ -38,10 +38,10 @@ impl Worker<'_> {
         &mut self,
         files: Vec<usize>,
         stop: &Stop<'_>,
-        keep: &mut impl FnMut(&mut Store<'_>, &PlannedFile, &[u8]) -> Result<()>,
+        keep: &mut impl FnMut(&mut Store<'_>, PlannedFile<'_>, &[u8]) -> Result<()>,
     ) -> Result<()> {
         let job = self.job;
-        let planned = |file: usize| &job.plan.files[file];
+        let planned = |file: usize| job.plan.files.get(file);
         let files = self.read_empty(files, keep)?;
         let mut looked: Vec<Looked> = Vec::new();
         let mut grown = Vec::new();
@@ -102,16 +102,16 @@ impl Worker<'_> {
     fn read_empty(
         &mut self,
         files: Vec<usize>,
-        keep: &mut impl FnMut(&mut Store<'_>, &PlannedFile, &[u8]) -> Result<()>,
+        keep: &mut impl FnMut(&mut Store<'_>, PlannedFile<'_>, &[u8]) -> Result<()>,
     ) -> Result<Vec<usize>> {
         let mut filled = Vec::with_capacity(files.len());
         for file in files {
-            let planned = &self.job.plan.files[file];
+            let planned = self.job.plan.files.get(file);
             if planned.size > 0 {
                 filled.push(file);
                 continue;
             }
-            match self.reader.state(&planned.path)? {
+            match self.reader.state(planned.path)? {
                 None => vanished(planned)?,
                 Some(state) if state.size == 0 => keep(&mut self.store, planned, &[])?,
                 Some(_) => filled.push(file),
@@ -122,8 +122,8 @@ impl Worker<'_> {
 
     /// Stores a large file by itself, of any size.
     pub(super) fn copy_settled(&mut self, file: usize, stop: &Stop<'_>) -> Result<()> {
-        let planned = &self.job.plan.files[file];
-        let path = self.store.path_of(&planned.path);
+        let planned = self.job.plan.files.get(file);
+        let path = self.store.path_of(planned.path);
         let on_disk = self.job.folder.stored(&path);
         if let Some(folder) = on_disk.parent() {
             durable::create_folder(folder)?;
@@ -131,12 +131,12 @@ impl Worker<'_> {
         self.job.progress.advance(planned.size);
         let mut look = 1;
         loop {
-            let Some(before) = self.reader.settled_state(&planned.path)? else {
+            let Some(before) = self.reader.settled_state(planned.path)? else {
                 return vanished(planned);
             };
             let (size, crc32c, written) = self.store_to_the_end(planned, &on_disk, stop)?;
             let is_settled =
-                self.reader.state(&planned.path)? == Some(before) && size == before.size;
+                self.reader.state(planned.path)? == Some(before) && size == before.size;
             if !is_settled && look < LOOKS {
                 look += 1;
                 fs::remove_file(&on_disk).map_err(|error| Error::io("remove", &on_disk, &error))?;
@@ -145,7 +145,7 @@ impl Worker<'_> {
             if !is_settled {
                 warn_of_change(planned);
             }
-            self.store.stored.add(path, written);
+            self.store.stored.add(&path, written);
             self.store
                 .stored
                 .files
@@ -157,7 +157,7 @@ impl Worker<'_> {
     /// Stores what a file holds just now: its length, its checksum and what lies on disk.
     fn store_to_the_end(
         &mut self,
-        planned: &PlannedFile,
+        planned: PlannedFile<'_>,
         on_disk: &std::path::Path,
         stop: &Stop<'_>,
     ) -> Result<(u64, Crc32c, Written)> {
@@ -166,7 +166,7 @@ impl Worker<'_> {
         let mut size = 0;
         let mut crc32c = 0;
         loop {
-            let wanted: Vec<Range<'_>> = ranges(&planned.path, size, SLICE_BYTES).collect();
+            let wanted: Vec<Range<'_>> = ranges(planned.path, size, SLICE_BYTES).collect();
             let plain = &mut self.plain;
             plain.clear();
             let mut has_ended = false;
@@ -196,15 +196,15 @@ impl Worker<'_> {
 }
 
 /// A whole file, and whether there is more of it than was known.
-fn to_the_end(planned: &PlannedFile, known: u64) -> Range<'_> {
+fn to_the_end(planned: PlannedFile<'_>, known: u64) -> Range<'_> {
     Range {
-        path: &planned.path,
+        path: planned.path,
         offset: 0,
         length: known + ROOM,
     }
 }
 
-fn warn_of_change(planned: &PlannedFile) {
+fn warn_of_change(planned: PlannedFile<'_>) {
     log::warn!(
         "the server's file {} changes all the time: it is stored as it was at the last look, maybe by halves",
         planned.path

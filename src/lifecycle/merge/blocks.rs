@@ -1,11 +1,11 @@
 //! Two stored files of the same relation's segment, merged block by block.
 
 use crate::error::Result;
-use crate::lifecycle::merge::content::ContentWriter;
 use crate::parallel::Stop;
 use crate::pg::incremental;
 use crate::pg::page::PAGE_SIZE;
 use crate::repository::blocks::Blocks;
+use crate::repository::content_writer::ContentWriter;
 use crate::repository::file_list::FileKind;
 
 /// After how many blocks it is looked whether to stop.

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::error::Result;
-use crate::repository::file_list::{FileEntry, FileKind};
+use crate::repository::file_list::{FileEntry, FileKind, Files};
 use crate::repository::layout;
 use crate::repository::store::{BUNDLED_BYTES, SLICE_BYTES, Store, Stored};
 use crate::stored::bundle::BundleBuilder;
@@ -19,7 +19,7 @@ pub(super) struct Bundling<'a> {
     suffix: Suffix,
     builder: BundleBuilder,
     bytes: u64,
-    members: Vec<FileEntry>,
+    members: Files,
 }
 
 impl<'a> Bundling<'a> {
@@ -30,18 +30,18 @@ impl<'a> Bundling<'a> {
             suffix,
             builder: BundleBuilder::new(Vec::new()),
             bytes: 0,
-            members: Vec::new(),
+            members: Files::default(),
         }
     }
 
     /// Whether a file belongs into a bundle. An incremental file with blocks never does.
-    pub(super) fn takes(&self, file: &FileEntry) -> bool {
+    pub(super) fn takes(&self, file: FileEntry<'_>) -> bool {
         let has_blocks = matches!(file.kind, FileKind::Incremental { blocks, .. } if blocks > 0);
         !self.suffix.is_plain() && file.size <= BUNDLED_BYTES && !file.is_extra() && !has_blocks
     }
 
     /// Whether these fill half a bundle at least. Smaller ones are put together anew, or else each merge would leave more of them.
-    pub(super) fn is_full<'f>(files: impl Iterator<Item = &'f FileEntry>) -> bool {
+    pub(super) fn is_full<'f>(files: impl Iterator<Item = FileEntry<'f>>) -> bool {
         files.map(|file| file.size + OVERHEAD).sum::<u64>() >= SLICE_BYTES / 2
     }
 
@@ -51,7 +51,7 @@ impl<'a> Bundling<'a> {
     }
 
     /// Adds a file to the bundle at hand.
-    pub(super) fn add(&mut self, file: FileEntry, content: &[u8]) -> Result<()> {
+    pub(super) fn add(&mut self, file: FileEntry<'_>, content: &[u8]) -> Result<()> {
         self.builder
             .add(&file.stored_path(), file.modified, content)?;
         self.bytes += file.size + OVERHEAD;
@@ -75,14 +75,15 @@ impl<'a> Bundling<'a> {
         let builder = std::mem::replace(&mut self.builder, BundleBuilder::new(Vec::new()));
         let tar = builder.finish()?;
         self.store
-            .content(layout::bundle(number, self.suffix), &tar)?;
+            .content(&layout::bundle(number, self.suffix), &tar)?;
         self.builder = BundleBuilder::new(tar);
         self.bytes = 0;
-        let members = self.members.drain(..).map(|file| FileEntry {
-            bundle: Some(number),
-            ..file
-        });
-        self.store.stored.files.extend(members);
+        for file in std::mem::take(&mut self.members).iter() {
+            self.store.stored.files.push(FileEntry {
+                bundle: Some(number),
+                ..file
+            });
+        }
         Ok(())
     }
 }

@@ -1,11 +1,14 @@
 //! Reading a manifest, PostgreSQL's or our own.
 
 use std::collections::HashSet;
-use std::io::Read;
+use std::fmt;
+use std::io::{self, BufReader, Read};
+use std::marker::PhantomData;
 
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
-use serde::Deserialize;
+use serde::de::{SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use sha2::{Digest, Sha256};
 
 use super::{LAST_MODIFIED, from_hexadecimal};
@@ -13,15 +16,15 @@ use crate::error::{Error, Result};
 use crate::pg::history::WalRange;
 use crate::pg::lsn::{Lsn, Timeline};
 
-/// What a manifest says.
+/// What a manifest says. Its files are collected as they are read, in whatever holds them best.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Manifest {
+pub struct Manifest<C = Vec<ManifestFile>> {
     /// 1, or 2 from PostgreSQL 17 on.
     pub version: u8,
     /// The cluster's; only version 2 has it.
     pub system_identifier: Option<u64>,
-    /// In the order of the manifest; no path is there twice.
-    pub files: Vec<ManifestFile>,
+    /// In the order of the manifest.
+    pub files: C,
     /// The WAL that the backup needs, newest timeline first.
     pub wal_ranges: Vec<WalRange>,
 }
@@ -75,14 +78,14 @@ impl ShaKind {
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Document {
+#[serde(deny_unknown_fields, bound = "C: Default + Extend<ManifestFile>")]
+struct Document<C> {
     #[serde(rename = "PostgreSQL-Backup-Manifest-Version")]
     version: u8,
     #[serde(rename = "System-Identifier")]
     system_identifier: Option<u64>,
     #[serde(rename = "Files")]
-    files: Vec<FileEntry>,
+    files: Collected<C>,
     #[serde(rename = "WAL-Ranges")]
     wal_ranges: Vec<RangeEntry>,
     #[serde(rename = "Manifest-Checksum")]
@@ -114,17 +117,68 @@ struct RangeEntry {
     end: Lsn,
 }
 
+/// Files, or why one of them is none.
+struct Collected<C>(Result<C>);
+
+impl<'de, C: Default + Extend<ManifestFile>> Deserialize<'de> for Collected<C> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        deserializer.deserialize_seq(Collecting(PhantomData))
+    }
+}
+
+struct Collecting<C>(PhantomData<C>);
+
+impl<'de, C: Default + Extend<ManifestFile>> Visitor<'de> for Collecting<C> {
+    type Value = Collected<C>;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("files")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(
+        self,
+        mut files: A,
+    ) -> std::result::Result<Collected<C>, A::Error> {
+        let mut collected = Ok(C::default());
+        while let Some(entry) = files.next_element::<FileEntry>()? {
+            if let Ok(already) = &mut collected {
+                match entry.into_file() {
+                    Ok(file) => already.extend([file]),
+                    Err(error) => collected = Err(error),
+                }
+            }
+        }
+        Ok(Collected(collected))
+    }
+}
+
 impl Manifest {
+    /// Reads a manifest to its end and checks the checksum it carries, and that no path is in it twice.
+    pub fn parse(reader: impl Read) -> Result<Manifest> {
+        let manifest: Manifest = Manifest::collect(reader)?;
+        refuse_duplicates(&manifest.files)?;
+        Ok(manifest)
+    }
+}
+
+impl<C: Default + Extend<ManifestFile>> Manifest<C> {
     /// Reads a manifest to its end and checks the checksum it carries.
-    pub fn parse(mut reader: impl Read) -> Result<Manifest> {
-        let mut bytes = Vec::new();
-        reader
-            .read_to_end(&mut bytes)
-            .map_err(|error| Error::failed(format!("cannot read backup_manifest: {error}")))?;
-        let document: Document = serde_json::from_slice(&bytes)
-            .map_err(|error| damaged(format!("it is no manifest: {error}")))?;
-        check_checksum(&bytes, &document.checksum)?;
-        drop(bytes);
+    pub fn collect(reader: impl Read) -> Result<Manifest<C>> {
+        let mut covered = Covered {
+            reader,
+            checksum: Sha256::new(),
+            lines: Vec::new(),
+            failure: None,
+        };
+        let document = serde_json::from_reader(BufReader::new(&mut covered));
+        if let Some(failure) = covered.failure {
+            return Err(Error::failed(format!(
+                "cannot read backup_manifest: {failure}"
+            )));
+        }
+        let document: Document<C> =
+            document.map_err(|error| damaged(format!("it is no manifest: {error}")))?;
+        covered.check(&document.checksum)?;
         if !matches!(
             (document.version, document.system_identifier),
             (1, None) | (2, Some(_))
@@ -135,9 +189,6 @@ impl Manifest {
                 document.system_identifier.map_or("without", |_| "with")
             )));
         }
-        let files = document.files.into_iter().map(FileEntry::into_file);
-        let files = files.collect::<Result<Vec<_>>>()?;
-        refuse_duplicates(&files)?;
         let wal_ranges = document.wal_ranges.into_iter().map(|range| WalRange {
             timeline: range.timeline,
             start: range.start,
@@ -146,9 +197,58 @@ impl Manifest {
         Ok(Manifest {
             version: document.version,
             system_identifier: document.system_identifier,
-            files,
+            files: document.files.0?,
             wal_ranges: wal_ranges.collect(),
         })
+    }
+}
+
+/// A manifest whose checksum is computed as it is read.
+struct Covered<R> {
+    reader: R,
+    checksum: Sha256,
+    /// What has come of the last line, and of the one at hand where that is another.
+    lines: Vec<u8>,
+    failure: Option<io::Error>,
+}
+
+impl<R: Read> Read for Covered<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.reader.read(buffer).map_err(|error| {
+            let kind = error.kind();
+            if kind != io::ErrorKind::Interrupted {
+                self.failure = Some(error);
+            }
+            io::Error::from(kind)
+        })?;
+        self.lines.extend_from_slice(&buffer[..read]);
+        // What is before a line that has begun is covered, where that is not the last one.
+        let complete = self.lines.len().saturating_sub(1);
+        if let Some(newline) = self.lines[..complete]
+            .iter()
+            .rposition(|byte| *byte == b'\n')
+        {
+            self.checksum.update(&self.lines[..=newline]);
+            self.lines.drain(..=newline);
+        }
+        Ok(read)
+    }
+}
+
+impl<R> Covered<R> {
+    /// The last line is not covered; what is before it is, its newline included.
+    fn check(self, stated: &str) -> Result<()> {
+        if !self.lines.ends_with(b"}\n") {
+            return Err(damaged(
+                "it does not end in a line of its own with its checksum",
+            ));
+        }
+        let stated_bytes = from_hexadecimal(stated)
+            .ok_or_else(|| damaged(format!("\"{stated}\" is no checksum")))?;
+        if self.checksum.finalize().as_slice() != stated_bytes {
+            return Err(damaged("its checksum does not match its content"));
+        }
+        Ok(())
     }
 }
 
@@ -174,21 +274,6 @@ impl FileEntry {
             checksum,
         })
     }
-}
-
-/// The last line is not covered; what is before it is, its newline included.
-fn check_checksum(bytes: &[u8], stated: &str) -> Result<()> {
-    let covered = bytes
-        .strip_suffix(b"}\n")
-        .and_then(|body| body.iter().rposition(|byte| *byte == b'\n'))
-        .map(|newline| &bytes[..=newline])
-        .ok_or_else(|| damaged("it does not end in a line of its own with its checksum"))?;
-    let stated_bytes =
-        from_hexadecimal(stated).ok_or_else(|| damaged(format!("\"{stated}\" is no checksum")))?;
-    if Sha256::digest(covered).as_slice() != stated_bytes {
-        return Err(damaged("its checksum does not match its content"));
-    }
-    Ok(())
 }
 
 fn refuse_duplicates(files: &[ManifestFile]) -> Result<()> {
