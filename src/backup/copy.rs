@@ -140,7 +140,7 @@ impl<'a> Assemblies<'a> {
 
     fn begin(&self, file: PlannedFile<'_>) -> Sliced<'a> {
         let request = self.job.request;
-        let stored = file.kind().stored_path(&file.path).into_owned();
+        let stored = file.kind().stored_path(file.path).into_owned();
         let stored = layout::stored_file(&stored, request.coding.suffix());
         let path = self.job.folder.stored(&stored);
         let workers = request.workers as u64;

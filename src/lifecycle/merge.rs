@@ -570,7 +570,7 @@ impl Worker<'_> {
         };
         let merged = Merged::new(older, newer, child.restored_size());
         let kind = merged.kind();
-        let mut writer = self.writer(&kind.stored_path(&child.path))?;
+        let mut writer = self.writer(&kind.stored_path(child.path))?;
         merged.write(&mut writer, stop)?;
         let written = writer.finish()?;
         self.bundling.store.stored.files.push(FileEntry {
