@@ -4,11 +4,19 @@
 //! files are not listed, or vanish while they are copied, and the server itself need not notice before somebody asks for them.
 
 use std::collections::HashSet;
+use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
+use crate::interrupt::Interrupt;
 use crate::server::facts::{self, Database, TablespaceLocation};
 use crate::server::reading::FileReader;
 use crate::server::session::BackupSession;
+
+/// How long what is being dropped may stay in the catalog.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Between two looks.
+const PAUSE: Duration = Duration::from_millis(200);
 
 /// Tablespaces and databases at one moment.
 pub(super) struct Catalogued {
@@ -33,11 +41,35 @@ impl Catalogued {
         self.databases.iter().map(|database| database.oid).collect()
     }
 
-    /// What was there before and is there `later` must be among the files of the backup.
+    /// What was there before and is there still must be among the files of the backup.
+    ///
+    /// What is being dropped has no folder any more, and is in the catalog until that is committed (commands/tablespace.c,
+    /// DropTableSpace; commands/dbcommands.c, dropdb).
     pub(super) fn expect_in<'a>(
         &self,
-        later: &Catalogued,
         files: impl Iterator<Item = &'a str>,
+        tablespace_directory: &str,
+        session: &mut BackupSession,
+        reader: &mut FileReader,
+        interrupt: &Interrupt,
+    ) -> Result<()> {
+        let versions: HashSet<&str> = files.filter(|path| path.ends_with("/PG_VERSION")).collect();
+        let give_up = Instant::now() + PATIENCE;
+        loop {
+            let later = Catalogued::read(session)?;
+            let whole = self.expect_still(&later, &versions, tablespace_directory, reader);
+            if whole.is_ok() || Instant::now() > give_up {
+                return whole;
+            }
+            interrupt.check()?;
+            std::thread::sleep(PAUSE);
+        }
+    }
+
+    fn expect_still(
+        &self,
+        later: &Catalogued,
+        versions: &HashSet<&str>,
         tablespace_directory: &str,
         reader: &mut FileReader,
     ) -> Result<()> {
@@ -54,7 +86,6 @@ impl Catalogued {
                 )));
             }
         }
-        let versions: HashSet<&str> = files.filter(|path| path.ends_with("/PG_VERSION")).collect();
         for database in &self.databases {
             let folder = database.folder(tablespace_directory);
             if later.databases.contains(database)

@@ -138,13 +138,14 @@ pub fn run(
     let listing = list(&mut session, &facts, &rules, &catalogued, request.extra)?;
     let tablespace_directory = version.major.tablespace_directory();
     catalogued.expect_in(
-        &Catalogued::read(&mut session)?,
         listing
             .entries
             .iter()
             .map(|entry| listing.paths.get(entry.path)),
         &tablespace_directory,
+        &mut session,
         &mut readers[0],
+        interrupt,
     )?;
     let changes = match (&request.parent, parent) {
         (Some(wanted), Some(parent)) => {
@@ -200,10 +201,11 @@ pub fn run(
     )?;
 
     catalogued.expect_in(
-        &Catalogued::read(&mut session)?,
         copied.stored.files.iter().map(|file| file.path),
         &tablespace_directory,
+        &mut session,
         &mut readers[0],
+        interrupt,
     )?;
     let (mut control, _) = readers[0].read_control_file()?;
     let stopped = session.stop()?;

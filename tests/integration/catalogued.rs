@@ -1,9 +1,10 @@
 //! What the server says that it has: a backup holds all of it, and nothing that is none of the server's.
 
 use std::fs;
+use std::time::Duration;
 
 use crate::support::pgkeep::{SERVER, only_entry};
-use crate::support::{Cluster, Pgkeep, checks};
+use crate::support::{Cluster, Pgkeep, checks, wait_until};
 
 fn a_tablespace_or_database_that_is_not_there_fails_a_backup(major: u32) {
     let cluster = Cluster::new(major);
@@ -85,4 +86,35 @@ fn a_server_that_lies_writes_nothing_outside_of_the_repository() {
     let error = pgkeep.run(&["backup", SERVER]).failed(5);
     assert!(error.contains("PG_VERSION twice"), "{error}");
     assert!(pgkeep.ok(&["list-backup", SERVER]).backups().is_empty());
+}
+
+#[test]
+fn what_is_being_dropped_is_not_missing() {
+    let cluster = Cluster::new(17);
+    let folder = cluster.tablespace("fleeting");
+    let pgkeep = Pgkeep::of(&cluster);
+    // Its folder goes before the transaction is committed, and that waits for a standby which never comes.
+    cluster.sql("alter system set synchronous_standby_names = 'nobody'");
+    cluster.sql("select pg_reload_conf()");
+    std::thread::scope(|scope| {
+        let dropping = scope.spawn(|| cluster.sql("drop tablespace fleeting"));
+        wait_until("the folder of the tablespace is gone", || {
+            fs::read_dir(&folder).unwrap().next().is_none()
+        });
+        let catalogued = "select count(*) from pg_tablespace where spcname = 'fleeting'";
+        assert_eq!(cluster.number(catalogued), 1);
+        let mut running = pgkeep.spawn(&["backup", SERVER]);
+        wait_until("the backup waits too", || {
+            running.is_running()
+                && cluster.number(
+                    "select count(*) from pg_stat_activity where application_name ~ 'pgkeep'",
+                ) > 0
+        });
+        std::thread::sleep(Duration::from_secs(2));
+        assert!(running.is_running(), "it did not wait");
+        cluster.sql("alter system reset synchronous_standby_names");
+        cluster.sql("select pg_reload_conf()");
+        running.wait().succeeded();
+        dropping.join().unwrap();
+    });
 }
