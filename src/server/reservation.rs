@@ -108,9 +108,18 @@ fn keep(mut client: Client, mut pause: Duration, ended: &Receiver<()>, lost: &On
     }
 }
 
+/// Between two tries to make a slot active that cannot be moved yet.
+const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
+
 /// Moves the slot to where it is, and gives the timeout in seconds.
+///
+/// A slot begins where a checkpoint that is going on began, which need not be flushed: until then it would be an error to
+/// move it (replication/slotfuncs.c, pg_replication_slot_advance), and an error in its session drops a temporary slot
+/// (tcop/postgres.c, PostgresMain).
 const RENEW: &str = "\
-SELECT pg_replication_slot_advance(slot_name, restart_lsn)::text,
+SELECT CASE WHEN restart_lsn <= CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()
+                                     ELSE pg_current_wal_flush_lsn() END
+            THEN pg_replication_slot_advance(slot_name, restart_lsn)::text END,
        (SELECT setting::int8 FROM pg_settings WHERE name = 'idle_replication_slot_timeout')
   FROM pg_replication_slots
  WHERE slot_name = 'pgkeep_' || pg_backend_pid() AND restart_lsn IS NOT NULL AND wal_status <> 'lost'";
@@ -120,7 +129,11 @@ fn renew(client: &mut Client) -> std::result::Result<Duration, String> {
     let row = conflict::repeated(|| client.query_opt(RENEW, &[]))
         .map_err(|error| server_error("keep it active", &error).message().to_owned())?
         .ok_or("the server has given it up")?;
+    let moved: Option<String> = row.try_get(0).map_err(|error| error.to_string())?;
     let timeout: Option<i64> = row.try_get(1).map_err(|error| error.to_string())?;
+    if moved.is_none() {
+        return Ok(SHORTEST_PAUSE);
+    }
     Ok(
         match timeout.and_then(|seconds| u64::try_from(seconds).ok()) {
             None | Some(0) => LONGEST_PAUSE,
