@@ -32,6 +32,13 @@ use folder::Folder;
 use recovery::{Recovery, SourceSettings};
 use tablespaces::TablespaceMapping;
 
+/// The progress of subscriptions, and of whoever else replicates to the server: a magic number, 16 bytes for each, a
+/// checksum (replication/logical/origin.c, CheckPointReplicationOrigin).
+const ORIGINS_FILE: &str = "pg_logical/replorigin_checkpoint";
+
+/// Its size while there are none.
+const EMPTY_ORIGINS_BYTES: u64 = 8;
+
 /// Which backup to restore, whereto and how.
 pub struct Request<'a> {
     /// The backup, with all that it needs.
@@ -93,6 +100,7 @@ pub fn run(
     interrupt.check()?;
     directory.complete()?;
     warn_of_folders(request);
+    warn_of_subscriptions(request);
     Ok(request.directory.path().join(name))
 }
 
@@ -111,6 +119,19 @@ fn warn_of_folders(request: &Request<'_>) {
         log::warn!(
             "the replica will create each tablespace in the folder where its primary creates it: as both are on this machine, \
              create none outside of the data directory"
+        );
+    }
+}
+
+/// What the started server does to others. A standby runs no subscription, nor does the server of a drill.
+fn warn_of_subscriptions(request: &Request<'_>) {
+    let is_on_its_own = !matches!(request.recovery, Recovery::Replica { .. })
+        && request.source_settings != SourceSettings::LeftOut;
+    let progress = request.chain.newest.list.find(ORIGINS_FILE);
+    if is_on_its_own && progress.is_some_and(|file| file.size > EMPTY_ORIGINS_BYTES) {
+        log::warn!(
+            "the source has subscriptions, and the restored server goes on with them: a copy that is started beside its source \
+             takes away what the source has yet to get. For such a copy, set max_logical_replication_workers = 0 before its start"
         );
     }
 }

@@ -134,6 +134,25 @@ fn a_replica_of_18_obeys_the_restore_alone() {
     a_replica_obeys_the_restore_alone(18);
 }
 
+#[test]
+fn a_copy_that_would_go_on_with_subscriptions_is_told_of() {
+    let cluster = Cluster::new(17);
+    let pgkeep = Pgkeep::of(&cluster);
+    let said = |position: &[&str]| {
+        pgkeep.backup();
+        let folder = pgkeep.ground().folder("to");
+        let target = folder.to_str().unwrap();
+        let run = pgkeep.run(&[&["restore", SERVER, "newest"], position, &[target]].concat());
+        run.succeeded();
+        fs::remove_dir_all(folder).unwrap();
+        run.stderr.contains("subscriptions")
+    };
+    assert!(!said(&[]));
+    cluster.sql("select pg_replication_origin_create('there'); select pg_replication_origin_advance('there', '0/1')");
+    assert!(said(&[]));
+    assert!(!said(&["replica"]));
+}
+
 /// Where the newest backup is consistent.
 fn backup_end(pgkeep: &Pgkeep) -> String {
     pgkeep.ok(&["info", SERVER, "newest"]).at("Response.EndLSN")
