@@ -127,13 +127,18 @@ impl Pgkeep {
         self.backup_when_possible(&[&["backup", SERVER], arguments].concat())
     }
 
-    /// Takes a backup as soon as nothing happens meanwhile that replay would not do over: autovacuum visits a
-    /// template that a database is being copied from, or a database is moved.
+    /// Takes a backup as soon as that is possible.
     pub fn backup_when_possible(&self, arguments: &[&str]) -> Backup {
+        self.finished(&self.run_when_possible(arguments).succeeded())
+    }
+
+    /// Begins a backup again for as long as something happens meanwhile that replay would not do over: autovacuum visits a
+    /// template that a database is being copied from, or a database is moved.
+    pub fn run_when_possible(&self, arguments: &[&str]) -> Run {
         loop {
             let run = self.run(arguments);
             if run.status.code() != Some(1) {
-                return self.finished(&run.succeeded());
+                return run;
             }
             let error = run.failed(1);
             let is_hazard = error.contains("as a copy of the files of")
