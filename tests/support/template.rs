@@ -22,6 +22,7 @@ allow_in_place_tablespaces = on
 log_checkpoints = off
 log_min_messages = warning
 restart_after_crash = on
+wal_retrieve_retry_interval = 200ms
 ";
 
 /// What every test cluster holds besides pgbench's tables: `quiet`, that no
