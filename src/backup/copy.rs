@@ -176,11 +176,16 @@ impl<'a> Worker<'a> {
         assemblies: &'a Assemblies<'a>,
         reader: &'a mut FileReader,
     ) -> Result<Worker<'a>> {
+        let mut store = Store::new(job.folder, job.request.coding)?;
+        let (files, path_bytes) = job.plan.files.extent();
+        let workers = job.request.workers.max(1);
+        let listed = &mut store.stored.files;
+        listed.reserve(files / workers, path_bytes / workers);
         Ok(Worker {
             job,
             assemblies,
             reader,
-            store: Store::new(job.folder, job.request.coding)?,
+            store,
             plain: Vec::with_capacity(SLICE_BYTES as usize),
             part: Part::default(),
             suspects: Vec::new(),

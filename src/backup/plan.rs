@@ -68,6 +68,11 @@ pub(super) enum Wanted<'a> {
 }
 
 impl PlannedFiles {
+    /// How many there are, and how many bytes their paths are.
+    pub(super) fn extent(&self) -> (usize, usize) {
+        (self.files.len(), self.paths.bytes())
+    }
+
     /// The file at a place.
     pub(super) fn get(&self, place: usize) -> PlannedFile<'_> {
         self.file(&self.files[place])
@@ -195,7 +200,7 @@ impl Plan {
         let Listing { paths, mut entries } = listing;
         // A further file may be listed more than once.
         let path_of = |entry: &Listed| paths.get(entry.path);
-        entries.sort_by(|one, other| path_of(one).cmp(path_of(other)));
+        entries.sort_unstable_by(|one, other| path_of(one).cmp(path_of(other)));
         entries
             .dedup_by(|next, one| path_of(next) == path_of(one) && path_of(one).starts_with('/'));
         let mut directories = Vec::new();

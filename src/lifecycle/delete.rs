@@ -155,7 +155,7 @@ fn merge(
     progress: &dyn Progress,
     interrupt: &Interrupt,
 ) -> Result<()> {
-    let merge = Merge::open(&child.folder, &parent.folder, request.keys)?;
+    let mut merge = Merge::open(&child.folder, &parent.folder, request.keys)?;
     let staging = Staging::begin(request.folder, lock, child.identifier)?;
     let sealed = merge.build(staging.folder(), request.workers, progress, interrupt)?;
     staging.sync()?;

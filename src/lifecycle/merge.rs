@@ -10,6 +10,7 @@ mod content;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicU32;
 
@@ -33,7 +34,7 @@ use crate::repository::durable;
 use crate::repository::file_list::{Crc32c, FileEntry, FileKind, FileList, Listed};
 use crate::repository::layout::{self, BUNDLES, BackupFolder};
 use crate::repository::portions::{Portion, Portions};
-use crate::repository::store::{Sealed, Store};
+use crate::repository::store::{Sealed, Store, Stored};
 use crate::stored::bundle::visit_members;
 use crate::stored::checksum::Sha512Digest;
 use crate::stored::coding::{Coding, Suffix};
@@ -74,13 +75,14 @@ struct Opened {
     bundled: BTreeMap<u32, usize>,
 }
 
-/// A file as the parent has it.
+/// A file as the parent has it, in 32 bytes.
 struct Older {
     /// The file's place in the child's list.
     place: u32,
     size: u64,
     crc32c: Crc32c,
-    bundle: Option<u32>,
+    /// One more than the bundle's number.
+    bundle: Option<NonZeroU32>,
     kind: FileKind,
 }
 
@@ -179,7 +181,7 @@ impl Merge {
 
     /// Builds the merged backup in a folder, but for `backup.info`.
     pub(super) fn build(
-        &self,
+        &mut self,
         folder: &BackupFolder,
         workers: usize,
         progress: &dyn Progress,
@@ -189,17 +191,19 @@ impl Merge {
         self.create_folders(folder)?;
         progress.step(&format!("merge {}", self.child.info.backup), Some(bytes));
         let next_bundle = AtomicU32::new(0);
+        let merge = &*self;
+        let files = &self.list.files;
+        let share = |all: usize| all / workers.max(1);
         let mut workers = (0..workers.max(1))
             .map(|_| {
+                let mut store = Store::new(folder, &self.coding)?;
+                let listed = &mut store.stored.files;
+                listed.reserve(share(files.len()), share(files.path_bytes()));
                 Ok(Worker {
-                    merge: self,
+                    merge,
                     folder,
                     progress,
-                    bundling: Bundling::new(
-                        Store::new(folder, &self.coding)?,
-                        &next_bundle,
-                        self.coding.suffix(),
-                    ),
+                    bundling: Bundling::new(store, &next_bundle, self.coding.suffix()),
                 })
             })
             .collect::<Result<Vec<Worker<'_>>>>()?;
@@ -210,12 +214,23 @@ impl Merge {
             |worker, task, stop| worker.work(task, stop),
             || Ok(()),
         )?;
+        let stored = workers.into_iter().map(|worker| worker.bundling.finish());
+        let stored = stored.collect::<Result<Vec<Stored>>>()?;
         let mut store = Store::new(folder, &self.coding)?;
-        for worker in workers {
-            store.stored.append(worker.bundling.finish()?);
+        self.write_label(&mut store)?;
+        let manifest_modified = self.own(BACKUP_MANIFEST_FILE)?.modified;
+        // What the two had of the files needs no memory any more.
+        self.older = Vec::new();
+        let FileList { directories, .. } = std::mem::take(&mut self.list);
+        for stored in stored {
+            store.stored.append(stored);
         }
-        self.write_own(&mut store)?;
-        store.seal(self.list.directories.clone())
+        let info = &self.child.info;
+        let major = Major::from_number(info.major_version)
+            .ok_or_else(|| Error::damage("backup.info has an unknown major version"))?;
+        let (identifier, ranges) = (info.system_identifier, &self.wal_ranges);
+        store.manifest(manifest_modified, major, identifier, ranges)?;
+        store.seal(directories)
     }
 
     /// What is to be known about the merged backup; `child` is what is known of the child now.
@@ -283,7 +298,7 @@ impl Merge {
             FileEntry {
                 size: older.size,
                 crc32c: older.crc32c,
-                bundle: older.bundle,
+                bundle: older.bundle.map(|behind| behind.get() - 1),
                 kind: older.kind,
                 ..file
             }
@@ -350,8 +365,8 @@ impl Merge {
         Ok(())
     }
 
-    /// Writes what tells of the other files and of the parent.
-    fn write_own(&self, store: &mut Store<'_>) -> Result<()> {
+    /// Writes `backup_label`, which tells of the parent.
+    fn write_label(&self, store: &mut Store<'_>) -> Result<()> {
         let (label, modified) = self.read_own(BACKUP_LABEL_FILE)?;
         let label = String::from_utf8(label)
             .map_err(|_| Error::damage(format!("{BACKUP_LABEL_FILE} is no text")))?;
@@ -365,12 +380,7 @@ impl Merge {
                 },
             ),
         };
-        store.file(BACKUP_LABEL_FILE, modified, label.as_bytes())?;
-        let info = &self.child.info;
-        let major = Major::from_number(info.major_version)
-            .ok_or_else(|| Error::damage("backup.info has an unknown major version"))?;
-        let modified = self.own(BACKUP_MANIFEST_FILE)?.modified;
-        store.manifest(modified, major, info.system_identifier, &self.wal_ranges)
+        store.file(BACKUP_LABEL_FILE, modified, label.as_bytes())
     }
 
     /// The child's own file.
@@ -428,7 +438,7 @@ fn read_older(parent: &mut Opened, list: &FileList) -> Result<Vec<Older>> {
                 place: place as u32,
                 size: file.size,
                 crc32c: file.crc32c,
-                bundle: file.bundle,
+                bundle: file.bundle.and_then(|number| NonZeroU32::new(number + 1)),
                 kind: file.kind,
             });
         }

@@ -22,6 +22,11 @@ impl PathPlace {
 }
 
 impl Paths {
+    /// Makes room for so many bytes more.
+    pub fn reserve(&mut self, bytes: usize) {
+        self.text.reserve(bytes);
+    }
+
     /// Adds one.
     pub fn push(&mut self, path: &str) -> PathPlace {
         debug_assert!(path.len() < 1 << LENGTH_BITS);

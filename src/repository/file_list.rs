@@ -133,6 +133,17 @@ struct Compact {
 const NONE: u32 = u32::MAX;
 
 impl Files {
+    /// Makes room for so many files more, with so many bytes of paths: a list that grows by halves leaves holes behind.
+    pub fn reserve(&mut self, files: usize, path_bytes: usize) {
+        self.files.reserve(files);
+        self.paths.reserve(path_bytes);
+    }
+
+    /// How many bytes the paths are.
+    pub fn path_bytes(&self) -> usize {
+        self.paths.bytes()
+    }
+
     /// Adds a file behind the others.
     pub fn push(&mut self, file: FileEntry<'_>) {
         let (blocks, length) = match file.kind {
