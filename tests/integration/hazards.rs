@@ -1,14 +1,11 @@
 //! What PostgreSQL would not do over in a restored cluster as it did it while a backup ran.
 
-use rustix::process::Signal;
-
 use crate::support::checks::{self, Before};
 use crate::support::cluster::Options;
 use crate::support::pgkeep::{SERVER, wait_until_copying};
 use crate::support::{Cluster, Pgkeep};
 
-/// What a backup comes to while each of the statements, in the database that is named with it, takes its turn: it stands
-/// still in the midst of copying meanwhile.
+/// What a backup comes to while each of the statements, in the database that is named with it, takes its turn.
 fn meanwhile(
     cluster: &Cluster,
     pgkeep: &Pgkeep,
@@ -16,12 +13,10 @@ fn meanwhile(
 ) -> Result<(), String> {
     let mut running = pgkeep.spawn(&["backup", SERVER]);
     wait_until_copying(&mut running, pgkeep);
-    running.signal(Signal::STOP);
     for (database, statement) in statements {
         cluster.sql_in(database, statement);
     }
     assert!(running.is_running(), "the backup ended too early");
-    running.signal(Signal::CONT);
     let run = running.wait();
     match run.status.code() {
         Some(0) => Ok(()),
@@ -36,7 +31,7 @@ fn what_replay_would_not_do_over_fails_a_backup(major: u32, strategy: &str) {
     cluster.start();
     cluster.tablespace("outside");
     cluster.sql("create database moving template app");
-    let pgkeep = Pgkeep::of(&cluster).with("max_rate", "16MB");
+    let pgkeep = Pgkeep::of(&cluster).with("max_rate", "4MB");
     let moved = [("postgres", "alter database moving set tablespace outside")];
     let error = meanwhile(&cluster, &pgkeep, &moved).unwrap_err();
     assert!(error.contains("was moved to another tablespace"), "{error}");
@@ -88,7 +83,7 @@ fn what_replay_would_not_do_over_fails_a_backup_of_17() {
 #[test]
 fn a_copy_that_is_in_the_wal_may_differ_from_its_template() {
     let cluster = Cluster::new(18);
-    let pgkeep = Pgkeep::of(&cluster).with("max_rate", "16MB");
+    let pgkeep = Pgkeep::of(&cluster).with("max_rate", "4MB");
     let before = Before::of(&cluster);
     let statements = [
         (

@@ -23,8 +23,10 @@ fn the_units_are_what_systemd_takes() {
     assert!(service.contains(&line), "{service}");
     let folders = format!("ReadWritePaths={}\n", pgkeep.base().display());
     assert!(service.contains(&folders), "{service}");
-    // Where the cluster's socket is there, it must be seen.
-    let is_private = !pgkeep.base().starts_with("/tmp");
+    // What is there must be seen: the cluster's socket, or the program.
+    let is_private = ![pgkeep.base(), binary()]
+        .iter()
+        .any(|path| path.starts_with("/tmp"));
     let private = format!("PrivateTmp={}\n", if is_private { "yes" } else { "no" });
     assert!(service.contains(&private), "{service}");
 
