@@ -20,7 +20,7 @@ use crate::pg::page::PAGE_SIZE;
 use crate::progress::Progress;
 use crate::rate::RateLimit;
 use crate::repository::durable;
-use crate::repository::file_list::Crc32c;
+use crate::repository::file_list::{Crc32c, Files};
 use crate::repository::layout::{self, BUNDLES, BackupFolder};
 use crate::repository::store::{SLICE_BYTES, Store, Stored};
 use crate::server::reading::{FileReader, Range, ranges};
@@ -177,10 +177,9 @@ impl<'a> Worker<'a> {
         reader: &'a mut FileReader,
     ) -> Result<Worker<'a>> {
         let mut store = Store::new(job.folder, job.request.coding)?;
-        let (files, path_bytes) = job.plan.files.extent();
-        let workers = job.request.workers.max(1);
-        let listed = &mut store.stored.files;
-        listed.reserve(files / workers, path_bytes / workers);
+        let planned = &job.plan.files;
+        let share = planned.len() / job.request.workers.max(1);
+        store.stored.files = Files::sharing(planned.paths(), share);
         Ok(Worker {
             job,
             assemblies,

@@ -68,9 +68,14 @@ pub(super) enum Wanted<'a> {
 }
 
 impl PlannedFiles {
-    /// How many there are, and how many bytes their paths are.
-    pub(super) fn extent(&self) -> (usize, usize) {
-        (self.files.len(), self.paths.bytes())
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.files.len()
+    }
+
+    /// All paths that were listed.
+    pub(super) fn paths(&self) -> &Paths {
+        &self.paths
     }
 
     /// The file at a place.

@@ -31,7 +31,7 @@ use crate::repository::checksums::Checksums;
 use crate::repository::content_writer::ContentWriter;
 use crate::repository::contents::{Contents, check_presence, read_checksums, visit_list};
 use crate::repository::durable;
-use crate::repository::file_list::{Crc32c, FileEntry, FileKind, FileList, Listed};
+use crate::repository::file_list::{Crc32c, FileEntry, FileKind, FileList, Files, Listed};
 use crate::repository::layout::{self, BUNDLES, BackupFolder};
 use crate::repository::portions::{Portion, Portions};
 use crate::repository::store::{Sealed, Store, Stored};
@@ -197,8 +197,7 @@ impl Merge {
         let mut workers = (0..workers.max(1))
             .map(|_| {
                 let mut store = Store::new(folder, &self.coding)?;
-                let listed = &mut store.stored.files;
-                listed.reserve(share(files.len()), share(files.path_bytes()));
+                store.stored.files = Files::sharing(files.paths(), share(files.len()));
                 Ok(Worker {
                     merge,
                     folder,
@@ -222,9 +221,11 @@ impl Merge {
         // What the two had of the files needs no memory any more.
         self.older = Vec::new();
         let FileList { directories, .. } = std::mem::take(&mut self.list);
-        for stored in stored {
-            store.stored.append(stored);
-        }
+        let stored = stored.into_iter().reduce(|mut all, stored| {
+            all.append(stored);
+            all
+        });
+        store.stored.append(stored.unwrap_or_default());
         let info = &self.child.info;
         let major = Major::from_number(info.major_version)
             .ok_or_else(|| Error::damage("backup.info has an unknown major version"))?;

@@ -133,15 +133,18 @@ struct Compact {
 const NONE: u32 = u32::MAX;
 
 impl Files {
-    /// Makes room for so many files more, with so many bytes of paths: a list that grows by halves leaves holes behind.
-    pub fn reserve(&mut self, files: usize, path_bytes: usize) {
-        self.files.reserve(files);
-        self.paths.reserve(path_bytes);
+    /// An empty list with room for so many files: one that grows by halves leaves holes behind. Files with
+    /// these paths share them.
+    pub fn sharing(paths: &Paths, files: usize) -> Files {
+        Files {
+            paths: paths.clone(),
+            files: Vec::with_capacity(files),
+        }
     }
 
-    /// How many bytes the paths are.
-    pub fn path_bytes(&self) -> usize {
-        self.paths.bytes()
+    /// All paths, and some that are no longer in the list.
+    pub fn paths(&self) -> &Paths {
+        &self.paths
     }
 
     /// Adds a file behind the others.
@@ -165,6 +168,13 @@ impl Files {
     pub fn append(&mut self, mut other: Files) {
         if other.len() > self.len() {
             std::mem::swap(self, &mut other);
+        }
+        if self.paths.are_shared_with(&other.paths) {
+            self.files.append(&mut other.files);
+            return;
+        }
+        if other.is_empty() {
+            return;
         }
         let paths = &self.paths;
         let behind = other.files.into_iter().map(|file| Compact {

@@ -25,12 +25,12 @@ pub(super) struct Bundling<'a> {
 impl<'a> Bundling<'a> {
     pub(super) fn new(store: Store<'a>, next: &'a AtomicU32, suffix: Suffix) -> Bundling<'a> {
         Bundling {
-            store,
             next,
             suffix,
             builder: BundleBuilder::new(Vec::new()),
             bytes: 0,
-            members: Files::default(),
+            members: Files::sharing(store.stored.files.paths(), 0),
+            store,
         }
     }
 
@@ -78,8 +78,10 @@ impl<'a> Bundling<'a> {
             .content(&layout::bundle(number, self.suffix), &tar)?;
         self.builder = BundleBuilder::new(tar);
         self.bytes = 0;
-        for file in std::mem::take(&mut self.members).iter() {
-            self.store.stored.files.push(FileEntry {
+        let files = &mut self.store.stored.files;
+        let none = Files::sharing(files.paths(), 0);
+        for file in std::mem::replace(&mut self.members, none).iter() {
+            files.push(FileEntry {
                 bundle: Some(number),
                 ..file
             });
