@@ -4,19 +4,13 @@
 //! files are not listed, or vanish while they are copied, and the server itself need not notice before somebody asks for them.
 
 use std::collections::HashSet;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
 use crate::server::facts::{self, Database, TablespaceLocation};
 use crate::server::reading::FileReader;
 use crate::server::session::BackupSession;
-
-/// How long what is being dropped may stay in the catalog.
-const PATIENCE: Duration = Duration::from_secs(10);
-
-/// Between two looks.
-const PAUSE: Duration = Duration::from_millis(200);
 
 /// Tablespaces and databases at one moment.
 pub(super) struct Catalogued {
@@ -42,9 +36,6 @@ impl Catalogued {
     }
 
     /// What was there before and is there still must be among the files of the backup.
-    ///
-    /// What is being dropped has no folder any more, and is in the catalog until that is committed (commands/tablespace.c,
-    /// DropTableSpace; commands/dbcommands.c, dropdb).
     pub(super) fn expect_in<'a>(
         &self,
         files: impl Iterator<Item = &'a str>,
@@ -54,7 +45,7 @@ impl Catalogued {
         interrupt: &Interrupt,
     ) -> Result<()> {
         let versions: HashSet<&str> = files.filter(|path| path.ends_with("/PG_VERSION")).collect();
-        let give_up = Instant::now() + PATIENCE;
+        let give_up = Instant::now() + facts::DROPPED_WITHIN;
         loop {
             let later = Catalogued::read(session)?;
             let whole = self.expect_still(&later, &versions, tablespace_directory, reader);
@@ -62,7 +53,7 @@ impl Catalogued {
                 return whole;
             }
             interrupt.check()?;
-            std::thread::sleep(PAUSE);
+            std::thread::sleep(facts::PAUSE);
         }
     }
 

@@ -1,6 +1,9 @@
 //! What kind of server it is.
 
+use std::time::{Duration, Instant};
+
 use postgres::Client;
+use postgres::error::SqlState;
 
 use crate::error::{Error, Result};
 use crate::pg::control::ControlFile;
@@ -154,14 +157,30 @@ fn outside(files: Vec<String>, data_directory: Option<&str>) -> Vec<String> {
         .collect()
 }
 
+/// How long what is being dropped may stay in the catalog: its folder, and the link to that, go before the transaction is
+/// committed (commands/tablespace.c, DropTableSpace; commands/dbcommands.c, dropdb).
+pub const DROPPED_WITHIN: Duration = Duration::from_secs(10);
+
+/// Between two looks at it.
+pub const PAUSE: Duration = Duration::from_millis(200);
+
 const TABLESPACES: &str = "\
 SELECT oid, spcname::text, pg_tablespace_location(oid) FROM pg_tablespace
  WHERE spcname NOT IN ('pg_default', 'pg_global') ORDER BY oid";
 
 /// The tablespaces as they are now, the default ones aside.
 pub fn tablespaces(client: &mut Client) -> Result<Vec<TablespaceLocation>> {
-    let rows = conflict::repeated(|| client.query(TABLESPACES, &[]))
-        .map_err(|error| server_error("list the tablespaces", &error))?;
+    let give_up = Instant::now() + DROPPED_WITHIN;
+    let rows = loop {
+        match conflict::repeated(|| client.query(TABLESPACES, &[])) {
+            Err(error)
+                if error.code() == Some(&SqlState::UNDEFINED_FILE) && Instant::now() < give_up =>
+            {
+                std::thread::sleep(PAUSE);
+            }
+            rows => break rows.map_err(|error| server_error("list the tablespaces", &error))?,
+        }
+    };
     let read = |error| server_error("list the tablespaces", &error);
     rows.iter()
         .map(|row| {

@@ -88,32 +88,47 @@ fn a_server_that_lies_writes_nothing_outside_of_the_repository() {
     assert!(pgkeep.ok(&["list-backup", SERVER]).backups().is_empty());
 }
 
+/// A server whose commits wait for a standby that never comes, until this is dropped.
+struct CommitsWait<'a>(&'a Cluster);
+
+impl CommitsWait<'_> {
+    fn on(cluster: &Cluster) -> CommitsWait<'_> {
+        cluster.sql("alter system set synchronous_standby_names = 'nobody'");
+        cluster.sql("select pg_reload_conf()");
+        let is_set =
+            "select setting = 'nobody' from pg_settings where name = 'synchronous_standby_names'";
+        wait_until("commits wait", || cluster.value(is_set) == "t");
+        CommitsWait(cluster)
+    }
+}
+
+impl Drop for CommitsWait<'_> {
+    fn drop(&mut self) {
+        self.0.sql("alter system reset synchronous_standby_names");
+        self.0.sql("select pg_reload_conf()");
+    }
+}
+
 #[test]
 fn what_is_being_dropped_is_not_missing() {
     let cluster = Cluster::new(17);
     let folder = cluster.tablespace("fleeting");
     let pgkeep = Pgkeep::of(&cluster);
-    // Its folder goes before the transaction is committed, and that waits for a standby which never comes.
-    cluster.sql("alter system set synchronous_standby_names = 'nobody'");
-    cluster.sql("select pg_reload_conf()");
     std::thread::scope(|scope| {
+        let waiting = CommitsWait::on(&cluster);
+        // Its folder goes before that is committed.
         let dropping = scope.spawn(|| cluster.sql("drop tablespace fleeting"));
-        wait_until("the folder of the tablespace is gone", || {
-            fs::read_dir(&folder).unwrap().next().is_none()
+        let link = "select count(*) from pg_ls_dir('pg_tblspc')";
+        wait_until("the tablespace is gone from the disk", || {
+            cluster.number(link) == 0
         });
         let catalogued = "select count(*) from pg_tablespace where spcname = 'fleeting'";
         assert_eq!(cluster.number(catalogued), 1);
+        assert!(fs::read_dir(&folder).unwrap().next().is_none());
         let mut running = pgkeep.spawn(&["backup", SERVER]);
-        wait_until("the backup waits too", || {
-            running.is_running()
-                && cluster.number(
-                    "select count(*) from pg_stat_activity where application_name ~ 'pgkeep'",
-                ) > 0
-        });
         std::thread::sleep(Duration::from_secs(2));
         assert!(running.is_running(), "it did not wait");
-        cluster.sql("alter system reset synchronous_standby_names");
-        cluster.sql("select pg_reload_conf()");
+        drop(waiting);
         running.wait().succeeded();
         dropping.join().unwrap();
     });
