@@ -77,6 +77,15 @@ pub fn data_directory(
 
 /// Lists a further file, or a folder with all below it, links followed. Nothing there is an error.
 pub fn extra(client: &mut Client, path: &str, listing: &mut Listing) -> Result<()> {
+    let inside = path.trim_matches('/');
+    if path.starts_with("//") || !inside.is_empty() && !stays_inside(inside) {
+        return Err(Error::server(format!(
+            "{path} cannot be stored: its path is not a plain one"
+        ))
+        .hint(
+            "write it without \"..\", \".\" and \"//\", in `extra` or in the server's settings",
+        ));
+    }
     match links::follow(client, &[path])?[..] {
         [Found::Entry(state)] if state.is_directory => {
             let root = Some(path.trim_end_matches('/')).filter(|path| !path.is_empty());
