@@ -48,33 +48,34 @@ impl Catalogued {
         let give_up = Instant::now() + facts::DROPPED_WITHIN;
         loop {
             let later = Catalogued::read(session)?;
-            let whole = self.expect_still(&later, &versions, tablespace_directory, reader);
-            if whole.is_ok() || Instant::now() > give_up {
-                return whole;
+            match self.missing(&later, &versions, tablespace_directory, reader)? {
+                None => return Ok(()),
+                Some(missing) if Instant::now() > give_up => return Err(missing),
+                Some(_) => interrupt.check()?,
             }
-            interrupt.check()?;
             std::thread::sleep(facts::PAUSE);
         }
     }
 
-    fn expect_still(
+    fn missing(
         &self,
         later: &Catalogued,
         versions: &HashSet<&str>,
         tablespace_directory: &str,
         reader: &mut FileReader,
-    ) -> Result<()> {
+    ) -> Result<Option<Error>> {
         for tablespace in &self.tablespaces {
             let path = format!("pg_tblspc/{}/{tablespace_directory}", tablespace.oid);
             if later.tablespaces.contains(tablespace) && reader.state(&path)?.is_none() {
-                return Err(Error::server(format!(
+                let missing = Error::server(format!(
                     "the folder of tablespace {} is missing on the server: {}/{tablespace_directory}",
                     tablespace.name, tablespace.location
                 ))
                 .hint(format!(
                     "mount its disk, or mend the link pg_tblspc/{} in the data directory; a backup would lack all that is in it",
                     tablespace.oid
-                )));
+                ));
+                return Ok(Some(missing));
             }
         }
         for database in &self.databases {
@@ -82,15 +83,16 @@ impl Catalogued {
             if later.databases.contains(database)
                 && !versions.contains(format!("{folder}/PG_VERSION").as_str())
             {
-                return Err(Error::server(format!(
+                let missing = Error::server(format!(
                     "the server's folder of database {} has no PG_VERSION: {folder}",
                     database.name
                 ))
                 .hint(
                     "nobody can connect to it either: drop the database, or bring its folder back",
-                ));
+                );
+                return Ok(Some(missing));
             }
         }
-        Ok(())
+        Ok(None)
     }
 }

@@ -79,14 +79,16 @@ impl Storage {
         section: Option<&settings::Server>,
         environment: &Environment,
     ) -> Result<Storage> {
-        let own = section.map_or_else(Common::default, |section| section.common.clone());
-        let common = overridden(main, own);
+        Storage::of(name, &in_force(main, section), environment)
+    }
+
+    fn of(name: ServerName, common: &Common, environment: &Environment) -> Result<Storage> {
         Ok(Storage {
             name,
-            base_dir: base_dir(&common, environment)?.value,
-            compression: compression(&common)?,
+            base_dir: base_dir(common, environment)?.value,
+            compression: compression(common)?,
             encryption: value_or_default(common.encryption.clone()),
-            master_key: master_key(&common, environment).map(|found| found.value),
+            master_key: master_key(common, environment).map(|found| found.value),
         })
     }
 
@@ -146,10 +148,9 @@ impl ServerConfiguration {
         section: Option<&settings::Server>,
         environment: &Environment,
     ) -> Result<(ServerConfiguration, Vec<Entry>)> {
-        let storage = Storage::resolve(name, main, section, environment)?;
-        let own = section.map_or_else(Common::default, |section| section.common.clone());
         let (connection, mut entries) = connection::resolve(section, environment)?;
-        let common = overridden(main, own);
+        let common = in_force(main, section);
+        let storage = Storage::of(name, &common, environment)?;
         let base_dir = base_dir(&common, environment)?;
         let retention = retention(&common)?;
         let master_key = master_key(&common, environment);
@@ -181,6 +182,12 @@ impl ServerConfiguration {
 
 fn value_or_default<T: Default>(given: Option<Sourced<T>>) -> T {
     given.map(|given| given.value).unwrap_or_default()
+}
+
+/// What holds for a server, of what may stand in both sections.
+fn in_force(main: &Common, section: Option<&settings::Server>) -> Common {
+    let own = section.map(|section| section.common.clone());
+    overridden(main, own.unwrap_or_default())
 }
 
 /// A server's settings where it has some, the main section's elsewhere.

@@ -49,7 +49,6 @@ const LOG_KEYS: &[&str] = &["log_level", "log_file", "log_path"];
 const OTHER_NAMES: &[&str] = &[
     "backup_max_rate",
     "network_max_rate",
-    "log_path",
     "log_type",
     "storage_engine",
 ];

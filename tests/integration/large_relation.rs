@@ -86,11 +86,7 @@ fn a_relation_of_two_segments_that_is_truncated_meanwhile_restores() {
     let mut running = pgkeep.spawn(&["backup", SERVER]);
     wait_until_copying(&mut running, &pgkeep);
     running.signal(Signal::STOP);
-    cluster.sql("vacuum large");
-    assert!(
-        cluster.number("select pg_relation_size('large')") < 1_000_000,
-        "not truncated"
-    );
+    vacuum_to_its_first_pages(&cluster);
     cluster.sql("insert into large select i, 'again' from generate_series(2001, 5000) i");
     running.signal(Signal::CONT);
     running.wait().succeeded();
@@ -110,15 +106,17 @@ fn a_relation_of_two_segments_that_is_truncated_meanwhile_restores() {
     );
 }
 
+fn vacuum_to_its_first_pages(cluster: &Cluster) {
+    cluster.sql("vacuum large");
+    let size = cluster.number("select pg_relation_size('large')");
+    assert!(size < 1_000_000, "not truncated");
+}
+
 /// Truncates `large` to its first pages, and lets it grow into its second segment again, further than before. Pages that
 /// are zero, which no WAL mentions, are where the rows of the second segment were.
 fn truncate_and_grow(cluster: &mut Cluster) {
     cluster.sql("delete from large where i > 500");
-    cluster.sql("vacuum large");
-    assert!(
-        cluster.number("select pg_relation_size('large')") < 1_000_000,
-        "not truncated"
-    );
+    vacuum_to_its_first_pages(cluster);
     let first = cluster.data().join(cluster.file_of("large"));
     cluster.stop(Postmaster::Fast);
     assert_eq!(first.with_extension("1").metadata().unwrap().len(), 0);
@@ -182,11 +180,7 @@ fn an_incremental_backup_of_a_relation_that_loses_its_second_segment_meanwhile_r
     let mut running = pgkeep.spawn(&["backup", SERVER, &parent.identifier]);
     wait_until_copying(&mut running, &pgkeep);
     running.signal(Signal::STOP);
-    cluster.sql("vacuum large");
-    assert!(
-        cluster.number("select pg_relation_size('large')") < 1_000_000,
-        "not truncated"
-    );
+    vacuum_to_its_first_pages(&cluster);
     cluster.sql("insert into large select i, 'again' from generate_series(2001, 5000) i");
     running.signal(Signal::CONT);
     running.wait().succeeded();
