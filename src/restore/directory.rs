@@ -13,6 +13,7 @@ use crate::pg::wal::CreatedTablespace;
 use crate::repository::contents::Contents;
 use crate::restore::folder::{Account, Folder};
 use crate::restore::tablespaces::{Placed, elsewhere};
+use crate::restore::{Target, running};
 
 /// Where `global/pg_control` waits until everything else is on disk.
 const WAITING_CONTROL_FILE: &str = "global/pg_control.restoring";
@@ -30,6 +31,8 @@ pub(super) struct DataDirectory {
     version_directory: String,
     group_access: bool,
     account: Option<Account>,
+    /// Whether what was there before is gone, so that whatever is left is this restore's.
+    is_cleared: bool,
     complete: bool,
 }
 
@@ -37,14 +40,15 @@ pub(super) struct DataDirectory {
 struct Claimed {
     above: Folder,
     folder: Folder,
-    is_new: bool,
+    /// Whose it was, where it was there.
+    before: Option<Account>,
 }
 
 impl DataDirectory {
     /// Makes sure that nothing is lost and nobody is running there; with `force` what is there goes. The same
     /// holds for the folders of tablespaces that recovery will create, which takes over what is in there.
     pub(super) fn claim(
-        parent: Folder,
+        target: &Target,
         name: &str,
         contents: &Contents,
         tablespaces: &[Placed],
@@ -54,14 +58,20 @@ impl DataDirectory {
         let info = &contents.info;
         let major = Major::from_number(info.major_version)
             .ok_or_else(|| Error::damage("backup.info has an unknown major version"))?;
-        let root = &parent.path().join(name);
-        refuse_running_server(root)?;
+        let root = &target.path().join(name);
+        running::refuse_data_directory(root)?;
         if tablespaces.iter().any(|tablespace| tablespace.is_original)
             && let Some(data_directory) = &info.data_directory
         {
-            let running = refuse_running_server(Path::new(data_directory));
+            let running = running::refuse_data_directory(Path::new(data_directory));
             running.map_err(|error| {
                 error.hint("its tablespaces are in use: give the restored cluster others with --tablespace OLD=NEW")
+            })?;
+        }
+        for placed in tablespaces {
+            let running = running::refuse_tablespace(&placed.folder);
+            running.map_err(|error| {
+                error.hint("give the restored cluster another folder with --tablespace OLD=NEW")
             })?;
         }
         let folders = tablespaces
@@ -85,6 +95,7 @@ impl DataDirectory {
         for created in created.clone() {
             claim_created(created, info.data_directory.as_deref(), force)?;
         }
+        let parent = target.open()?;
         let account = account_for(&parent)?;
         let mode = if info.group_access { 0o750 } else { 0o700 };
         let mut directory = DataDirectory {
@@ -94,6 +105,7 @@ impl DataDirectory {
             version_directory: major.tablespace_directory(),
             group_access: info.group_access,
             account,
+            is_cleared: false,
             complete: false,
         };
         for placed in tablespaces {
@@ -104,7 +116,9 @@ impl DataDirectory {
             let claimed = Claimed::at(&created.folder, true, mode, account)?;
             directory.created.push(claimed);
         }
+        directory.is_cleared = true;
         directory.empty()?;
+        directory.warn_of_closed_folders();
         Ok(directory)
     }
 
@@ -270,14 +284,30 @@ impl DataDirectory {
 
     /// Leaves nothing behind, and lets the account have again what it had.
     fn withdraw(&self) -> Result<()> {
-        self.empty()?;
+        if self.is_cleared {
+            self.empty()?;
+        }
         for claimed in self.others().chain([&self.root]) {
             claimed.above.remove_made()?;
-            if let (false, Some(account)) = (claimed.is_new, self.account) {
-                claimed.folder.own(account)?;
+            if let (Some(before), Some(_)) = (claimed.before, self.account) {
+                claimed.folder.own(before)?;
             }
         }
         Ok(())
+    }
+
+    /// Says where the account does not get to what root restores for it.
+    fn warn_of_closed_folders(&self) {
+        for claimed in self.others().chain([&self.root]) {
+            let above = claimed.above.path();
+            if let Some(closed) = self.account.and_then(|account| account.kept_out_of(above)) {
+                log::warn!(
+                    "the server's account may not enter {}, and does not get to {} then: open it before you start the server",
+                    closed.display(),
+                    claimed.folder.path().display()
+                );
+            }
+        }
     }
 }
 
@@ -296,12 +326,7 @@ impl Claimed {
         let is_new = !above.has(name)?;
         above.create_folders(name, mode)?;
         let folder = above.subfolder(name)?;
-        folder.take(mode, account.is_some())?;
-        Ok(Claimed {
-            above,
-            folder,
-            is_new,
-        })
+        Claimed::take(above, folder, is_new, mode, account)
     }
 
     /// A folder for a tablespace. Where only the backup names it, root makes it for the account in what is the
@@ -326,11 +351,22 @@ impl Claimed {
         } else {
             above.again()?
         };
+        Claimed::take(above, folder, is_new, mode, account)
+    }
+
+    fn take(
+        above: Folder,
+        folder: Folder,
+        is_new: bool,
+        mode: u32,
+        account: Option<Account>,
+    ) -> Result<Claimed> {
+        let owner = Account::owning(&folder.metadata()?);
         folder.take(mode, account.is_some())?;
         Ok(Claimed {
             above,
             folder,
-            is_new,
+            before: (!is_new).then_some(owner),
         })
     }
 }
@@ -357,7 +393,8 @@ fn claim_created(
     if is_empty(folder)? {
         return Ok(());
     }
-    let running = refuse_running_server(Path::new(data_directory.unwrap_or_default()));
+    let running = running::refuse_data_directory(Path::new(data_directory.unwrap_or_default()))
+        .and_then(|()| running::refuse_tablespace(folder));
     let why = match running {
         Err(running) => running.message().to_owned(),
         Ok(()) if force => return Ok(()),
@@ -385,35 +422,6 @@ fn is_empty(folder: &Path) -> Result<bool> {
     }
 }
 
-/// `postmaster.pid` names the process in its first line (utils/pidfile.h).
-fn refuse_running_server(data_directory: &Path) -> Result<()> {
-    let Ok(content) = fs::read_to_string(data_directory.join("postmaster.pid")) else {
-        return Ok(());
-    };
-    let pid = content
-        .lines()
-        .next()
-        .and_then(|line| line.trim().parse().ok())
-        .and_then(rustix::process::Pid::from_raw);
-    match pid {
-        Some(pid) if is_alive(pid) => Err(Error::failed(format!(
-            "a server is running in {}, process {}",
-            data_directory.display(),
-            pid.as_raw_nonzero()
-        ))
-        .hint("stop it first, or restore into another directory")),
-        _ => Ok(()),
-    }
-}
-
-fn is_alive(pid: rustix::process::Pid) -> bool {
-    match rustix::process::test_kill_process(pid) {
-        Ok(()) => true,
-        // It exists, and is another user's.
-        Err(error) => error == rustix::io::Errno::PERM,
-    }
-}
-
 /// PostgreSQL does not run as root: what root restores goes to the owner of the folder above.
 fn account_for(parent: &Folder) -> Result<Option<Account>> {
     if !rustix::process::geteuid().is_root() {
@@ -425,8 +433,5 @@ fn account_for(parent: &Folder) -> Result<Option<Account>> {
             "the restored files will belong to root; give them to the server's user before you start it"
         );
     }
-    Ok(Some(Account {
-        uid: parent.uid(),
-        gid: parent.gid(),
-    }))
+    Ok(Some(Account::owning(&parent)))
 }

@@ -8,7 +8,7 @@ use std::cmp::Reverse;
 use std::ffi::OsStr;
 use std::fs::{File, Metadata, Permissions};
 use std::io;
-use std::os::unix::fs::{PermissionsExt, fchown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -29,6 +29,32 @@ pub(crate) struct Account {
 const ROOT: Account = Account { uid: 0, gid: 0 };
 
 impl Account {
+    /// Whose a file or folder is.
+    pub(crate) fn owning(metadata: &Metadata) -> Account {
+        Account {
+            uid: metadata.uid(),
+            gid: metadata.gid(),
+        }
+    }
+
+    /// The first folder on the way to a path, itself included, that the account may not enter; groups besides its own
+    /// are not known here.
+    pub(crate) fn kept_out_of(self, path: &Path) -> Option<PathBuf> {
+        let is_closed = |folder: &&Path| {
+            let Ok(found) = folder.metadata() else {
+                return false;
+            };
+            let bit = match Account::owning(&found) {
+                owner if owner.uid == self.uid => 0o100,
+                owner if owner.gid == self.gid => 0o010,
+                _ => 0o001,
+            };
+            self.uid != 0 && found.is_dir() && found.mode() & bit == 0
+        };
+        let closed = path.ancestors().filter(is_closed).last();
+        closed.map(Path::to_owned)
+    }
+
     /// Makes it the owner of an open file or folder.
     pub(crate) fn own(self, file: &File) -> io::Result<()> {
         fchown(file, Some(self.uid), Some(self.gid))

@@ -12,6 +12,7 @@ mod rebuild;
 pub mod recovery;
 pub mod replayed;
 pub mod restore_command;
+mod running;
 mod space;
 pub mod tablespaces;
 #[cfg(test)]
@@ -44,7 +45,7 @@ pub struct Request<'a> {
     /// The backup, with all that it needs.
     pub chain: &'a Chain,
     /// The folder above the data directory.
-    pub directory: Folder,
+    pub target: Target,
     /// How the restored cluster recovers.
     pub recovery: Recovery,
     /// What it keeps of its source's settings.
@@ -59,6 +60,30 @@ pub struct Request<'a> {
     pub workers: usize,
 }
 
+/// The folder above a data directory.
+pub enum Target {
+    /// This one, which is made where it is missing.
+    Named(PathBuf),
+    /// One that is held open.
+    Held(Folder),
+}
+
+impl Target {
+    fn path(&self) -> &Path {
+        match self {
+            Target::Named(path) => path,
+            Target::Held(folder) => folder.path(),
+        }
+    }
+
+    fn open(&self) -> Result<Folder> {
+        match self {
+            Target::Named(path) => Folder::create(path),
+            Target::Held(folder) => folder.again(),
+        }
+    }
+}
+
 /// Restores a backup; returns the data directory.
 pub fn run(
     request: &Request<'_>,
@@ -70,7 +95,7 @@ pub fn run(
     let tablespaces = tablespaces::place(&contents.info, request.mappings, request.created)?;
     let name = format!("{}-{}", contents.info.server, contents.info.backup);
     let directory = DataDirectory::claim(
-        request.directory.again()?,
+        &request.target,
         &name,
         contents,
         &tablespaces,
@@ -101,7 +126,7 @@ pub fn run(
     directory.complete()?;
     warn_of_folders(request);
     warn_of_subscriptions(request);
-    Ok(request.directory.path().join(name))
+    Ok(request.target.path().join(name))
 }
 
 /// What the started server writes outside of what was restored.

@@ -27,7 +27,6 @@ use crate::repository::contents::read_checksums;
 use crate::repository::file_list::{Crc32c, FileEntry, FileKind, FileList, Files};
 use crate::repository::identifier::Identifier;
 use crate::repository::layout::{self, BackupFolder, ServerFolder};
-use crate::restore::folder::Folder;
 use crate::stored::bundle::BundleBuilder;
 use crate::stored::checksum::sha512;
 use crate::stored::coding::Coding;
@@ -449,7 +448,7 @@ fn restore(catalogue: &Catalogue, taken: &Taken, directory: &Path) -> Result<Pat
     let backup = catalogue.get(taken.identifier).unwrap();
     let request = Request {
         chain: &Chain::read(catalogue, backup, &keys())?,
-        directory: Folder::create(directory)?,
+        target: Target::Named(directory.to_owned()),
         recovery: Recovery::OwnWal,
         source_settings: SourceSettings::Kept,
         mappings: &[],

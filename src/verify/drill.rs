@@ -83,6 +83,16 @@ impl<'a> Drill<'a> {
     pub fn prepare(request: &'a Request, major: u32, directory: &Path) -> Result<Drill<'a>> {
         let major = Major::from_number(major)
             .ok_or_else(|| Error::damage("backup.info has an unknown major version"))?;
+        let account = Account::to_run_under(directory)?;
+        let directory = std::path::absolute(directory)
+            .map_err(|error| Error::io("find the folder", directory, &error))?;
+        if let Some(closed) = account.and_then(|account| account.kept_out_of(&directory)) {
+            return Err(Error::failed(format!(
+                "the account that would run the server may not enter {}",
+                closed.display()
+            ))
+            .hint("open that folder to it, or name another DIRECTORY"));
+        }
         Ok(Drill {
             request,
             installation: Installation::find(
@@ -90,7 +100,7 @@ impl<'a> Drill<'a> {
                 request.bin_dir.as_deref(),
                 request.search_path.as_deref(),
             )?,
-            account: Account::to_run_under(directory)?,
+            account,
         })
     }
 

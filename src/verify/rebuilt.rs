@@ -15,7 +15,7 @@ use crate::repository::chain::Chain;
 use crate::repository::file_list::{Crc32c, FileEntry, FileKind, Files};
 use crate::restore::folder::Folder;
 use crate::restore::recovery::{Recovery, SourceSettings};
-use crate::restore::{self, tablespaces::TablespaceMapping};
+use crate::restore::{self, Target, tablespaces::TablespaceMapping};
 use crate::verify::Findings;
 use crate::verify::drill::Drill;
 
@@ -94,7 +94,7 @@ impl Scratch {
             .collect();
         let request = restore::Request {
             chain,
-            directory: self.folder.again()?,
+            target: Target::Held(self.folder.again()?),
             recovery: Recovery::OwnWal,
             source_settings: SourceSettings::LeftOut,
             mappings: &mappings,

@@ -188,6 +188,47 @@ fn root_makes_no_folder_elsewhere_because_a_backup_says_so() {
     assert_is_the_accounts(&scene.outside);
 }
 
+#[test]
+fn root_says_where_the_account_does_not_get_to() {
+    if !is_root() {
+        return;
+    }
+    let scene = scene(17);
+    let target = scene.pgkeep.ground().folder("target");
+    let closed = roots_folder();
+    fs::set_permissions(closed.path(), Permissions::from_mode(0o700)).unwrap();
+    let name = closed.path().to_str().unwrap();
+    let run = scene.root_restores(&target, &closed.path().join("outside"), &[]);
+    run.succeeded();
+    assert!(
+        run.stderr.contains(&format!("may not enter {name},")),
+        "{run:?}"
+    );
+    let arguments = ["verify", SERVER, "newest", name, "--start"];
+    let error = scene.pgkeep.run_as_root(&arguments).failed(1);
+    assert!(error.contains(&format!("may not enter {name}")), "{error}");
+}
+
+/// What a refused restore had taken from the account is the account's again, and as it was.
+#[test]
+fn a_restore_that_root_is_refused_loses_nothing() {
+    if !is_root() {
+        return;
+    }
+    let scene = scene(17);
+    let target = scene.pgkeep.ground().folder("target");
+    let outside = scene.pgkeep.ground().path().join("outside");
+    scene.root_restores(&target, &outside, &[]).succeeded();
+    let data = scene.data(&target);
+    let before = state(&data);
+    let roots = roots_folder();
+    let error = scene
+        .root_restores(&target, roots.path(), &["--force"])
+        .failed(1);
+    assert!(error.contains("is not that user's"), "{error}");
+    assert_eq!(state(&data), before);
+}
+
 /// Does something again and again until a command has ended.
 fn while_it_runs(command: impl FnOnce() -> Run, mut meddle: impl FnMut() + Send) -> Run {
     let has_ended = AtomicBool::new(false);

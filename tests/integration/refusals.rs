@@ -62,6 +62,91 @@ fn force_replaces_a_cluster_but_never_a_running_one() {
 }
 
 #[test]
+fn force_takes_no_tablespace_of_another_running_server() {
+    let mut cluster = Cluster::new(17);
+    let folder = cluster.tablespace("passing");
+    cluster.sql("create table there tablespace passing as select generate_series(1, 1000) i");
+    let pgkeep = Pgkeep::of(&cluster);
+    pgkeep.backup();
+    cluster.sql("drop table there");
+    cluster.sql("drop tablespace passing");
+    cluster.stop(Postmaster::Fast);
+
+    let mut other = Cluster::new(17);
+    other.sql(&format!(
+        "create tablespace taken location '{}'",
+        folder.display()
+    ));
+    other.sql("create table theirs tablespace taken as select generate_series(1, 1000) i");
+    other.sql("checkpoint");
+    let target = pgkeep.ground().folder("target");
+    let mapping = format!("passing={}", folder.display());
+    let forced = [
+        "restore",
+        SERVER,
+        "newest",
+        target.to_str().unwrap(),
+        "--force",
+    ];
+    let mapped = [&forced[..], &["--tablespace", &mapping]].concat();
+    let state = checks::state(&folder);
+    for arguments in [&forced[..], &mapped] {
+        let error = pgkeep.run(arguments).failed(1);
+        assert!(error.contains(other.data().to_str().unwrap()), "{error}");
+        assert_eq!(checks::state(&folder), state);
+        assert_eq!(fs::read_dir(&target).unwrap().count(), 0);
+    }
+    assert_eq!(other.number("select count(*) from theirs"), 1000);
+    other.stop(Postmaster::Fast);
+    pgkeep.ok(&forced);
+}
+
+#[test]
+fn a_refused_restore_loses_nothing_and_leaves_nothing() {
+    let cluster = Cluster::new(17);
+    cluster.tablespace("outside");
+    let pgkeep = Pgkeep::of(&cluster);
+    pgkeep.backup();
+    let data = pgkeep.restore_with("newest", &["--tablespace", &outside(&pgkeep, "first")]);
+    let target = data.parent().unwrap().to_str().unwrap();
+    let state = checks::state(&data);
+    // No folder can be made below a file.
+    pgkeep.ground().file("file", "");
+    for more in [
+        outside(&pgkeep, "file/below"),
+        outside(&pgkeep, "/proc/outside"),
+    ] {
+        let arguments = [
+            "restore",
+            SERVER,
+            "newest",
+            target,
+            "--force",
+            "--tablespace",
+        ];
+        pgkeep.run(&[&arguments[..], &[&more]].concat()).failed(1);
+        assert_eq!(checks::state(&data), state, "{more}");
+    }
+    // A folder that is not empty, and a target that is not there.
+    let new = pgkeep.ground().path().join("new/deeper");
+    let first = outside(&pgkeep, "first");
+    let arguments = [
+        "restore",
+        SERVER,
+        "newest",
+        new.to_str().unwrap(),
+        "--tablespace",
+        &first,
+    ];
+    pgkeep.run(&arguments).failed(1);
+    assert!(!new.parent().unwrap().exists());
+}
+
+fn outside(pgkeep: &Pgkeep, folder: &str) -> String {
+    format!("outside={}", pgkeep.ground().path().join(folder).display())
+}
+
+#[test]
 fn the_servers_own_data_directory_is_never_a_target() {
     let cluster = Cluster::new(17);
     let pgkeep = Pgkeep::of(&cluster);

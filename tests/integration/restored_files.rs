@@ -251,3 +251,32 @@ fn a_restored_cluster_can_be_backed_up_and_restored_again() {
     let data = again.restore("newest");
     checks::is_whole(18, &data, &before, 0);
 }
+
+#[test]
+fn a_further_file_that_would_lie_elsewhere_in_the_repository_is_refused() {
+    let cluster = Cluster::new(17);
+    let folder = cluster.ground().folder("etc");
+    let file = cluster.ground().file("etc/one.conf", "one = 1\n");
+    let above = folder.parent().unwrap().display();
+    let climbing = "/..".repeat(20);
+    for path in [
+        format!("{climbing}{}", file.display()),
+        format!("{above}/./etc"),
+        format!("{above}//etc/one.conf"),
+        format!("/{}", file.display()),
+        format!("{above}/etc/."),
+    ] {
+        let pgkeep = Pgkeep::of(&cluster).with_server("extra", &path);
+        let run = pgkeep.run(&["backup", SERVER]);
+        let error = run.failed(5);
+        assert!(error.contains(&path), "{error}");
+        assert!(pgkeep.ok(&["list-backup", SERVER]).backups().is_empty());
+        let written = checks::files(pgkeep.base());
+        let is_its = |file: &std::path::PathBuf| file.to_string_lossy().contains("one.conf");
+        assert!(!written.iter().any(is_its), "{written:?}");
+    }
+    // At the end, a / says no more than that it is a folder.
+    let pgkeep = Pgkeep::of(&cluster).with_server("extra", &format!("{}/", folder.display()));
+    pgkeep.backup();
+    pgkeep.ok(&["verify", SERVER, "newest"]);
+}

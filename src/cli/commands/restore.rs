@@ -6,8 +6,7 @@ use crate::cli::commands::describe;
 use crate::cli::commands::wanted::{POSITION, Wanted, describe_created, describe_route};
 use crate::cli::report::{Answer, Fields, field};
 use crate::error::Result;
-use crate::restore::folder::Folder;
-use crate::restore::{self, tablespaces::TablespaceMapping};
+use crate::restore::{self, Target, tablespaces::TablespaceMapping};
 
 /// Write a data directory that starts
 ///
@@ -40,7 +39,7 @@ impl Restore {
         let found = self.wanted.find(app)?;
         let request = restore::Request {
             chain: &found.chain,
-            directory: Folder::create(&found.directory)?,
+            target: Target::Named(found.directory),
             source_settings: self.archiving.source_settings(&found.recovery),
             recovery: found.recovery,
             mappings: &self.tablespace,

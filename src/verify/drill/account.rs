@@ -23,10 +23,7 @@ impl Account {
             .ancestors()
             .find_map(|folder| fs::metadata(folder).ok());
         if let Some(owner) = owner.filter(|owner| owner.uid() != 0) {
-            return Ok(Some(Account {
-                uid: owner.uid(),
-                gid: owner.gid(),
-            }));
+            return Ok(Some(Account::owning(&owner)));
         }
         let accounts = fs::read_to_string("/etc/passwd").unwrap_or_default();
         match named(&accounts, USUAL_ACCOUNT) {

@@ -1,0 +1,72 @@
+//! Servers that run on this machine, and the folders that are theirs.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use rustix::process::Pid;
+
+use crate::error::{Error, Result};
+
+/// Who runs in a data directory, in its first line (utils/pidfile.h).
+const LOCK_FILE: &str = "postmaster.pid";
+
+/// An error where a server runs in this data directory.
+pub(super) fn refuse_data_directory(data_directory: &Path) -> Result<()> {
+    match postmaster(data_directory) {
+        Some(pid) if is_alive(pid) => Err(Error::failed(format!(
+            "a server is running in {}, process {}",
+            data_directory.display(),
+            pid.as_raw_nonzero()
+        ))
+        .hint("stop it first, or restore into another directory")),
+        _ => Ok(()),
+    }
+}
+
+/// An error where a server that runs has a tablespace in this folder. For root those of all accounts are found, for
+/// anybody else their own.
+pub(super) fn refuse_tablespace(folder: &Path) -> Result<()> {
+    let Ok(ours) = fs::metadata(folder) else {
+        return Ok(());
+    };
+    let is_this = |link: &Path| {
+        fs::metadata(link).is_ok_and(|found| (found.dev(), found.ino()) == (ours.dev(), ours.ino()))
+    };
+    for data_directory in data_directories() {
+        let links = fs::read_dir(data_directory.join("pg_tblspc"));
+        let mut links = links.into_iter().flatten().flatten();
+        if links.any(|link| is_this(&link.path())) {
+            return Err(Error::failed(format!(
+                "{} is a tablespace of the server that is running in {}",
+                folder.display(),
+                data_directory.display()
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Where servers run: a postmaster works in its data directory.
+fn data_directories() -> impl Iterator<Item = PathBuf> {
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    processes.filter_map(|process| {
+        let pid: i32 = process.file_name().to_str()?.parse().ok()?;
+        let works_in = fs::read_link(process.path().join("cwd")).ok()?;
+        (postmaster(&works_in) == Pid::from_raw(pid)).then_some(works_in)
+    })
+}
+
+/// The process that a data directory belongs to, or did.
+fn postmaster(data_directory: &Path) -> Option<Pid> {
+    let content = fs::read_to_string(data_directory.join(LOCK_FILE)).ok()?;
+    Pid::from_raw(content.lines().next()?.trim().parse().ok()?)
+}
+
+fn is_alive(pid: Pid) -> bool {
+    match rustix::process::test_kill_process(pid) {
+        Ok(()) => true,
+        // It exists, and is another user's.
+        Err(error) => error == rustix::io::Errno::PERM,
+    }
+}
