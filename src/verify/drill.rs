@@ -12,7 +12,7 @@ mod server;
 pub use amcheck::Amcheck;
 
 use std::ffi::OsString;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -133,6 +133,7 @@ impl<'a> Drill<'a> {
         let settings = Settings {
             major: self.installation.major,
             max_prepared_transactions: max_prepared_transactions(data)?,
+            has_tablespaces_in_place: has_tablespaces_in_place(data)?,
             workers: self.request.workers,
         };
         let mut server =
@@ -159,6 +160,19 @@ impl<'a> Drill<'a> {
         }
         Ok(held)
     }
+}
+
+/// Other tablespaces are links.
+fn has_tablespaces_in_place(data: &Path) -> Result<bool> {
+    let folder = data.join("pg_tblspc");
+    let failed = |error| Error::io("read the folder", &folder, &error);
+    for entry in fs::read_dir(&folder).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        if entry.file_type().map_err(failed)?.is_dir() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Recovery of prepared transactions needs as much room as the source had.

@@ -219,6 +219,8 @@ fn a_rebuilt_cluster_is_started_and_read() {
         cluster.start();
         let folder = cluster.tablespace("aside");
         cluster.sql("create table elsewhere tablespace aside as select generate_series(1, 1000) i");
+        cluster.sql("create tablespace inplace location ''");
+        cluster.sql("create table near tablespace inplace as select generate_series(1, 1000) i");
         for setting in [
             "alter system set shared_preload_libraries = 'no_such_library'",
             "alter system set huge_pages = 'on'",

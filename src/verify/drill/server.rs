@@ -44,6 +44,8 @@ const SUPERUSER_OPTIONS: &str = " -c session_preload_libraries=";
 pub(super) struct Settings {
     pub(super) major: Major,
     pub(super) max_prepared_transactions: u32,
+    /// Whether tablespaces lie in the data directory itself.
+    pub(super) has_tablespaces_in_place: bool,
     /// Sessions that read at the same time.
     pub(super) workers: usize,
 }
@@ -291,6 +293,10 @@ impl Settings {
             ("lc_messages", "C".to_owned()),
             ("log_timezone", "UTC".to_owned()),
         ];
+        if self.has_tablespaces_in_place {
+            // Without it replay takes their folders for damage (access/transam/xlogrecovery.c, CheckTablespaceDirectory).
+            settings.push(("allow_in_place_tablespaces", "on".to_owned()));
+        }
         if self.major >= Major::V17 {
             // Those at login would run with every session.
             settings.push(("event_triggers", "off".to_owned()));
