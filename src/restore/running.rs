@@ -47,7 +47,7 @@ pub(super) fn refuse_tablespace(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Where servers run: a postmaster works in its data directory.
+/// Where servers run: each works in its data directory.
 fn data_directories() -> impl Iterator<Item = PathBuf> {
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
     processes.filter_map(|process| {
@@ -57,10 +57,12 @@ fn data_directories() -> impl Iterator<Item = PathBuf> {
     })
 }
 
-/// The process that a data directory belongs to, or did.
+/// The process that a data directory belongs to, or did. That of `postgres --single` is noted below zero
+/// (utils/init/miscinit.c, CreateLockFile).
 fn postmaster(data_directory: &Path) -> Option<Pid> {
     let content = fs::read_to_string(data_directory.join(LOCK_FILE)).ok()?;
-    Pid::from_raw(content.lines().next()?.trim().parse().ok()?)
+    let noted: i32 = content.lines().next()?.trim().parse().ok()?;
+    Pid::from_raw(noted.checked_abs()?)
 }
 
 fn is_alive(pid: Pid) -> bool {
@@ -68,5 +70,25 @@ fn is_alive(pid: Pid) -> bool {
         Ok(()) => true,
         // It exists, and is another user's.
         Err(error) => error == rustix::io::Errno::PERM,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn whatever_a_lock_file_says_is_understood() {
+        let folder = tempfile::tempdir().unwrap();
+        let noted = |content: &str| {
+            fs::write(folder.path().join(LOCK_FILE), content).unwrap();
+            postmaster(folder.path()).map(|pid| pid.as_raw_nonzero().get())
+        };
+        assert_eq!(noted("4711\n/data\n"), Some(4711));
+        assert_eq!(noted("-4711\n/data\n"), Some(4711));
+        for nobody in ["", "\n", "x\n", "0\n", "-2147483648\n", "99999999999\n"] {
+            assert_eq!(noted(nobody), None, "{nobody:?}");
+        }
     }
 }
