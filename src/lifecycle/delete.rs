@@ -5,13 +5,13 @@
 
 use crate::error::{Error, Kind, Result};
 use crate::interrupt::Interrupt;
-use crate::lifecycle::merge::Merge;
 use crate::progress::Progress;
 use crate::repository::backup_info::BackupInfo;
 use crate::repository::catalogue::{Backup, Catalogue};
 use crate::repository::identifier::{Identifier, Selector};
 use crate::repository::layout::ServerFolder;
 use crate::repository::lock::{InfoLock, ServerLock};
+use crate::repository::merge::Merge;
 use crate::repository::staging::{self, Staging};
 use crate::stored::master_key::Keyring;
 
@@ -166,3 +166,6 @@ fn merge(
     merge.info(&info, &sealed).write(staging.folder())?;
     staging.replace(lock, &info_lock)
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,7 +6,6 @@
 pub mod annotate;
 pub mod delete;
 pub mod expire;
-mod merge;
 pub mod retain;
 pub mod retention;
 pub mod status;

@@ -13,7 +13,8 @@
 //!     extra/…                              further files of the server
 //! base_dir/SERVER/backup/IDENTIFIER.building/
 //!                                          a backup that is not finished: no command
-//!                                          takes it for one, the next writer removes it
+//!                                          takes it for one, the next writer removes it;
+//!                                          a folder for each of its passes is in there
 //! base_dir/SERVER/wal.lock                 held by the one who copies WAL, with its pid
 //! base_dir/SERVER/wal/archive.info         which cluster's WAL it is
 //! base_dir/SERVER/wal/NAME[SUFFIX]         a segment, a history file, …
@@ -27,6 +28,7 @@
 pub mod backup_info;
 pub mod block_maps;
 pub mod blocks;
+pub mod bundling;
 pub mod catalogue;
 pub mod chain;
 pub mod checksums;
@@ -38,6 +40,7 @@ pub mod identifier;
 pub mod incoming;
 pub mod layout;
 pub mod lock;
+pub mod merge;
 pub mod portions;
 pub mod roll_forward;
 pub mod staging;

@@ -13,8 +13,9 @@ use crate::stored::coding::Suffix;
 const OVERHEAD: u64 = 1024;
 
 /// Fills one bundle after the other. One a worker.
-pub(super) struct Bundling<'a> {
-    pub(super) store: Store<'a>,
+pub struct Bundling<'a> {
+    /// What stores them, and other files too.
+    pub store: Store<'a>,
     next: &'a AtomicU32,
     suffix: Suffix,
     builder: BundleBuilder,
@@ -23,7 +24,8 @@ pub(super) struct Bundling<'a> {
 }
 
 impl<'a> Bundling<'a> {
-    pub(super) fn new(store: Store<'a>, next: &'a AtomicU32, suffix: Suffix) -> Bundling<'a> {
+    /// One that has no bundle yet; `next` is the number of the next one, for all workers.
+    pub fn new(store: Store<'a>, next: &'a AtomicU32, suffix: Suffix) -> Bundling<'a> {
         Bundling {
             next,
             suffix,
@@ -35,23 +37,23 @@ impl<'a> Bundling<'a> {
     }
 
     /// Whether a file belongs into a bundle. An incremental file with blocks never does.
-    pub(super) fn takes(&self, file: FileEntry<'_>) -> bool {
+    pub fn takes(&self, file: FileEntry<'_>) -> bool {
         let has_blocks = matches!(file.kind, FileKind::Incremental { blocks, .. } if blocks > 0);
         !self.suffix.is_plain() && file.size <= BUNDLED_BYTES && !file.is_extra() && !has_blocks
     }
 
     /// Whether these fill half a bundle at least. Smaller ones are put together anew, or else each merge would leave more of them.
-    pub(super) fn is_full<'f>(files: impl Iterator<Item = FileEntry<'f>>) -> bool {
+    pub fn is_full<'f>(files: impl Iterator<Item = FileEntry<'f>>) -> bool {
         files.map(|file| file.size + OVERHEAD).sum::<u64>() >= SLICE_BYTES / 2
     }
 
     /// A number that no bundle has.
-    pub(super) fn next_number(&self) -> u32 {
+    pub fn next_number(&self) -> u32 {
         self.next.fetch_add(1, Ordering::Relaxed)
     }
 
     /// Adds a file to the bundle at hand.
-    pub(super) fn add(&mut self, file: FileEntry<'_>, content: &[u8]) -> Result<()> {
+    pub fn add(&mut self, file: FileEntry<'_>, content: &[u8]) -> Result<()> {
         self.builder
             .add(&file.stored_path(), file.modified, content)?;
         self.bytes += file.size + OVERHEAD;
@@ -63,7 +65,7 @@ impl<'a> Bundling<'a> {
     }
 
     /// Stores what is left; the account of all that was stored.
-    pub(super) fn finish(mut self) -> Result<Stored> {
+    pub fn finish(mut self) -> Result<Stored> {
         if !self.members.is_empty() {
             self.store_bundle()?;
         }

@@ -5,7 +5,6 @@
 //! It is built beside the finished backups; what one of the two stores as it is needed is not copied but linked.
 
 mod blocks;
-mod bundling;
 mod content;
 
 use std::collections::BTreeMap;
@@ -27,6 +26,7 @@ use crate::pg::version::Major;
 use crate::progress::Progress;
 use crate::repository::backup_info::{BackupInfo, CorruptPage, Increment};
 use crate::repository::blocks::{Blocks, check};
+use crate::repository::bundling::Bundling;
 use crate::repository::checksums::Checksums;
 use crate::repository::content_writer::ContentWriter;
 use crate::repository::contents::{Contents, check_presence, read_checksums, visit_list};
@@ -44,13 +44,12 @@ use crate::stored::reader::read_whole;
 use crate::stored::writer::Written;
 
 use blocks::Merged;
-use bundling::Bundling;
 
 /// Written anew, as they tell what the backup is an increment of, and which files it stores.
 const OWN: [&str; 2] = [BACKUP_LABEL_FILE, BACKUP_MANIFEST_FILE];
 
 /// A child and its parent, opened.
-pub(super) struct Merge {
+pub struct Merge {
     child: Opened,
     parent: Opened,
     /// The child's files.
@@ -143,11 +142,7 @@ impl Opened {
 
 impl Merge {
     /// Opens a child and its parent, whose stored files are all there.
-    pub(super) fn open(
-        child: &BackupFolder,
-        parent: &BackupFolder,
-        keys: &Keyring,
-    ) -> Result<Merge> {
+    pub fn open(child: &BackupFolder, parent: &BackupFolder, keys: &Keyring) -> Result<Merge> {
         let contents = Contents::read(child, keys)?;
         let wal_ranges = contents.wal_ranges()?;
         let Contents {
@@ -180,7 +175,7 @@ impl Merge {
     }
 
     /// Builds the merged backup in a folder, but for `backup.info`.
-    pub(super) fn build(
+    pub fn build(
         &mut self,
         folder: &BackupFolder,
         workers: usize,
@@ -235,7 +230,7 @@ impl Merge {
     }
 
     /// What is to be known about the merged backup; `child` is what is known of the child now.
-    pub(super) fn info(&self, child: &BackupInfo, sealed: &Sealed) -> BackupInfo {
+    pub fn info(&self, child: &BackupInfo, sealed: &Sealed) -> BackupInfo {
         let parent = &self.parent.info;
         let is_newer = |page: &CorruptPage| {
             let same =
@@ -705,6 +700,3 @@ fn digest(opened: &Opened, path: &str) -> Result<Sha512Digest> {
         ))
     })
 }
-
-#[cfg(test)]
-mod tests;
