@@ -46,10 +46,11 @@ pub struct Error {
     kind: Kind,
     message: String,
     hint: Option<String>,
+    is_momentary: bool,
 }
 
 /// The result of everything that can fail.
-pub type Result<T> = std::result::Result<T, Error>;
+pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
     fn new(kind: Kind, message: impl Into<String>) -> Error {
@@ -57,6 +58,7 @@ impl Error {
             kind,
             message: message.into(),
             hint: None,
+            is_momentary: false,
         }
     }
 
@@ -131,6 +133,18 @@ impl Error {
     pub fn context(mut self, context: impl fmt::Display) -> Error {
         self.message = format!("{context}: {}", self.message);
         self
+    }
+
+    /// Says that it comes of what happened at that moment, so that another try need not meet it.
+    #[must_use]
+    pub fn momentary(mut self) -> Error {
+        self.is_momentary = true;
+        self
+    }
+
+    /// Whether another try need not meet it.
+    pub fn is_momentary(&self) -> bool {
+        self.is_momentary
     }
 
     /// What sort of failure it was.

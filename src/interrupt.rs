@@ -2,8 +2,12 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
+
+/// How long a wait goes on at most once it is time to stop.
+const NAP: Duration = Duration::from_millis(100);
 
 type Waker = Box<dyn Fn() + Send>;
 
@@ -47,6 +51,19 @@ impl Interrupt {
             Err(Error::failed("interrupted"))
         } else {
             Ok(())
+        }
+    }
+
+    /// Waits so long; an error where it is time to stop.
+    pub fn wait(&self, duration: Duration) -> Result<()> {
+        let end = Instant::now() + duration;
+        loop {
+            self.check()?;
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(());
+            }
+            std::thread::sleep(left.min(NAP));
         }
     }
 }

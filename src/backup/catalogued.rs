@@ -35,7 +35,14 @@ impl Catalogued {
         self.databases.iter().map(|database| database.oid).collect()
     }
 
-    /// What was there before and is there still must be among the files of the backup.
+    /// The name of the database with an OID.
+    pub(super) fn database_name(&self, oid: u32) -> Option<&str> {
+        let mut databases = self.databases.iter();
+        let found = databases.find(|database| database.oid == oid)?;
+        Some(&found.name)
+    }
+
+    /// What was there before and is there still must be among the files of the backup. Gives what is there now.
     pub(super) fn expect_in<'a>(
         &self,
         files: impl Iterator<Item = &'a str>,
@@ -43,13 +50,13 @@ impl Catalogued {
         session: &mut BackupSession,
         reader: &mut FileReader,
         interrupt: &Interrupt,
-    ) -> Result<()> {
+    ) -> Result<Catalogued> {
         let versions: HashSet<&str> = files.filter(|path| path.ends_with("/PG_VERSION")).collect();
         let give_up = Instant::now() + facts::DROPPED_WITHIN;
         loop {
             let later = Catalogued::read(session)?;
             match self.missing(&later, &versions, tablespace_directory, reader)? {
-                None => return Ok(()),
+                None => return Ok(later),
                 Some(missing) if Instant::now() > give_up => return Err(missing),
                 Some(_) => interrupt.check()?,
             }

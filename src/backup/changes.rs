@@ -15,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
 use crate::pg::changed_blocks::{ChangedBlocks, RelationFork};
 use crate::pg::history::{TimelineHistory, WalRange};
+use crate::pg::lsn::Lsn;
 use crate::pg::page::PAGE_SIZE;
 use crate::pg::relation::{Fork, RelationFile};
 use crate::pg::version::Major;
@@ -36,7 +37,7 @@ use coverage::{Piece, cover};
 pub(super) struct Changes {
     /// What makes this backup incremental.
     pub(super) increment: Increment,
-    blocks: ChangedBlocks,
+    pub(super) blocks: ChangedBlocks,
     /// The main forks of the parent's relations.
     relations: Files,
     /// Blocks of a full segment file.
@@ -63,10 +64,11 @@ struct Path {
 }
 
 impl Search<'_> {
-    /// Finds every block that changed from the parent's start to this backup's.
+    /// Finds every block that changed from the parent's start to this backup's, which the server has `reached`, or more.
     pub(super) fn run(
         &self,
         parent: Parent,
+        reached: Lsn,
         session: &mut BackupSession,
         readers: &mut [FileReader],
     ) -> Result<Changes> {
@@ -76,19 +78,21 @@ impl Search<'_> {
             .checkpoint_timeline
             .max(control.min_recovery_point_timeline);
         let (history, _) = read_history(timeline, &mut readers[0])?;
-        parent.check_ancestry(start, &history)?;
+        parent.check_ancestry(reached, &history)?;
         let from = parent.info.start_lsn;
         let path = Path {
             ranges: history.ranges(from, start, history.timeline_of(start))?,
             history,
         };
         let changed = self.changed(&path, session.client(), readers);
-        let (blocks, sources) = changed.map_err(|error| {
+        let (later, sources) = changed.map_err(|error| {
             error.context(format!(
                 "cannot tell which blocks changed since backup {}",
                 parent.info.backup
             ))
         })?;
+        let mut blocks = parent.owed;
+        blocks.append(later);
         Ok(Changes {
             increment: Increment {
                 parent: parent.info.backup,
@@ -152,6 +156,7 @@ fn read_summary(summary: pg_wal::Summary, reader: &mut FileReader) -> Result<Cha
         let bytes = bytes.ok_or_else(|| {
             Error::server(format!("the server has just removed {path}"))
                 .hint("start the backup again; wal_summary_keep_time says how long summaries stay")
+                .momentary()
         })?;
         content.extend_from_slice(bytes);
         Ok(())

@@ -9,13 +9,14 @@ use std::time::Duration;
 
 use crate::backup::Request;
 use crate::backup::assembly::{Assembly, Part};
-use crate::backup::corruption::{PageCheck, Suspect};
+use crate::backup::corruption::{PageCheck, Pages, Suspect};
 use crate::backup::plan::{Plan, PlannedFile, Wanted};
 use crate::backup::tasks::Task;
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
 use crate::parallel::{self, Stop};
 use crate::pg::incremental;
+use crate::pg::lsn::Lsn;
 use crate::pg::page::PAGE_SIZE;
 use crate::progress::Progress;
 use crate::rate::RateLimit;
@@ -40,6 +41,8 @@ pub(super) struct Copied {
     pub(super) stored: Stored,
     /// Pages whose checksum did not fit.
     pub(super) suspects: Vec<Suspect>,
+    /// The newest of all other pages.
+    pub(super) newest: Lsn,
 }
 
 /// What the workers share.
@@ -54,32 +57,34 @@ pub(super) struct Job<'a> {
 }
 
 impl Job<'_> {
-    /// Copies everything with one thread a reader, while this thread runs `watch` every second.
+    /// Copies everything with one thread a reader, while this thread runs `watch` every second. What was copied counts
+    /// where it ended early too.
     pub(super) fn run(
         &self,
         readers: &mut [FileReader],
         interrupt: &Interrupt,
         watch: impl FnMut() -> Result<()>,
-    ) -> Result<Copied> {
+    ) -> Result<(Copied, Result<()>)> {
         self.create_folders()?;
         let assemblies = Assemblies::new(self);
         let mut workers = readers
             .iter_mut()
             .map(|reader| Worker::new(self, &assemblies, reader))
             .collect::<Result<Vec<Worker<'_>>>>()?;
-        parallel::run_dealt(
+        let outcome = parallel::run_dealt(
             &mut workers,
             |number| self.plan.tasks.get(number),
             interrupt,
             |worker, task, stop| worker.copy(task, stop),
             watch,
-        )?;
+        );
         let mut copied = Copied::default();
         for worker in workers {
             copied.stored.append(worker.store.stored);
             copied.suspects.extend(worker.suspects);
+            copied.newest = copied.newest.max(worker.pages.newest);
         }
-        Ok(copied)
+        Ok((copied, outcome))
     }
 
     /// The folders that will hold something; all of PGDATA's where it is stored as a plain tree.
@@ -167,6 +172,7 @@ struct Worker<'a> {
     store: Store<'a>,
     plain: Vec<u8>,
     part: Part,
+    pages: Pages<'a>,
     suspects: Vec<Suspect>,
 }
 
@@ -187,6 +193,7 @@ impl<'a> Worker<'a> {
             store,
             plain: Vec::with_capacity(SLICE_BYTES as usize),
             part: Part::default(),
+            pages: Pages::new(job.page_check.as_ref()),
             suspects: Vec::new(),
         })
     }
@@ -267,13 +274,8 @@ impl<'a> Worker<'a> {
         };
         self.plain
             .truncate(self.plain.len() - self.plain.len() % PAGE_SIZE);
-        let Some(check) = &job.page_check else {
-            return Ok(());
-        };
         let first_block = (offset / PAGE_SIZE as u64) as u32;
-        let suspects: Vec<Suspect> = check
-            .suspects(file, relation, first_block, &self.plain)
-            .collect();
+        let suspects = self.pages.look_at(file, relation, first_block, &self.plain);
         let mut plain = std::mem::take(&mut self.plain);
         let looked = self.look_again(suspects, &mut plain, |block| {
             (block - first_block) as usize * PAGE_SIZE
@@ -284,16 +286,19 @@ impl<'a> Worker<'a> {
 
     fn copy_bundle(&mut self, files: &[u32], number: u32, stop: &Stop<'_>) -> Result<()> {
         let mut bundle = BundleBuilder::new(std::mem::take(&mut self.plain));
-        self.read_small(files, stop, |store, planned, content| {
+        let mut members = Files::sharing(self.job.plan.files.paths(), files.len());
+        self.read_small(files, stop, |_, planned, content| {
             let crc32c = Crc32c(crc32c::crc32c(content));
             let entry = planned.entry(content.len() as u64, crc32c, Some(number));
             bundle.add(&entry.stored_path(), planned.modified, content)?;
-            store.stored.files.push(entry);
+            members.push(entry);
             Ok(())
         })?;
         self.plain = bundle.finish()?;
         let path = layout::bundle(number, self.job.request.coding.suffix());
-        self.store.content(&path, &self.plain)
+        self.store.content(&path, &self.plain)?;
+        self.store.stored.files.append(members);
+        Ok(())
     }
 
     fn copy_small(&mut self, files: &[u32], stop: &Stop<'_>) -> Result<()> {
@@ -337,6 +342,7 @@ impl<'a> Worker<'a> {
             })
             .collect();
         let store = &mut self.store;
+        let pages = &mut self.pages;
         let mut doubtful = Vec::new();
         self.reader.read(&wanted, |index, bytes| {
             stop.check()?;
@@ -349,9 +355,7 @@ impl<'a> Worker<'a> {
             let mut suspects = Vec::new();
             if let Some(relation) = planned.relation() {
                 content = &content[..content.len() - content.len() % PAGE_SIZE];
-                if let Some(check) = &job.page_check {
-                    suspects.extend(check.suspects(file, relation, 0, content));
-                }
+                suspects = pages.look_at(file, relation, 0, content);
             }
             job.rate.take(content.len() as u64, || stop.is_set());
             if suspects.is_empty() {
@@ -401,6 +405,7 @@ impl<'a> Worker<'a> {
                 })
                 .collect();
             let remembered = &mut self.suspects;
+            let pages = &mut self.pages;
             self.reader.read(&wanted, |index, bytes| {
                 let Suspect { file, block, .. } = before[index];
                 let begin = place(block);
@@ -413,7 +418,8 @@ impl<'a> Worker<'a> {
                 let Some(relation) = job.plan.files.get(file).relation() else {
                     return Ok(());
                 };
-                match check.suspects(file, relation, block, stored).next() {
+                let found = pages.look_at(file, relation, block, stored);
+                match found.into_iter().next() {
                     Some(suspect) if check.is_worth_another_look(&suspect) => {
                         doubtful.push(suspect)
                     }
@@ -434,7 +440,8 @@ fn vanished(planned: PlannedFile<'_>) -> Result<()> {
         return Err(Error::server(format!(
             "the server's file {} vanished during the backup",
             planned.path
-        )));
+        ))
+        .momentary());
     }
     Ok(())
 }

@@ -5,7 +5,7 @@
 //! A page that claims to be newer than the backup's end was never written by this server.
 
 use crate::pg::lsn::Lsn;
-use crate::pg::page::{PAGE_SIZE, PageVerdict, verify};
+use crate::pg::page::{PAGE_SIZE, PageVerdict, lsn, verify};
 use crate::pg::relation::RelationFile;
 use crate::repository::backup_info::CorruptPage;
 
@@ -25,6 +25,48 @@ pub(super) struct Suspect {
 pub(super) struct PageCheck {
     start: Lsn,
     segment_blocks: u32,
+}
+
+/// What one worker sees of the pages that it reads.
+pub(super) struct Pages<'a> {
+    /// Where pages carry checksums.
+    check: Option<&'a PageCheck>,
+    /// The newest page whose checksum, if it has one, fits: the server's WAL went that far at least.
+    pub(super) newest: Lsn,
+}
+
+impl<'a> Pages<'a> {
+    /// None yet.
+    pub(super) fn new(check: Option<&'a PageCheck>) -> Pages<'a> {
+        Pages {
+            check,
+            newest: Lsn::default(),
+        }
+    }
+
+    /// The pages in `content` whose checksums do not fit; `first_block` is its first page's number in the file.
+    pub(super) fn look_at(
+        &mut self,
+        file: usize,
+        relation: RelationFile<'_>,
+        first_block: u32,
+        content: &[u8],
+    ) -> Vec<Suspect> {
+        let suspects: Vec<Suspect> = match self.check {
+            Some(check) => check
+                .suspects(file, relation, first_block, content)
+                .collect(),
+            None => Vec::new(),
+        };
+        let mut torn = suspects.iter().map(|suspect| suspect.block).peekable();
+        let (pages, _) = content.as_chunks::<PAGE_SIZE>();
+        for (block, page) in (first_block..).zip(pages) {
+            if torn.next_if_eq(&block).is_none() {
+                self.newest = self.newest.max(lsn(page));
+            }
+        }
+        suspects
+    }
 }
 
 impl PageCheck {

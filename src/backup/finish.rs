@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use crate::backup::Request;
+use crate::backup::end::End;
 use crate::backup::wal::NeededWal;
 use crate::error::Result;
 use crate::pg::control::CONTROL_FILE;
 use crate::pg::label::{BACKUP_LABEL_FILE, IncrementalFrom, with_incremental_from};
+use crate::pg::lsn::{Lsn, Timeline};
 use crate::pg::tablespace_map::TABLESPACE_MAP_FILE;
 use crate::repository::backup_info::{
     BackupInfo, CorruptPage, EncryptedWith, Increment, Tablespace,
@@ -25,18 +27,34 @@ const NAMED_CORRUPT_PAGES: usize = 100;
 
 /// All that is known of a backup whose files are copied.
 pub(super) struct Finish<'a> {
+    pub(super) description: Description<'a>,
+    /// Directories of PGDATA, parents first.
+    pub(super) directories: Vec<String>,
+    pub(super) stopped: &'a Stopped,
+    pub(super) wal: &'a NeededWal,
+}
+
+/// What `backup.info` tells beside its files and its WAL.
+pub(super) struct Description<'a> {
     pub(super) request: &'a Request<'a>,
     pub(super) facts: &'a Facts,
     pub(super) tablespaces: &'a [TablespaceLocation],
-    /// Directories of PGDATA, parents first.
-    pub(super) directories: Vec<String>,
     /// The pages that no replay mends.
     pub(super) corrupt: Vec<CorruptPage>,
     pub(super) increment: Option<Increment>,
-    pub(super) stopped: &'a Stopped,
-    pub(super) wal: &'a NeededWal,
     pub(super) identifier: Identifier,
     pub(super) began: Instant,
+}
+
+/// The WAL that a backup is of.
+pub(super) struct Extent {
+    pub(super) start_lsn: Lsn,
+    pub(super) checkpoint_lsn: Lsn,
+    pub(super) start_timeline: Timeline,
+    pub(super) end: End,
+    /// The name of its first segment.
+    pub(super) first_segment: String,
+    pub(super) from_standby: bool,
 }
 
 impl Finish<'_> {
@@ -47,7 +65,8 @@ impl Finish<'_> {
         control: &[u8],
         folder: &BackupFolder,
     ) -> Result<BackupInfo> {
-        let mut store = Store::new(folder, self.request.coding)?;
+        let Description { request, facts, .. } = self.description;
+        let mut store = Store::new(folder, request.coding)?;
         let now = jiff::Timestamp::now().as_second();
         store.file(CONTROL_FILE, now, control)?;
         store.file(BACKUP_LABEL_FILE, now, self.label().as_bytes())?;
@@ -61,19 +80,28 @@ impl Finish<'_> {
         store.stored.append(copied);
         store.manifest(
             now,
-            self.facts.version.major,
-            self.facts.control.system_identifier,
+            facts.version.major,
+            facts.control.system_identifier,
             &self.wal.ranges,
         )?;
         let sealed = store.seal(std::mem::take(&mut self.directories))?;
-        let info = self.info(&sealed);
+        let label = &self.stopped.label;
+        let extent = Extent {
+            start_lsn: label.start_lsn,
+            checkpoint_lsn: label.checkpoint_lsn,
+            start_timeline: label.start_timeline,
+            end: self.wal.end,
+            first_segment: label.start_segment_file.clone(),
+            from_standby: label.from_standby,
+        };
+        let info = self.description.info(extent, &sealed);
         info.write(folder)?;
         Ok(info)
     }
 
     /// `backup_label` as the server gave it; an incremental backup's also says what it builds on.
     fn label(&self) -> Cow<'_, str> {
-        match &self.increment {
+        match &self.description.increment {
             None => Cow::Borrowed(&self.stopped.label_file),
             Some(increment) => Cow::Owned(with_incremental_from(
                 &self.stopped.label_file,
@@ -84,9 +112,11 @@ impl Finish<'_> {
             )),
         }
     }
+}
 
-    fn info(&self, sealed: &Sealed) -> BackupInfo {
-        let label = &self.stopped.label;
+impl Description<'_> {
+    /// `backup.info` of a backup with these files.
+    pub(super) fn info(&self, extent: Extent, sealed: &Sealed) -> BackupInfo {
         let named = self.corrupt.len().min(NAMED_CORRUPT_PAGES);
         let Coding {
             compression,
@@ -113,7 +143,8 @@ impl Finish<'_> {
                 .map(|file| file.restored_size())
                 .sum(),
             number_of_files: sealed.list.files.len() as u64,
-            elapsed: u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX),
+            elapsed: milliseconds(self.began),
+            passes: 1,
             major_version: self.facts.version.major.number(),
             minor_version: self.facts.version.minor,
             system_identifier: control.system_identifier,
@@ -125,13 +156,13 @@ impl Finish<'_> {
             wal_level: self.facts.wal_level.clone(),
             data_checksums: self.facts.data_checksums,
             group_access: self.facts.group_access,
-            from_standby: label.from_standby,
-            start_lsn: label.start_lsn,
-            checkpoint_lsn: label.checkpoint_lsn,
-            end_lsn: self.wal.end.lsn,
-            start_timeline: label.start_timeline,
-            end_timeline: self.wal.end.timeline,
-            wal: label.start_segment_file.clone(),
+            from_standby: extent.from_standby,
+            start_lsn: extent.start_lsn,
+            checkpoint_lsn: extent.checkpoint_lsn,
+            end_lsn: extent.end.lsn,
+            start_timeline: extent.start_timeline,
+            end_timeline: extent.end.timeline,
+            wal: extent.first_segment,
             data_directory: self.facts.data_directory.clone(),
             tablespaces: self.tablespaces.iter().map(tablespace).collect(),
             corrupt_pages: self.corrupt.len() as u64,
@@ -141,6 +172,11 @@ impl Finish<'_> {
             drill: None,
         }
     }
+}
+
+/// How long it took until now.
+pub(super) fn milliseconds(began: Instant) -> u64 {
+    u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
 
 fn tablespace(location: &TablespaceLocation) -> Tablespace {

@@ -15,6 +15,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
+use crate::backup::catalogued::Catalogued;
 use crate::error::{Error, Result};
 use crate::pg::changed_blocks::RelationFork;
 use crate::pg::lsn::Lsn;
@@ -84,83 +85,81 @@ impl Hazards {
         }
     }
 
-    /// The init forks that were made. An error where replay would not come to what PostgreSQL did.
-    pub(super) fn check(self, from_standby: bool) -> Result<BTreeSet<RelationFork>> {
-        let since = Since::of(from_standby);
-        self.check_copies(since)?;
-        match self.creations.tablespaces.first() {
-            None => Ok(self.creations.init_forks),
-            Some(created) => Err(Error::failed(format!(
-                "a tablespace was created in {} {since}, and a restored cluster would create it there too",
-                created.folder.display()
-            ))
-            .hint(since.remedy("start the backup again"))),
-        }
-    }
-
-    fn check_copies(&self, since: Since) -> Result<()> {
+    /// The init forks that were made; or what a restored cluster would not come to as the server did. All files had been
+    /// read when the server's WAL had come to `read_until`: what it copied then, replay copies as it was.
+    pub(super) fn check(
+        self,
+        read_until: Lsn,
+        names: &[&Catalogued],
+    ) -> Result<BTreeSet<RelationFork>, Hazard> {
         let changed_since = |copied: &&Copied| {
             let last = self.changed.get(&copied.from);
-            last.is_some_and(|last| *last > copied.at)
+            copied.at < read_until && last.is_some_and(|last| *last > copied.at)
         };
-        let Some(Copied { from, to, .. }) = self.copied.iter().find(changed_since) else {
-            return Ok(());
-        };
-        let message = match from.database == to.database {
-            true => format!(
-                "the database with OID {} was moved to another tablespace {since}, and the backup may lack files of it",
-                to.database
-            ),
-            false => format!(
-                "the database with OID {} was created {since} as a copy of the files of that with OID {}, which was \
-                 changed or dropped after that, and a restored cluster would have a damaged copy",
-                to.database, from.database
-            ),
-        };
-        Err(Error::failed(message).hint(since.remedy(
-            "start the backup again when no database is moved or used as a template; CREATE DATABASE ... STRATEGY wal_log \
-             (PostgreSQL 15 and later) can be run at any time",
-        )))
-    }
-}
-
-/// Where the WAL of a backup begins.
-#[derive(Debug, Clone, Copy)]
-enum Since {
-    /// A checkpoint for the backup.
-    Start,
-    /// The last restartpoint, however long before the start that was: a standby makes none but at checkpoints of its
-    /// primary (access/transam/xlog.c, CreateRestartPoint).
-    Restartpoint,
-}
-
-impl Since {
-    fn of(from_standby: bool) -> Since {
-        match from_standby {
-            true => Since::Restartpoint,
-            false => Since::Start,
-        }
-    }
-
-    fn remedy(self, on_a_primary: &'static str) -> &'static str {
-        match self {
-            Since::Start => on_a_primary,
-            Since::Restartpoint => {
-                "run CHECKPOINT on the primary, or wait for its next checkpoint (checkpoint_timeout), and start the backup again \
-                 when the standby has replayed that"
-            }
+        let copies = self.copied.iter().filter(changed_since).map(|copied| Met {
+            at: copied.at,
+            what: copied.in_words(names),
+        });
+        let created = self.creations.tablespaces.iter().map(|created| Met {
+            at: created.at,
+            what: format!("a tablespace was created in {}", created.folder.display()),
+        });
+        let mut met: Vec<Met> = copies.chain(created).collect();
+        met.sort_by_key(|met| met.at);
+        match met.last() {
+            None => Ok(self.creations.init_forks),
+            Some(last) => Err(Hazard {
+                at: last.at,
+                met: met.into_iter().map(|met| met.what).collect(),
+            }),
         }
     }
 }
 
-impl std::fmt::Display for Since {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Since::Start => "while the backup ran",
-            Since::Restartpoint => {
-                "while the backup ran or before, since the primary's checkpoint that it begins with"
+impl Copied {
+    fn in_words(&self, names: &[&Catalogued]) -> String {
+        let named = |oid: u32| {
+            let mut names = names.iter();
+            match names.find_map(|catalogued| catalogued.database_name(oid)) {
+                Some(name) => format!("database {name} (OID {oid})"),
+                None => format!("the database with OID {oid}"),
             }
-        })
+        };
+        match (self.from.database, self.to.database) {
+            (from, to) if from == to => format!("{} was moved to another tablespace", named(to)),
+            (from, to) => format!(
+                "{} was created as a copy of the files of {}, which was changed or dropped after that",
+                named(to),
+                named(from)
+            ),
+        }
+    }
+}
+
+struct Met {
+    at: Lsn,
+    what: String,
+}
+
+/// What a restored cluster would not come to as the server did, as long as replay begins before it.
+#[derive(Debug)]
+pub(super) struct Hazard {
+    /// Where the last of it is in the WAL.
+    pub(super) at: Lsn,
+    /// All of it in words, in its order.
+    pub(super) met: Vec<String>,
+}
+
+impl Hazard {
+    /// The first of it as an error.
+    pub(super) fn error(&self) -> Error {
+        let first = self.met.first().map_or("", String::as_str);
+        Error::failed(format!("while the backup ran, {first}"))
+            .hint(
+                "start the backup when databases are not moved or copied by file, nor tablespaces created, all the time; \
+                 CREATE DATABASE ... STRATEGY wal_log (PostgreSQL 15 and later) can be run at any time",
+            )
+            .momentary()
     }
 }
 
@@ -245,7 +244,7 @@ mod tests {
         for part in parts {
             all.add(part);
         }
-        all.check(false).is_ok()
+        all.check(Lsn(u64::MAX), &[]).is_ok()
     }
 
     #[test]
@@ -291,6 +290,18 @@ mod tests {
         assert!(is_sound([created("")]));
         let dropped = record(100, ResourceManager::TABLESPACE, 0x10, &[16_390], &[]);
         assert!(is_sound([dropped]));
+    }
+
+    #[test]
+    fn what_is_copied_once_all_is_read_may_change() {
+        let heap = ResourceManager(10);
+        let of = |read_until| {
+            let mut all = copy(100);
+            all.add(change(200, heap, 0, TEMPLATE));
+            all.check(Lsn(read_until), &[])
+        };
+        assert!(of(100).is_ok());
+        assert_eq!(of(150).unwrap_err().at, Lsn(100));
     }
 
     #[test]

@@ -8,8 +8,11 @@ mod corruption;
 mod end;
 mod finish;
 mod hazards;
+mod layers;
 mod orphans;
 mod parent;
+mod pass;
+mod passes;
 mod plan;
 mod reserved;
 mod tasks;
@@ -22,10 +25,8 @@ use jiff::Timestamp;
 
 use crate::error::{Error, Kind, Result};
 use crate::interrupt::Interrupt;
-use crate::pg::exclusion::Exclusion;
 use crate::pg::page::PAGE_SIZE;
 use crate::progress::Progress;
-use crate::rate::RateLimit;
 use crate::repository::backup_info::BackupInfo;
 use crate::repository::catalogue::Catalogue;
 use crate::repository::identifier::{Identifier, Selector};
@@ -34,19 +35,15 @@ use crate::repository::lock::ServerLock;
 use crate::repository::staging::{self, Staging};
 use crate::server::connect::Connector;
 use crate::server::facts::{self, Facts};
-use crate::server::listing::{self, Listing};
-use crate::server::permissions;
 use crate::server::reading::FileReader;
-use crate::server::session::{BackupSession, Checkpoint};
+use crate::server::session::Checkpoint;
 use crate::stored::coding::Coding;
 use crate::stored::master_key::Keyring;
 
-use catalogued::Catalogued;
-use changes::Search;
-use corruption::{PageCheck, corrupt_pages};
+use layers::Layers;
 use parent::Parent;
-use plan::Plan;
-use reserved::{ReservedWal, Watch};
+use pass::Connected;
+use passes::Passes;
 
 /// What to back up, whereto and how.
 #[derive(Debug, Clone)]
@@ -99,161 +96,23 @@ pub fn run(
             request.server
         );
     }
-
     progress.step("connect", None);
-    let mut client = crate::server::connect(connector, interrupt)?;
-    let version = facts::version(&mut client)?;
-    permissions::check(&mut client, version.major, request.server)?;
-    let mut readers = (0..request.workers)
-        .map(|_| FileReader::connect(connector, interrupt))
-        .collect::<Result<Vec<FileReader>>>()?;
-    let instance = crate::server::instance(&mut client)?;
-    for reader in &mut readers {
-        reader.check_instance(&instance)?;
-    }
-    let facts = Facts::read(&mut client, &mut readers[0])?;
-    check_facts(&facts)?;
-    let parent = match &request.parent {
-        None => None,
-        Some(wanted) => wanted.unless_full(open_parent(request, wanted, &facts))?,
-    };
-
-    progress.step("checkpoint", None);
-    let mut reserved = ReservedWal::reserve(connector, &instance, interrupt)?;
+    let connected = Connected::open(request, connector, interrupt)?;
     let identifier = free_identifier(request.folder)?;
-    let mut session = BackupSession::start(
-        client,
-        version.major,
-        facts.in_recovery,
-        request.label,
-        request.checkpoint,
-    )?;
-    let staging = Staging::begin(request.folder, &lock, identifier)?;
-
-    progress.step("list files", None);
-    let catalogued = Catalogued::read(&mut session)?;
-    let tablespaces = catalogued.tablespaces();
-    let emptied = emptied_directories(&facts, tablespaces, &mut readers[0])?;
-    let rules = Exclusion::new(version.major, emptied);
-    let listing = list(&mut session, &facts, &rules, &catalogued, request.extra)?;
-    let tablespace_directory = version.major.tablespace_directory();
-    catalogued.expect_in(
-        listing
-            .entries
-            .iter()
-            .map(|entry| listing.paths.get(entry.path)),
-        &tablespace_directory,
-        &mut session,
-        &mut readers[0],
-        interrupt,
-    )?;
-    let changes = match (&request.parent, parent) {
-        (Some(wanted), Some(parent)) => {
-            progress.step("find changes", None);
-            let search = Search {
-                facts: &facts,
-                folder: request.folder,
-                keys: request.keys,
-                progress,
-                interrupt,
-            };
-            wanted.unless_full(search.run(parent, &mut session, &mut readers))?
-        }
-        _ => None,
-    };
-    let plan = Plan::new(
-        listing,
-        &rules,
-        version.major,
-        request.coding.suffix(),
-        changes.as_ref(),
-    );
-    let increment = changes.map(|changes| changes.increment);
-
-    progress.step("copy files", Some(plan.bytes));
-    let job = copy::Job {
-        plan: &plan,
-        folder: staging.folder(),
+    let passes = Passes {
         request,
-        page_check: facts
-            .data_checksums
-            .then(|| PageCheck::new(session.start_lsn(), facts.control.relation_segment_blocks)),
-        rate: RateLimit::new(request.max_rate),
+        connector,
         progress,
-    };
-    let mut watch = Watch {
-        reserved: &mut reserved,
-        request,
-        start: session.start_lsn(),
-        timeline: readers[0].read_control_file()?.1.checkpoint_timeline,
-        size: facts.control.wal_segment_size,
-        ticks: 0,
-    };
-    let mut copied = job.run(&mut readers, interrupt, || {
-        session.watch()?;
-        watch.tick(&mut session)
-    })?;
-    orphans::drop_orphaned_segments(
-        &mut copied.stored,
-        &facts,
-        request.coding.suffix(),
-        staging.folder(),
-    )?;
-
-    catalogued.expect_in(
-        copied.stored.files.iter().map(|file| file.path),
-        &tablespace_directory,
-        &mut session,
-        &mut readers[0],
         interrupt,
-    )?;
-    let (mut control, _) = readers[0].read_control_file()?;
-    let stopped = session.stop()?;
-    let end = end::find(&facts, &stopped, session.client(), &mut readers[0])?;
-    end.demand(&stopped.label, &mut control)?;
-    progress.step("copy WAL", None);
-    let needed = wal::needed(&facts, &stopped.label, end, &mut readers[0])?;
-    let init_forks = wal::copy(
-        &needed,
-        &mut copied.stored,
-        &mut readers,
-        staging.folder(),
-        request,
-        &job.rate,
-        interrupt,
-    )?;
-    unlogged::drop_other_forks(
-        &init_forks,
-        &mut copied,
-        &plan,
-        &facts,
-        request,
-        staging.folder(),
-    )?;
-    drop(reserved);
-    drop(session);
-
-    progress.step("finish", None);
-    interrupt.check()?;
-    let start = stopped.label.start_lsn;
-    let corrupt = corrupt_pages(&copied.suspects, start, needed.end.lsn, |file| {
-        plan.files.get(file).path.to_owned()
-    });
-    let finish = finish::Finish {
-        request,
-        facts: &facts,
-        tablespaces,
-        directories: plan.into_directories(),
-        corrupt,
-        increment,
-        stopped: &stopped,
-        wal: &needed,
         identifier,
         began,
+        staging: Staging::begin(request.folder, &lock, identifier)?,
+        layers: Layers::default(),
+        reserved: None,
+        hazard: None,
+        made: 0,
     };
-    let info = finish.write(copied.stored, &control, staging.folder())?;
-    staging.publish()?;
-    Ok(info)
+    passes.run(connected)
 }
 
 impl ParentRequest<'_> {
@@ -371,22 +230,6 @@ fn relative_to_data_directory(path: &str, data_directory: Option<&str>) -> Optio
     let root = data_directory?.trim_end_matches('/');
     let inside = path.strip_prefix(root)?.strip_prefix('/')?;
     Some(inside.trim_end_matches('/').to_owned())
-}
-
-fn list(
-    session: &mut BackupSession,
-    facts: &Facts,
-    rules: &Exclusion,
-    catalogued: &Catalogued,
-    extra: &[String],
-) -> Result<Listing> {
-    let mut listing = Listing::default();
-    let databases = catalogued.database_oids();
-    listing::data_directory(session.client(), rules, &databases, &mut listing)?;
-    for path in extra.iter().chain(&facts.configuration_files) {
-        listing::extra(session.client(), path, &mut listing)?;
-    }
-    Ok(listing)
 }
 
 #[cfg(test)]

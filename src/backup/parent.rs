@@ -1,6 +1,7 @@
 //! The backup that an incremental one builds on.
 
 use crate::error::{Error, Result};
+use crate::pg::changed_blocks::ChangedBlocks;
 use crate::pg::history::TimelineHistory;
 use crate::pg::lsn::Lsn;
 use crate::pg::relation::{Fork, RelationFile};
@@ -9,6 +10,7 @@ use crate::repository::catalogue::{Backup, Catalogue};
 use crate::repository::contents::{check_presence, visit_list};
 use crate::repository::file_list::{Files, Listed};
 use crate::repository::identifier::Identifier;
+use crate::repository::layout::BackupFolder;
 use crate::server::facts::Facts;
 use crate::stored::master_key::Keyring;
 
@@ -18,6 +20,8 @@ pub(super) struct Parent {
     pub(super) info: BackupInfo,
     /// The main forks of its relations, in the order of their paths.
     pub(super) relations: Files,
+    /// Blocks that changed before it, and that it lacks.
+    pub(super) owed: ChangedBlocks,
 }
 
 impl Parent {
@@ -34,11 +38,30 @@ impl Parent {
         for ancestor in catalogue.ancestors(info)? {
             check_presence(ancestor.folder, ancestor.info)?;
         }
-        let info = BackupInfo::read(&backup.folder)?;
+        Parent::read(&backup.folder, keys, facts)
+    }
+
+    /// Opens what an earlier pass left.
+    pub(super) fn of_layer(
+        folder: &BackupFolder,
+        owed: &ChangedBlocks,
+        keys: &Keyring,
+        facts: &Facts,
+    ) -> Result<Parent> {
+        let parent = Parent::read(folder, keys, facts)?;
+        check_same_cluster(&parent.info, facts)?;
+        Ok(Parent {
+            owed: owed.clone(),
+            ..parent
+        })
+    }
+
+    fn read(folder: &BackupFolder, keys: &Keyring, facts: &Facts) -> Result<Parent> {
+        let info = BackupInfo::read(folder)?;
         let coding = info.coding(keys)?;
         let tablespace_directory = facts.version.major.tablespace_directory();
         let mut relations = Files::default();
-        visit_list(&backup.folder, &info, &coding, |listed| {
+        visit_list(folder, &info, &coding, |listed| {
             if let Listed::File(file) = listed
                 && RelationFile::parse(file.path, &tablespace_directory)
                     .is_some_and(|relation| relation.fork == Fork::Main)
@@ -47,11 +70,15 @@ impl Parent {
             }
         })?;
         relations.sort();
-        Ok(Parent { info, relations })
+        Ok(Parent {
+            info,
+            relations,
+            owed: ChangedBlocks::new(),
+        })
     }
 
-    /// Refuses a parent that is not a state the server was in before `start`, on its way of timelines.
-    pub(super) fn check_ancestry(&self, start: Lsn, history: &TimelineHistory) -> Result<()> {
+    /// Refuses a parent that is not a state the server was in before what it has `reached`, on its way of timelines.
+    pub(super) fn check_ancestry(&self, reached: Lsn, history: &TimelineHistory) -> Result<()> {
         let info = &self.info;
         let identifier = info.backup;
         for (timeline, position) in [
@@ -69,9 +96,9 @@ impl Parent {
                 ));
             }
         }
-        if info.end_lsn > start {
+        if info.end_lsn > reached {
             let why = format!(
-                "it ended at {}, and this backup would start at {start}",
+                "it ended at {}, and this backup would start at {reached}",
                 info.end_lsn
             );
             return Err(unfit(identifier, why).hint(

@@ -4,6 +4,8 @@
 //! all the same (`wal_keep_size`, a checkpoint that is long in coming), and what it has removed the archive may hold. So the
 //! lack of a slot is a warning, and only WAL that is nowhere is an error, as soon as it can be seen.
 
+use postgres::Client;
+
 use crate::backup::Request;
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
@@ -58,6 +60,14 @@ impl ReservedWal {
                 );
                 Ok(ReservedWal { slot: None })
             }
+        }
+    }
+
+    /// Whether the server keeps the WAL still, as far as it ever has.
+    pub(super) fn is_held(&self, client: &mut Client) -> Result<bool> {
+        match &self.slot {
+            None => Ok(true),
+            Some(slot) => slot.is_held(client),
         }
     }
 

@@ -1,6 +1,5 @@
 //! The WAL a backup needs to become consistent.
 
-use std::collections::BTreeSet;
 use std::fmt::Display;
 
 use crate::backup::Request;
@@ -10,7 +9,6 @@ use crate::backup::reserved::removed;
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
 use crate::parallel::{self, Stop};
-use crate::pg::changed_blocks::RelationFork;
 use crate::pg::history::{self, TimelineHistory, WalRange};
 use crate::pg::label::BackupLabel;
 use crate::pg::lsn::{Lsn, Timeline};
@@ -161,7 +159,7 @@ fn unusable(fault: impl Display) -> Error {
         .hint("start the backup again; if it happens again, the server's pg_wal is damaged")
 }
 
-/// Stores the segments and the history file in `data/pg_wal`. Gives the init forks that were made in this WAL.
+/// Stores the segments and the history file in `data/pg_wal`. Gives what this WAL says of databases and tablespaces.
 pub(super) fn copy(
     needed: &NeededWal,
     stored: &mut Stored,
@@ -170,7 +168,7 @@ pub(super) fn copy(
     request: &Request<'_>,
     rate: &RateLimit,
     interrupt: &Interrupt,
-) -> Result<BTreeSet<RelationFork>> {
+) -> Result<Hazards> {
     let mut workers = readers
         .iter_mut()
         .map(|reader| {
@@ -204,7 +202,7 @@ pub(super) fn copy(
         stored.append(worker.store.stored);
         hazards.add(worker.hazards);
     }
-    hazards.check(needed.from_standby)
+    Ok(hazards)
 }
 
 struct Worker<'a> {

@@ -57,6 +57,10 @@ pub struct BackupInfo {
     pub number_of_files: u64,
     /// Milliseconds it took.
     pub elapsed: u64,
+    /// How often files were read, by what changed since the time before, until the server did nothing meanwhile that cannot
+    /// be replayed.
+    #[serde(default = "one_pass", skip_serializing_if = "is_one_pass")]
+    pub passes: u32,
     /// PostgreSQL's major version.
     pub major_version: u32,
     /// PostgreSQL's minor version.
@@ -260,6 +264,14 @@ impl fmt::Display for CorruptPage {
     }
 }
 
+fn one_pass() -> u32 {
+    1
+}
+
+fn is_one_pass(passes: &u32) -> bool {
+    *passes == 1
+}
+
 const CHECKSUM_KEY: &str = "Checksum: ";
 
 impl BackupInfo {
@@ -403,6 +415,7 @@ pub(crate) mod tests {
             restore_size: 48_799_744,
             number_of_files: 971,
             elapsed: 4000,
+            passes: 1,
             major_version: 17,
             minor_version: 11,
             system_identifier: 7_710_982_562_572_587_380,

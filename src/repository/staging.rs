@@ -4,7 +4,8 @@
 //! Whatever is cut short leaves folders whose names are no backup's:
 //!
 //! ```text
-//! IDENTIFIER.building    a backup, or what shall replace one, that is not finished; or one that was replaced
+//! IDENTIFIER.building    a backup, or what shall replace one, that is not finished; or one that was replaced. What is being
+//!                        backed up has a folder in there for each pass, and for what becomes of several
 //! IDENTIFIER.replaced    a backup that makes room for what replaces it, where the two cannot be exchanged in
 //!                        one step; without IDENTIFIER beside it, it is the backup
 //! IDENTIFIER.deleting    a backup that was deleted
@@ -65,12 +66,18 @@ impl Staging {
         durable::sync_file_system(self.folder.path())
     }
 
-    /// Makes it a backup: syncs everything, then renames.
-    pub fn publish(mut self) -> Result<BackupFolder> {
+    /// A new folder inside, for a part of the work.
+    pub fn part(&self, name: &str) -> Result<BackupFolder> {
+        let path = self.folder.path().join(name);
+        durable::create_new_folder(&path)?;
+        Ok(BackupFolder::new(path))
+    }
+
+    /// Makes one of its parts the backup: syncs everything, then renames. The rest goes.
+    pub fn publish(self, part: &BackupFolder) -> Result<BackupFolder> {
         self.sync()?;
         let finished = self.server.backup(self.identifier);
-        rename(self.folder.path(), finished.path())?;
-        self.published = true;
+        rename(part.path(), finished.path())?;
         durable::sync_folder(&self.server.backups())?;
         Ok(finished)
     }
@@ -229,11 +236,23 @@ mod tests {
         (base, server, lock)
     }
 
+    /// Makes a backup of one file.
+    fn backup(server: &ServerFolder, lock: &ServerLock, content: &str) {
+        let staging = Staging::begin(server, lock, NAME.parse().unwrap()).unwrap();
+        let part = staging.part("1").unwrap();
+        fill(&part, content);
+        staging.publish(&part).unwrap();
+    }
+
+    fn fill(folder: &BackupFolder, content: &str) {
+        fs::write(folder.stored("x"), content).unwrap();
+        example(NAME).write(folder).unwrap();
+    }
+
     /// A staged folder with one file.
     fn staging(server: &ServerFolder, lock: &ServerLock, content: &str) -> Staging {
         let staging = Staging::begin(server, lock, NAME.parse().unwrap()).unwrap();
-        fs::write(staging.folder().stored("x"), content).unwrap();
-        example(NAME).write(staging.folder()).unwrap();
+        fill(staging.folder(), content);
         staging
     }
 
@@ -256,7 +275,7 @@ mod tests {
         std::mem::forget(staging(&server, &lock, "x"));
         assert!(finished(&server).unwrap().is_empty());
         assert_eq!(remove_leftovers(&server, &lock).unwrap(), 1);
-        staging(&server, &lock, "x").publish().unwrap();
+        backup(&server, &lock, "x");
         assert_eq!(content(&server), "x");
         assert_eq!(remove_leftovers(&server, &lock).unwrap(), 0);
     }
@@ -265,7 +284,7 @@ mod tests {
     fn a_backup_is_replaced_by_another_one() {
         let (_base, server, lock) = server();
         let info_lock = InfoLock::take(&server, &Interrupt::default()).unwrap();
-        staging(&server, &lock, "old").publish().unwrap();
+        backup(&server, &lock, "old");
         let new = staging(&server, &lock, "new");
         new.replace(&lock, &info_lock).unwrap();
         assert_eq!(content(&server), "new");
@@ -275,7 +294,7 @@ mod tests {
     #[test]
     fn a_backup_that_made_room_is_still_there() {
         let (_base, server, lock) = server();
-        staging(&server, &lock, "old").publish().unwrap();
+        backup(&server, &lock, "old");
         let mut new = staging(&server, &lock, "new");
         // Cut short between the two steps.
         let aside = with_suffix(&server, NAME.parse().unwrap(), REPLACED);
@@ -299,16 +318,16 @@ mod tests {
     #[test]
     fn what_may_be_all_that_is_left_of_a_backup_stays() {
         let (_base, server, lock) = server();
-        let backup = server.backup(NAME.parse().unwrap());
-        staging(&server, &lock, "x").publish().unwrap();
+        let finished = server.backup(NAME.parse().unwrap());
+        backup(&server, &lock, "x");
         for suffix in [BUILDING, REPLACED, DELETING] {
             fs::create_dir(with_suffix(&server, NAME.parse().unwrap(), suffix)).unwrap();
         }
-        let sound = fs::read(backup.info()).unwrap();
-        fs::write(backup.info(), "x").unwrap();
+        let sound = fs::read(finished.info()).unwrap();
+        fs::write(finished.info(), "x").unwrap();
         assert_eq!(remove_leftovers(&server, &lock).unwrap(), 0);
         assert_eq!(entries(&server), 4);
-        fs::write(backup.info(), sound).unwrap();
+        fs::write(finished.info(), sound).unwrap();
         assert_eq!(remove_leftovers(&server, &lock).unwrap(), 3);
         assert_eq!(content(&server), "x");
     }
@@ -335,12 +354,12 @@ mod tests {
         let (_base, server, lock) = server();
         let info_lock = InfoLock::take(&server, &Interrupt::default()).unwrap();
         let identifier = NAME.parse().unwrap();
-        staging(&server, &lock, "x").publish().unwrap();
+        backup(&server, &lock, "x");
         let deleting = with_suffix(&server, identifier, DELETING);
         rename(server.backup(identifier).path(), &deleting).unwrap();
         assert!(finished(&server).unwrap().is_empty());
         assert_eq!(remove_leftovers(&server, &lock).unwrap(), 1);
-        staging(&server, &lock, "x").publish().unwrap();
+        backup(&server, &lock, "x");
         delete(&server, identifier, &lock, &info_lock).unwrap();
         assert_eq!(entries(&server), 0);
     }

@@ -10,6 +10,7 @@ mod links;
 pub mod listing;
 pub mod permissions;
 pub mod pg_wal;
+pub mod quiet;
 pub mod reading;
 pub mod reservation;
 pub mod session;
@@ -56,6 +57,7 @@ pub fn check_instance(client: &mut Client, expected: &Instance) -> Result<()> {
     }
     Err(
         Error::server("the sessions of this backup are with different servers")
-            .hint("connect to the server itself, not through a load balancer"),
+            .hint("connect to the server itself, not through a load balancer")
+            .momentary(),
     )
 }

@@ -23,6 +23,7 @@ pub struct Reservation {
     /// Gone with this, which ends the thread.
     alive: Option<Sender<()>>,
     keeper: Option<JoinHandle<()>>,
+    name: String,
     lost: Arc<OnceLock<String>>,
 }
 
@@ -37,12 +38,14 @@ pub enum Reserved {
 impl Reservation {
     /// Makes a slot in a session that is used for nothing else.
     pub fn make(mut client: Client) -> Result<Reserved> {
-        let created = client.execute(
-            "SELECT pg_create_physical_replication_slot('pgkeep_' || pg_backend_pid(), true, true)",
-            &[],
-        );
-        match created {
-            Ok(_) => {}
+        let created = client
+            .query_one(
+                "SELECT slot_name::text FROM pg_create_physical_replication_slot('pgkeep_' || pg_backend_pid(), true, true)",
+                &[],
+            )
+            .and_then(|row| row.try_get(0));
+        let name = match created {
+            Ok(name) => name,
             Err(error) if error.code().is_some_and(|code| NO_SLOT.contains(code)) => {
                 let reason = error.as_db_error().map(|error| error.message().to_owned());
                 return Ok(Reserved::NoSlot(reason.unwrap_or_default()));
@@ -53,7 +56,7 @@ impl Reservation {
                     &error,
                 ));
             }
-        }
+        };
         let pause = renew(&mut client).map_err(|reason| {
             Error::server(format!("cannot keep the replication slot: {reason}"))
         })?;
@@ -64,8 +67,16 @@ impl Reservation {
         Ok(Reserved::Slot(Reservation {
             alive: Some(alive),
             keeper: Some(keeper),
+            name,
             lost,
         }))
+    }
+
+    /// Whether the server still has the slot, by the word of another session.
+    pub fn is_held(&self, client: &mut Client) -> Result<bool> {
+        conflict::repeated(|| client.query_one(IS_HELD, &[&self.name]))
+            .and_then(|row| row.try_get(0))
+            .map_err(|error| server_error("look for the replication slot of this backup", &error))
     }
 
     /// Why the server does not keep the slot any more, if that is so.
@@ -110,6 +121,10 @@ fn keep(mut client: Client, mut pause: Duration, ended: &Receiver<()>, lost: &On
 
 /// Between two tries to make a slot active that cannot be moved yet.
 const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
+
+const IS_HELD: &str = "\
+SELECT EXISTS (SELECT FROM pg_replication_slots
+                WHERE slot_name::text = $1 AND restart_lsn IS NOT NULL AND wal_status <> 'lost')";
 
 /// Moves the slot to where it is, and gives the timeout in seconds.
 ///

@@ -82,6 +82,25 @@ impl BackupSession {
         &mut self.client
     }
 
+    /// The position that the server's pages have come to.
+    pub fn position(&mut self) -> Result<Lsn> {
+        if self.from_standby {
+            return Ok(self.applied()?.unwrap_or(self.start));
+        }
+        let lsn: String = self
+            .client
+            .query_one("SELECT pg_current_wal_insert_lsn()::text", &[])
+            .and_then(|row| row.try_get(0))
+            .map_err(|error| server_error("ask for the position in the WAL", &error))?;
+        parse_lsn(&lsn)
+    }
+
+    /// Ends the backup as if it had never begun.
+    pub fn abandon(mut self) -> Result<Client> {
+        self.stop()?;
+        Ok(self.client)
+    }
+
     /// An error where the backup is void already: the connection is lost, or the standby is none any more.
     pub fn watch(&mut self) -> Result<()> {
         let in_recovery: bool =
@@ -141,6 +160,7 @@ impl BackupSession {
 fn promoted() -> Error {
     Error::server("the standby was promoted while it was being backed up, so this backup is void")
         .hint("start the backup again; the server is a primary now")
+        .momentary()
 }
 
 fn parse_lsn(text: &str) -> Result<Lsn> {

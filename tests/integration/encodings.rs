@@ -56,7 +56,7 @@ fn with_names_beyond_ascii(major: u32, encoding: &str) {
     fs::write(source.data().join("été"), "one's own").unwrap();
     let pgkeep = Pgkeep::of(&source);
     pgkeep.ok(&["check", SERVER]);
-    let backup = pgkeep.backup_when_possible(&["backup", SERVER, "--label", "après-midi"]);
+    let backup = pgkeep.finished(&pgkeep.ok(&["backup", SERVER, "--label", "après-midi"]));
     pgkeep.ok(&["verify", SERVER, "newest"]);
     let info = pgkeep.ok(&["info", SERVER, "newest"]);
     let listed = info.at("Response.Tablespaces");

@@ -1,46 +1,70 @@
-//! What PostgreSQL would not do over in a restored cluster as it did it while a backup ran.
+//! What PostgreSQL would not do over in a restored cluster as it did it while a backup ran: another pass begins behind it.
 
 use crate::support::checks::{self, Before};
 use crate::support::cluster::Options;
 use crate::support::pgkeep::{SERVER, wait_until_copying};
 use crate::support::{Cluster, Pgkeep};
 
-/// What a backup comes to while each of the statements, in the database that is named with it, takes its turn.
+/// Takes a backup while each of the statements, in the database that is named with it, takes its turn. Gives how many
+/// passes it took.
 fn meanwhile(
     cluster: &Cluster,
     pgkeep: &Pgkeep,
+    arguments: &[&str],
     statements: &[(&str, &str)],
-) -> Result<(), String> {
-    let mut running = pgkeep.spawn(&["backup", SERVER]);
+) -> u32 {
+    let mut running = pgkeep.spawn(&[&["backup", SERVER], arguments].concat());
     wait_until_copying(&mut running, pgkeep);
     for (database, statement) in statements {
         cluster.sql_in(database, statement);
     }
     assert!(running.is_running(), "the backup ended too early");
-    let run = running.wait();
-    match run.status.code() {
-        Some(0) => Ok(()),
-        _ => Err(run.failed(1)),
+    running.wait().succeeded();
+    passes(pgkeep)
+}
+
+fn passes(pgkeep: &Pgkeep) -> u32 {
+    let info = pgkeep.ok(&["info", SERVER, "newest"]);
+    info.at("Response.Passes").parse().unwrap()
+}
+
+const CHANGE: &str = "insert into t select i, 'x' from generate_series(1, 1000) i";
+
+/// The newest backup holds what the server did.
+fn assert_newest(major: u32, pgkeep: &Pgkeep, before: &Before, tables: &[(&str, i64)]) {
+    pgkeep.ok(&["verify", SERVER, "newest"]);
+    let data = pgkeep.restore_elsewhere("newest");
+    let restored = checks::is_whole(major, &data, before, 0);
+    for (database, rows) in tables {
+        let count = &restored.sql_in(database, "select count(*) from t")[0][0];
+        assert_eq!(*count, rows.to_string(), "of {database}");
     }
 }
 
-fn what_replay_would_not_do_over_fails_a_backup(major: u32, strategy: &str) {
+fn what_replay_would_not_do_over_takes_another_pass(major: u32, strategy: &str, compression: &str) {
     let mut cluster = Cluster::stopped(major, &Options::default());
     // A template that is vacuumed is changed too.
     cluster.set("autovacuum = off");
     cluster.start();
     cluster.tablespace("outside");
     cluster.sql("create database moving template app");
-    let pgkeep = Pgkeep::of(&cluster).with("max_rate", "4MB");
+    let before = Before::of(&cluster);
+    let pgkeep = Pgkeep::of(&cluster)
+        .with("max_rate", "12MB")
+        .with("compression", compression);
     let moved = [("postgres", "alter database moving set tablespace outside")];
-    let error = meanwhile(&cluster, &pgkeep, &moved).unwrap_err();
-    assert!(error.contains("was moved to another tablespace"), "{error}");
+    assert_eq!(meanwhile(&cluster, &pgkeep, &[], &moved), 2);
+    assert_newest(major, &pgkeep, &before, &[("app", 1000), ("moving", 1000)]);
+    let info = pgkeep.ok(&["info", SERVER, "newest"]);
+    assert_eq!(info.at("Response.Incremental"), "false");
 
     let copied = format!("create database copied template app {strategy}");
-    let change = "insert into t select i, 'x' from generate_series(1, 1000) i";
-    let error =
-        meanwhile(&cluster, &pgkeep, &[("postgres", &copied), ("app", change)]).unwrap_err();
-    assert!(error.contains("as a copy of the files of"), "{error}");
+    let change = [("postgres", copied.as_str()), ("app", CHANGE)];
+    assert_eq!(meanwhile(&cluster, &pgkeep, &["newest"], &change), 2);
+    let tables = [("app", 2000), ("copied", 1000), ("moving", 1000)];
+    assert_newest(major, &pgkeep, &before, &tables);
+    let info = pgkeep.ok(&["info", SERVER, "newest"]);
+    assert_eq!(info.at("Response.Incremental"), "true");
 
     // Replay would create it where it is.
     let elsewhere = cluster.ground().folder("elsewhere");
@@ -48,36 +72,45 @@ fn what_replay_would_not_do_over_fails_a_backup(major: u32, strategy: &str) {
         "create tablespace elsewhere location '{}'",
         elsewhere.display()
     );
-    let error = meanwhile(&cluster, &pgkeep, &[("postgres", &create)]).unwrap_err();
-    assert!(error.contains(elsewhere.to_str().unwrap()), "{error}");
-    cluster.sql("drop tablespace elsewhere");
-    assert!(pgkeep.ok(&["list-backup", SERVER]).backups().is_empty());
+    let created = [("postgres", create.as_str()), ("copied", CHANGE)];
+    assert_eq!(meanwhile(&cluster, &pgkeep, &["newest"], &created), 2);
+    cluster.sql("create table moved_on tablespace elsewhere as select 1");
+    let tables = [("app", 2000), ("copied", 2000), ("moving", 1000)];
+    assert_newest(major, &pgkeep, &before, &tables);
+    assert_eq!(pgkeep.ok(&["list-backup", SERVER]).backups().len(), 3);
+    // The others are still what they were, and nothing of the passes is left.
+    pgkeep.ok(&["verify", SERVER, "oldest"]);
+    let folders = std::fs::read_dir(pgkeep.backups()).unwrap();
+    assert_eq!(folders.count(), 3);
+    pgkeep.ok(&["delete", SERVER, "oldest"]);
+    assert_newest(major, &pgkeep, &before, &tables);
+}
 
-    // A template that stays as it was does no harm, nor does a change before.
-    cluster.sql("drop database copied");
-    cluster.sql("drop database moving");
-    cluster.sql("drop tablespace outside");
+#[test]
+fn what_replay_would_not_do_over_takes_another_pass_of_14() {
+    what_replay_would_not_do_over_takes_another_pass(14, "", "zstd");
+}
+
+#[test]
+fn what_replay_would_not_do_over_takes_another_pass_of_17() {
+    what_replay_would_not_do_over_takes_another_pass(17, "strategy file_copy", "none");
+}
+
+#[test]
+fn a_template_that_stays_as_it_was_does_no_harm() {
+    let mut cluster = Cluster::stopped(16, &Options::default());
+    cluster.set("autovacuum = off");
+    cluster.start();
+    let pgkeep = Pgkeep::of(&cluster).with("max_rate", "4MB");
     let before = Before::of(&cluster);
-    meanwhile(
-        &cluster,
-        &pgkeep,
-        &[("app", change), ("postgres", &copied), ("copied", change)],
-    )
-    .unwrap();
+    let copied = "create database copied template app strategy file_copy";
+    // Nor does a change before.
+    let statements = [("app", CHANGE), ("postgres", copied), ("copied", CHANGE)];
+    assert_eq!(meanwhile(&cluster, &pgkeep, &[], &statements), 1);
     let data = pgkeep.restore("newest");
-    let restored = checks::is_whole(major, &data, &before, 0);
+    let restored = checks::is_whole(16, &data, &before, 0);
     let count = |database: &str| restored.sql_in(database, "select count(*) from t")[0][0].clone();
-    assert_eq!([count("app"), count("copied")], ["3000", "4000"]);
-}
-
-#[test]
-fn what_replay_would_not_do_over_fails_a_backup_of_14() {
-    what_replay_would_not_do_over_fails_a_backup(14, "");
-}
-
-#[test]
-fn what_replay_would_not_do_over_fails_a_backup_of_17() {
-    what_replay_would_not_do_over_fails_a_backup(17, "strategy file_copy");
+    assert_eq!([count("app"), count("copied")], ["2000", "3000"]);
 }
 
 #[test]
@@ -92,7 +125,7 @@ fn a_copy_that_is_in_the_wal_may_differ_from_its_template() {
         ),
         ("app", "delete from t"),
     ];
-    meanwhile(&cluster, &pgkeep, &statements).unwrap();
+    assert_eq!(meanwhile(&cluster, &pgkeep, &[], &statements), 1);
     let data = pgkeep.restore("newest");
     let restored = checks::is_whole(18, &data, &before, 0);
     let count = |database: &str| restored.sql_in(database, "select count(*) from t")[0][0].clone();

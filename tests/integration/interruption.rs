@@ -92,47 +92,22 @@ fn an_interrupted_backup_cleans_up_at_once() {
 }
 
 #[test]
-fn a_server_that_dies_fails_the_backup_and_no_other() {
-    for how in [Postmaster::Killed, Postmaster::Immediate, Postmaster::Fast] {
-        let mut cluster = Cluster::new(15);
-        let pgkeep = Pgkeep::of(&cluster);
-        let first = pgkeep.backup();
-        let pgkeep = pgkeep.with("max_rate", "1MB");
-        let load = Load::on(&cluster);
-        let mut running = pgkeep.spawn(&["backup", SERVER]);
-        wait_until_copying(&mut running, &pgkeep);
-        cluster.stop(how);
-        load.stop();
-        let run = running.wait();
-        assert!(matches!(run.status.code(), Some(1 | 5)), "{run:?}");
-        run.failed(run.status.code().unwrap());
-        assert_no_leftovers(&pgkeep);
-        assert_only(&pgkeep, &first);
-
-        cluster.start();
-        cluster.assert_nothing_is_left();
-        let before = Before::of(&cluster);
-        let pgkeep = pgkeep.with("max_rate", "0");
-        let second = pgkeep.backup();
-        let data = pgkeep.restore(&second.identifier);
-        checks::is_whole(15, &data, &before, i64::MAX);
-    }
-}
-
-#[test]
-fn a_backend_that_is_terminated_fails_the_backup() {
-    let cluster = Cluster::new(18);
-    let pgkeep = Pgkeep::of(&cluster).with("max_rate", "1MB");
+fn a_backup_that_waits_for_its_server_can_be_stopped() {
+    let mut cluster = Cluster::new(15);
+    let pgkeep = Pgkeep::of(&cluster);
+    let first = pgkeep.backup();
+    let pgkeep = pgkeep.with("max_rate", "1MB");
     let mut running = pgkeep.spawn(&["backup", SERVER]);
     wait_until_copying(&mut running, &pgkeep);
-    cluster.sql(
-        "select pg_terminate_backend(pid) from pg_stat_activity
-         where application_name ilike '%pgkeep%' order by backend_start limit 1",
-    );
-    let run = running.wait();
-    assert!(matches!(run.status.code(), Some(1 | 5)), "{run:?}");
-    assert!(pgkeep.ok(&["list-backup", SERVER]).backups().is_empty());
-    cluster.assert_nothing_is_left();
+    cluster.stop(Postmaster::Killed);
+    std::thread::sleep(Duration::from_secs(3));
+    assert!(running.is_running(), "it did not wait for the server");
+    let begin = Instant::now();
+    running.signal(Signal::TERM);
+    running.wait().failed(1);
+    assert!(begin.elapsed() < AT_ONCE, "it took {:?}", begin.elapsed());
+    assert_no_leftovers(&pgkeep);
+    assert_only(&pgkeep, &first);
 }
 
 #[test]

@@ -240,7 +240,7 @@ fn amid(
     arguments: &[&str],
 ) -> Backup {
     std::thread::scope(|scope| {
-        let backup = scope.spawn(|| pgkeep.backup_when_possible(arguments));
+        let backup = scope.spawn(|| pgkeep.finished(&pgkeep.ok(arguments)));
         while !backup.is_finished() {
             changes.make(cluster, 2);
             std::thread::sleep(PAUSE);

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Signal, kill_process};
+use serde_json::Value;
 
 use super::cluster::{Cluster, pid};
 use super::report::Report;
@@ -124,27 +125,7 @@ impl Pgkeep {
     }
 
     fn backup_with(&self, arguments: &[&str]) -> Backup {
-        self.backup_when_possible(&[&["backup", SERVER], arguments].concat())
-    }
-
-    /// Takes a backup as soon as that is possible.
-    pub fn backup_when_possible(&self, arguments: &[&str]) -> Backup {
-        self.finished(&self.run_when_possible(arguments).succeeded())
-    }
-
-    /// Begins a backup again for as long as something happens meanwhile that replay would not do over: autovacuum visits a
-    /// template that a database is being copied from, or a database is moved.
-    pub fn run_when_possible(&self, arguments: &[&str]) -> Run {
-        loop {
-            let run = self.run(arguments);
-            if run.status.code() != Some(1) {
-                return run;
-            }
-            let error = run.failed(1);
-            let is_hazard = error.contains("as a copy of the files of")
-                || error.contains("was moved to another tablespace");
-            assert!(is_hazard, "{error}");
-        }
+        self.finished(&self.ok(&[&["backup", SERVER], arguments].concat()))
     }
 
     /// The backup that a report is of.
@@ -169,6 +150,23 @@ impl Pgkeep {
         all.extend(arguments);
         let report = self.ok(&all);
         folder.join(format!("{SERVER}-{}", report.at("Response.Backup")))
+    }
+
+    /// Restores a backup with tablespaces of its own, beside the server that it is of.
+    pub fn restore_elsewhere(&self, backup: &str) -> PathBuf {
+        let number = self.runs.load(Ordering::Relaxed);
+        let info = self.ok(&["info", SERVER, backup]);
+        let tablespaces = info.find("Response.Tablespaces").and_then(Value::as_object);
+        let mut arguments = Vec::new();
+        for (name, about) in tablespaces.into_iter().flatten() {
+            if about["Path"] != "in place" {
+                let folder = self.ground.folder(&format!("{name}-{number}"));
+                let moved = format!("{name}={}", folder.display());
+                arguments.extend(["--tablespace".to_owned(), moved]);
+            }
+        }
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        self.restore_with(backup, &arguments)
     }
 
     /// Starts a command line.
@@ -394,5 +392,16 @@ pub fn wait_until_copying(running: &mut Running, pgkeep: &Pgkeep) {
             !folder.path().join("backup.info").exists()
                 && files.filter(|file| file.file_type().is_file()).count() > 0
         })
+    });
+}
+
+/// Waits until a backup has got to the pass with a number.
+pub fn wait_for_pass(running: &mut Running, pgkeep: &Pgkeep, number: u32) {
+    wait_until("the backup makes another pass", || {
+        assert!(running.is_running(), "the backup ended before that pass");
+        let folders = fs::read_dir(pgkeep.backups()).into_iter().flatten();
+        folders
+            .flatten()
+            .any(|folder| folder.path().join(number.to_string()).exists())
     });
 }

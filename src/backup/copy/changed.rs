@@ -95,6 +95,7 @@ impl Worker<'_> {
         }
         let plain = &mut self.plain;
         let store = &mut self.store;
+        let pages = &mut self.pages;
         let mut suspects = Vec::new();
         let mut doubtful = Vec::new();
         plain.clear();
@@ -111,9 +112,9 @@ impl Worker<'_> {
             plain.extend_from_slice(bytes.unwrap_or_default());
             plain.resize(begin + range.length as usize, 0);
             let relation = job.plan.files.get(part.file).relation();
-            if let (Some(check), Some(relation)) = (&job.page_check, relation) {
+            if let Some(relation) = relation {
                 let block = (range.offset / PAGE_SIZE as u64) as u32;
-                suspects.extend(check.suspects(part.file, relation, block, &plain[begin..]));
+                suspects.extend(pages.look_at(part.file, relation, block, &plain[begin..]));
             }
             job.progress.advance(range.length);
             job.rate.take(range.length, || stop.is_set());

@@ -104,6 +104,7 @@ pub(crate) fn details(catalogue: &Catalogue, backup: &Backup) -> Result<Fields> 
         field("WalLevel", info.wal_level.as_str()),
         field("WalSegmentSize", Value::Size(info.wal_segment_size)),
         field("NumberOfFiles", info.number_of_files),
+        field("Passes", info.passes),
         field("CorruptPages", info.corrupt_pages),
         field("Annotations", annotations(info)),
     ]);

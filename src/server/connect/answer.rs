@@ -28,6 +28,7 @@ pub fn server_error(doing: &str, error: &postgres::Error) -> Error {
 fn lost(message: &str) -> Error {
     Error::server(message)
         .hint("see the server's log: it may have been restarted, or the network have failed")
+        .momentary()
 }
 
 fn of_server(server: &DbError, message: &str) -> Error {
@@ -39,10 +40,13 @@ fn of_server(server: &DbError, message: &str) -> Error {
     if [SqlState::ADMIN_SHUTDOWN, SqlState::CRASH_SHUTDOWN].contains(code) {
         return Error::server(message).hint(
             "the server was shut down or the session was terminated; run the same command again",
-        );
+        )
+        .momentary();
     }
     if *code == SqlState::CANNOT_CONNECT_NOW {
-        return Error::server(message).hint("wait until the server accepts connections");
+        return Error::server(message)
+            .hint("wait until the server accepts connections")
+            .momentary();
     }
     if *code == SqlState::QUERY_CANCELED {
         return Error::failed(message).hint("the query was cancelled; run the same command again");

@@ -43,7 +43,10 @@ pub(super) fn connect_error(place: &str, endpoint: &Endpoint, error: &postgres::
     let failed = |reason: &str| Error::server(format!("cannot connect to {place}: {reason}"));
     match Source::of(error) {
         Source::Server(server) => {
-            let failure = failed(&in_words(server));
+            let mut failure = failed(&in_words(server));
+            if PASSING.contains(server.code()) {
+                failure = failure.momentary();
+            }
             match refusal_hint(server) {
                 Some(hint) => failure.hint(hint),
                 None => failure,
@@ -55,11 +58,15 @@ pub(super) fn connect_error(place: &str, endpoint: &Endpoint, error: &postgres::
         }
         Source::System(system) => {
             let (reason, hint) = system_failure(system, endpoint);
-            failed(&reason).hint(hint)
+            failed(&reason).hint(hint).momentary()
         }
         Source::Driver(text) => {
             let (reason, hint) = driver_failure(&text, endpoint);
-            failed(&reason).hint(hint)
+            let failure = failed(&reason).hint(hint);
+            match error.is_closed() {
+                true => failure.momentary(),
+                false => failure,
+            }
         }
     }
 }
@@ -70,6 +77,7 @@ pub(super) fn unknown_host(endpoint: &Endpoint, error: Option<&io::Error>) -> Er
     let reason = reason.trim_start_matches("failed to lookup address information: ");
     Error::server(format!("cannot find the server at {endpoint}: {reason}"))
         .hint("check the spelling of the host's name, and this machine's name service")
+        .momentary()
 }
 
 /// A host that did not answer in time.
@@ -79,7 +87,16 @@ pub(super) fn timed_out(endpoint: &Endpoint, timeout: Option<Duration>) -> Error
         "the server at {endpoint} did not answer within {seconds} s"
     ))
     .hint("check host, port and firewalls, or set PGCONNECT_TIMEOUT higher")
+    .momentary()
 }
+
+/// What a server says that is starting, stopping or busy.
+const PASSING: [SqlState; 4] = [
+    SqlState::CANNOT_CONNECT_NOW,
+    SqlState::ADMIN_SHUTDOWN,
+    SqlState::CRASH_SHUTDOWN,
+    SqlState::TOO_MANY_CONNECTIONS,
+];
 
 /// What to do where the server refuses a connection.
 fn refusal_hint(server: &DbError) -> Option<String> {

@@ -1,0 +1,446 @@
+//! One pass of a backup: what lies between a start and a stop on the server.
+//!
+//! The first pass reads all that is asked for. Where the server did something meanwhile that its WAL does not allow to
+//! repeat, or the sessions were lost, the next one starts behind that and reads only what changed since the first did.
+
+use std::time::{Duration, Instant};
+
+use postgres::Client;
+
+use crate::backup::catalogued::Catalogued;
+use crate::backup::changes::{Changes, Search};
+use crate::backup::copy::{self, Copied};
+use crate::backup::corruption::{PageCheck, Suspect, corrupt_pages};
+use crate::backup::finish::{Description, Finish};
+use crate::backup::hazards::Hazard;
+use crate::backup::parent::Parent;
+use crate::backup::plan::Plan;
+use crate::backup::reserved::{ReservedWal, Watch};
+use crate::backup::wal::{self, NeededWal};
+use crate::backup::{
+    ParentRequest, Request, check_facts, emptied_directories, end, orphans, unlogged,
+};
+use crate::error::{Error, Result};
+use crate::interrupt::Interrupt;
+use crate::pg::changed_blocks::{ChangedBlocks, RelationFork};
+use crate::pg::exclusion::Exclusion;
+use crate::pg::lsn::{Lsn, Timeline};
+use crate::progress::Progress;
+use crate::rate::RateLimit;
+use crate::repository::backup_info::{BackupInfo, Increment};
+use crate::repository::identifier::Identifier;
+use crate::repository::layout::BackupFolder;
+use crate::repository::store::Stored;
+use crate::server::connect::Connector;
+use crate::server::facts::{self, Facts};
+use crate::server::listing::{self, Listing};
+use crate::server::quiet::Quiet;
+use crate::server::reading::FileReader;
+use crate::server::session::{BackupSession, Checkpoint, Stopped};
+use crate::server::{Instance, permissions};
+
+/// The sessions of a pass, and what they found the server to be.
+pub(super) struct Connected {
+    pub(super) client: Client,
+    pub(super) readers: Vec<FileReader>,
+    pub(super) instance: Instance,
+    pub(super) facts: Facts,
+}
+
+impl Connected {
+    /// Connects to a server that can be backed up.
+    pub(super) fn open(
+        request: &Request<'_>,
+        connector: &Connector,
+        interrupt: &Interrupt,
+    ) -> Result<Connected> {
+        let mut client = crate::server::connect(connector, interrupt)?;
+        let version = facts::version(&mut client)?;
+        permissions::check(&mut client, version.major, request.server)?;
+        let mut readers = (0..request.workers)
+            .map(|_| FileReader::connect(connector, interrupt))
+            .collect::<Result<Vec<FileReader>>>()?;
+        let instance = crate::server::instance(&mut client)?;
+        for reader in &mut readers {
+            reader.check_instance(&instance)?;
+        }
+        let facts = Facts::read(&mut client, &mut readers[0])?;
+        check_facts(&facts)?;
+        Ok(Connected {
+            client,
+            readers,
+            instance,
+            facts,
+        })
+    }
+}
+
+/// What it takes to make a pass.
+pub(super) struct Pass<'a> {
+    pub(super) request: &'a Request<'a>,
+    pub(super) connector: &'a Connector,
+    pub(super) instance: &'a Instance,
+    pub(super) facts: &'a Facts,
+    pub(super) identifier: Identifier,
+    /// When the backup began.
+    pub(super) began: Instant,
+    /// Where its files go.
+    pub(super) folder: &'a BackupFolder,
+    pub(super) checkpoint: Checkpoint,
+    /// Where the last one met what must not be replayed: this one starts behind it.
+    pub(super) hazard: Option<Lsn>,
+    pub(super) progress: &'a dyn Progress,
+    pub(super) interrupt: &'a Interrupt,
+}
+
+/// What a pass builds on.
+pub(super) enum Base<'a> {
+    /// Nothing: it reads all.
+    Nothing,
+    /// A backup, as the user wants it.
+    Backup(Parent, &'a ParentRequest<'a>),
+    /// What earlier passes left.
+    Layer(Parent),
+}
+
+/// A pass that is no backup.
+pub(super) struct Broken {
+    pub(super) error: Error,
+    /// What another one can build on.
+    pub(super) left: Option<Box<Left>>,
+    /// What it met that must not be replayed.
+    pub(super) hazard: Option<Hazard>,
+    /// What earlier passes left is of no use any more.
+    pub(super) is_base_lost: bool,
+}
+
+/// What a pass copied that is no backup.
+pub(super) struct Left {
+    pub(super) stored: Stored,
+    /// `false` where it was broken off before it had read everything.
+    pub(super) is_complete: bool,
+    pub(super) start: Lsn,
+    pub(super) timeline: Timeline,
+    /// The newest page that was read.
+    pub(super) newest: Lsn,
+    /// Pages that were read torn or damaged, and are read again.
+    pub(super) doubtful: Vec<(RelationFork, u32)>,
+    pub(super) increment: Option<Increment>,
+    /// What had changed when it began.
+    pub(super) changed: Option<ChangedBlocks>,
+}
+
+impl Left {
+    /// Whether another pass has anything of it. What an incremental one found to have changed is worth keeping too.
+    pub(super) fn is_of_use(&self) -> bool {
+        !self.stored.files.is_empty() || self.changed.is_some()
+    }
+}
+
+impl From<Error> for Broken {
+    fn from(error: Error) -> Broken {
+        Broken {
+            error,
+            left: None,
+            hazard: None,
+            is_base_lost: false,
+        }
+    }
+}
+
+/// How the server ended a pass.
+struct Ended {
+    stopped: Stopped,
+    wal: NeededWal,
+    control: Vec<u8>,
+}
+
+/// How often a standby is asked for a restartpoint that lies behind a hazard.
+const RESTARTPOINT_PAUSE: Duration = Duration::from_secs(2);
+
+/// How long: a primary makes a checkpoint every five minutes unless it is told otherwise (checkpoint_timeout).
+const RESTARTPOINT_WITHIN: Duration = Duration::from_secs(30 * 60);
+
+impl Pass<'_> {
+    /// Makes it, up to the last file of a backup.
+    pub(super) fn run(
+        &self,
+        mut client: Client,
+        mut readers: Vec<FileReader>,
+        reserved: &mut Option<ReservedWal>,
+        quiet: Option<Quiet>,
+        base: Base<'_>,
+    ) -> Result<BackupInfo, Broken> {
+        let Pass {
+            request,
+            facts,
+            folder,
+            progress,
+            interrupt,
+            ..
+        } = *self;
+        let suffix = request.coding.suffix();
+        let major = facts.version.major;
+        progress.step("checkpoint", None);
+        let keeper = match reserved.take() {
+            Some(keeper) if keeper.is_held(&mut client)? => keeper,
+            _ => ReservedWal::reserve(self.connector, self.instance, interrupt)?,
+        };
+        let keeper = reserved.insert(keeper);
+        let mut session = self.start(client)?;
+
+        progress.step("list files", None);
+        let catalogued = Catalogued::read(&mut session)?;
+        let tablespaces = catalogued.tablespaces();
+        let emptied = emptied_directories(facts, tablespaces, &mut readers[0])?;
+        let rules = Exclusion::new(major, emptied);
+        let listing = list(&mut session, facts, &rules, &catalogued, request.extra)?;
+        let paths = listing.entries.iter();
+        catalogued.expect_in(
+            paths.map(|entry| listing.paths.get(entry.path)),
+            &major.tablespace_directory(),
+            &mut session,
+            &mut readers[0],
+            interrupt,
+        )?;
+        let changes = self.changes(base, &mut session, &mut readers)?;
+        let plan = Plan::new(listing, &rules, major, suffix, changes.as_ref());
+        let (increment, changed) = changes
+            .map(|changes| (changes.increment, changes.blocks))
+            .unzip();
+
+        progress.step("copy files", Some(plan.bytes));
+        let start = session.start_lsn();
+        let timeline = readers[0].read_control_file()?.1.checkpoint_timeline;
+        let segment_blocks = facts.control.relation_segment_blocks;
+        let job = copy::Job {
+            plan: &plan,
+            folder,
+            request,
+            page_check: facts
+                .data_checksums
+                .then(|| PageCheck::new(start, segment_blocks)),
+            rate: RateLimit::new(request.max_rate),
+            progress,
+        };
+        let mut watch = Watch {
+            reserved: keeper,
+            request,
+            start,
+            timeline,
+            size: facts.control.wal_segment_size,
+            ticks: 0,
+        };
+        let (mut copied, outcome) = job.run(&mut readers, interrupt, || {
+            session.watch()?;
+            watch.tick(&mut session)
+        })?;
+        let is_complete = outcome.is_ok();
+        let ended = outcome
+            .map_err(Broken::from)
+            .and_then(|()| self.end(&catalogued, session, quiet, &mut copied, &job, &mut readers));
+        let Ended {
+            stopped,
+            wal,
+            control,
+        } = match ended {
+            Ok(ended) => ended,
+            Err(broken) => {
+                return Err(Broken {
+                    left: Some(Box::new(Left {
+                        is_complete,
+                        start,
+                        timeline,
+                        newest: copied.newest,
+                        doubtful: doubtful(&copied.suspects, &plan, segment_blocks),
+                        stored: copied.stored,
+                        increment,
+                        changed,
+                    })),
+                    ..broken
+                });
+            }
+        };
+
+        *reserved = None;
+        progress.step("finish", None);
+        interrupt.check()?;
+        let corrupt = corrupt_pages(&copied.suspects, start, wal.end.lsn, |file| {
+            plan.files.get(file).path.to_owned()
+        });
+        let finish = Finish {
+            description: Description {
+                request,
+                facts,
+                tablespaces,
+                corrupt,
+                increment,
+                identifier: self.identifier,
+                began: self.began,
+            },
+            directories: plan.into_directories(),
+            stopped: &stopped,
+            wal: &wal,
+        };
+        Ok(finish.write(copied.stored, &control, folder)?)
+    }
+
+    /// Starts it on the server; on a standby that may be only when the primary has made a checkpoint behind the last hazard.
+    fn start(&self, client: Client) -> Result<BackupSession> {
+        let Pass { request, facts, .. } = *self;
+        let begin = |client, checkpoint| {
+            BackupSession::start(
+                client,
+                facts.version.major,
+                facts.in_recovery,
+                request.label,
+                checkpoint,
+            )
+        };
+        let mut session = begin(client, self.checkpoint)?;
+        let give_up = Instant::now() + RESTARTPOINT_WITHIN;
+        let mut is_told = false;
+        while self
+            .hazard
+            .is_some_and(|hazard| session.start_lsn() <= hazard)
+        {
+            if Instant::now() > give_up {
+                return Err(Error::server("the standby makes no new restartpoint").hint(
+                    "run CHECKPOINT on the primary, and see whether the standby replays its WAL",
+                ));
+            }
+            if !std::mem::replace(&mut is_told, true) {
+                self.progress.step("wait for a checkpoint", None);
+                log::info!(
+                    "waiting for the primary's next checkpoint (checkpoint_timeout), where the standby can start a backup again; CHECKPOINT on the primary hurries it"
+                );
+            }
+            let client = session.abandon()?;
+            self.interrupt.wait(RESTARTPOINT_PAUSE)?;
+            session = begin(client, Checkpoint::Fast)?;
+        }
+        Ok(session)
+    }
+
+    /// What changed since what it builds on.
+    fn changes(
+        &self,
+        base: Base<'_>,
+        session: &mut BackupSession,
+        readers: &mut [FileReader],
+    ) -> Result<Option<Changes>, Broken> {
+        let search = Search {
+            facts: self.facts,
+            folder: self.request.folder,
+            keys: self.request.keys,
+            progress: self.progress,
+            interrupt: self.interrupt,
+        };
+        match base {
+            Base::Nothing => Ok(None),
+            Base::Backup(parent, wanted) => {
+                self.progress.step("find changes", None);
+                let reached = session.start_lsn();
+                Ok(wanted.unless_full(search.run(parent, reached, session, readers))?)
+            }
+            Base::Layer(parent) => {
+                self.progress.step("find changes", None);
+                let reached = session.position()?;
+                search
+                    .run(parent, reached, session, readers)
+                    .map(Some)
+                    .map_err(|error| Broken {
+                        is_base_lost: !error.is_momentary(),
+                        ..Broken::from(error)
+                    })
+            }
+        }
+    }
+
+    /// Ends it on the server, and copies the WAL.
+    fn end(
+        &self,
+        catalogued: &Catalogued,
+        mut session: BackupSession,
+        quiet: Option<Quiet>,
+        copied: &mut Copied,
+        job: &copy::Job<'_>,
+        readers: &mut [FileReader],
+    ) -> Result<Ended, Broken> {
+        let Pass {
+            request,
+            facts,
+            folder,
+            interrupt,
+            ..
+        } = *self;
+        let suffix = request.coding.suffix();
+        orphans::drop_orphaned_segments(&mut copied.stored, facts, suffix, folder)?;
+        let later = catalogued.expect_in(
+            copied.stored.files.iter().map(|file| file.path),
+            &facts.version.major.tablespace_directory(),
+            &mut session,
+            &mut readers[0],
+            interrupt,
+        )?;
+        let read_until = session.position()?;
+        let (mut control, _) = readers[0].read_control_file()?;
+        let stopped = session.stop()?;
+        drop(quiet);
+        let end = end::find(facts, &stopped, session.client(), &mut readers[0])?;
+        end.demand(&stopped.label, &mut control)?;
+        self.progress.step("copy WAL", None);
+        let wal = wal::needed(facts, &stopped.label, end, &mut readers[0])?;
+        let hazards = wal::copy(
+            &wal,
+            &mut copied.stored,
+            readers,
+            folder,
+            request,
+            &job.rate,
+            interrupt,
+        )?;
+        let names = [catalogued, &later];
+        let init_forks = hazards.check(read_until, &names).map_err(|hazard| Broken {
+            error: hazard.error(),
+            hazard: Some(hazard),
+            left: None,
+            is_base_lost: false,
+        })?;
+        unlogged::drop_other_forks(&init_forks, copied, job.plan, facts, request, folder)?;
+        Ok(Ended {
+            stopped,
+            wal,
+            control,
+        })
+    }
+}
+
+fn list(
+    session: &mut BackupSession,
+    facts: &Facts,
+    rules: &Exclusion,
+    catalogued: &Catalogued,
+    extra: &[String],
+) -> Result<Listing> {
+    let mut listing = Listing::default();
+    let databases = catalogued.database_oids();
+    listing::data_directory(session.client(), rules, &databases, &mut listing)?;
+    for path in extra.iter().chain(&facts.configuration_files) {
+        listing::extra(session.client(), path, &mut listing)?;
+    }
+    Ok(listing)
+}
+
+/// Which blocks of which relations these pages are.
+fn doubtful(suspects: &[Suspect], plan: &Plan, segment_blocks: u32) -> Vec<(RelationFork, u32)> {
+    let block_of = |suspect: &Suspect| {
+        let relation = plan.files.get(suspect.file).relation()?;
+        let first = relation.segment.checked_mul(segment_blocks)?;
+        Some((
+            RelationFork::of(&relation)?,
+            first.checked_add(suspect.block)?,
+        ))
+    };
+    suspects.iter().filter_map(block_of).collect()
+}

@@ -1,0 +1,273 @@
+//! A backup in passes, of which the first is enough where the server does nothing meanwhile that cannot be replayed.
+
+use std::time::{Duration, Instant};
+
+use crate::backup::finish::milliseconds;
+use crate::backup::hazards::Hazard;
+use crate::backup::layers::{Layers, Whose};
+use crate::backup::parent::Parent;
+use crate::backup::pass::{Base, Broken, Connected, Left, Pass};
+use crate::backup::reserved::ReservedWal;
+use crate::backup::{Request, open_parent};
+use crate::error::{Error, Result};
+use crate::interrupt::Interrupt;
+use crate::pg::lsn::Lsn;
+use crate::progress::Progress;
+use crate::repository::backup_info::BackupInfo;
+use crate::repository::identifier::Identifier;
+use crate::repository::layout::BackupFolder;
+use crate::repository::staging::Staging;
+use crate::server::connect::Connector;
+use crate::server::facts::Facts;
+use crate::server::quiet::Quiet;
+use crate::server::session::Checkpoint;
+use crate::server::{self, Instance};
+
+/// A backup that is being made.
+pub(super) struct Passes<'a> {
+    pub(super) request: &'a Request<'a>,
+    pub(super) connector: &'a Connector,
+    pub(super) progress: &'a dyn Progress,
+    pub(super) interrupt: &'a Interrupt,
+    pub(super) identifier: Identifier,
+    pub(super) began: Instant,
+    pub(super) staging: Staging,
+    pub(super) layers: Layers,
+    /// The WAL since the first pass began, or since the sessions were lost last.
+    pub(super) reserved: Option<ReservedWal>,
+    /// The last thing in the WAL that must not be replayed.
+    pub(super) hazard: Option<Lsn>,
+    /// How many passes read anything.
+    pub(super) made: u32,
+}
+
+/// After so many passes none is made any more: what is in their way does not end.
+const MOST_PASSES: u32 = 30;
+
+/// After so many, whoever is in their way is held up for the time of one.
+const UNQUIET_PASSES: u32 = 4;
+
+/// How long a server is waited for that was lost.
+const SERVER_WITHIN: Duration = Duration::from_secs(10 * 60);
+
+/// Between two attempts to reach it.
+const SERVER_PAUSE: Duration = Duration::from_secs(2);
+
+/// How many of the things are told that one pass met.
+const TOLD_HAZARDS: usize = 5;
+
+impl<'a> Passes<'a> {
+    /// Makes one pass after the other until one of them ends as a backup does.
+    pub(super) fn run(mut self, mut connected: Connected) -> Result<BackupInfo> {
+        for number in 1.. {
+            let folder = self.staging.part(&number.to_string())?;
+            let facts = connected.facts.clone();
+            let broken = match self.pass(number, connected, &folder) {
+                Ok(_) => return self.publish(folder),
+                Err(broken) => broken,
+            };
+            self.interrupt.check()?;
+            let error = self.learn(number, broken, &facts, folder)?;
+            if number == MOST_PASSES {
+                return Err(error.context(format!("given up after {number} passes")));
+            }
+            connected = self.reconnect()?;
+        }
+        Err(Error::failed("no pass was made"))
+    }
+
+    fn pass(
+        &mut self,
+        number: u32,
+        connected: Connected,
+        folder: &BackupFolder,
+    ) -> Result<BackupInfo, Broken> {
+        let base = self.base(&connected.facts)?;
+        let Connected {
+            client,
+            readers,
+            instance,
+            facts,
+        } = connected;
+        let pass = Pass {
+            request: self.request,
+            connector: self.connector,
+            instance: &instance,
+            facts: &facts,
+            identifier: self.identifier,
+            began: self.began,
+            folder,
+            // Whoever has time for the first pass wants the others to be short.
+            checkpoint: match number {
+                1 => self.request.checkpoint,
+                _ => Checkpoint::Fast,
+            },
+            hazard: self.hazard,
+            progress: &Numbered {
+                number,
+                progress: self.progress,
+            },
+            interrupt: self.interrupt,
+        };
+        let quiet = match number > UNQUIET_PASSES && !facts.in_recovery {
+            true => self.quiet(&instance)?,
+            false => None,
+        };
+        pass.run(client, readers, &mut self.reserved, quiet, base)
+    }
+
+    /// Holds up those whose work has been in the way of all passes, for the time of one that is short by now.
+    fn quiet(&self, instance: &Instance) -> Result<Option<Quiet>> {
+        let mut session = server::connect(self.connector, self.interrupt)?;
+        server::check_instance(&mut session, instance)?;
+        let quiet = Quiet::take(session)?;
+        match quiet {
+            Some(_) => log::info!(
+                "databases and tablespaces cannot be created, moved or dropped during this pass"
+            ),
+            None => log::info!(
+                "this role may not lock pg_database and pg_tablespace, which would let this pass be the last one"
+            ),
+        }
+        Ok(quiet)
+    }
+
+    fn base(&self, facts: &Facts) -> Result<Base<'a>, Broken> {
+        let lost = |error| Broken {
+            is_base_lost: true,
+            ..Broken::from(error)
+        };
+        if let Some(layer) = self.layers.top(self.request, facts).map_err(lost)? {
+            return Ok(Base::Layer(layer));
+        }
+        let Some(wanted) = &self.request.parent else {
+            return Ok(Base::Nothing);
+        };
+        let parent = wanted.unless_full(open_parent(self.request, wanted, facts))?;
+        Ok(parent.map_or(Base::Nothing, |parent| Base::Backup(parent, wanted)))
+    }
+
+    /// Keeps what a pass left that is no backup, and gives why it is none; or fails where another one would not end otherwise.
+    fn learn(
+        &mut self,
+        number: u32,
+        broken: Broken,
+        facts: &Facts,
+        folder: BackupFolder,
+    ) -> Result<Error> {
+        let Broken {
+            error,
+            left,
+            hazard,
+            is_base_lost,
+        } = broken;
+        if is_base_lost {
+            log::warn!("starting anew: {}", error.message());
+            self.layers.clear()?;
+            return Ok(error);
+        }
+        if !error.is_momentary() {
+            return Err(error);
+        }
+        match hazard {
+            Some(hazard) => {
+                tell(number, &hazard);
+                self.hazard = self.hazard.max(Some(hazard.at));
+            }
+            None => {
+                log::warn!("pass {number} was broken off: {}", error.message());
+            }
+        }
+        if let Some(left) = left.filter(|left| left.is_of_use()) {
+            self.made += 1;
+            self.keep(*left, facts, folder)?;
+        }
+        Ok(error)
+    }
+
+    fn keep(&mut self, left: Left, facts: &Facts, folder: BackupFolder) -> Result<()> {
+        let base: Option<Parent> = match (left.is_complete, &left.increment, &self.request.parent) {
+            (true, ..) | (_, None, _) => None,
+            (false, Some(_), wanted) => match (self.layers.top(self.request, facts)?, wanted) {
+                (None, Some(wanted)) => Some(open_parent(self.request, wanted, facts)?),
+                (layer, _) => layer,
+            },
+        };
+        let whose = Whose {
+            request: self.request,
+            identifier: self.identifier,
+            began: self.began,
+        };
+        self.layers.push(whose, facts, folder, left, base)
+    }
+
+    /// Connects again. A server that went away is waited for.
+    fn reconnect(&self) -> Result<Connected> {
+        let give_up = Instant::now() + SERVER_WITHIN;
+        self.progress.step("connect", None);
+        loop {
+            match Connected::open(self.request, self.connector, self.interrupt) {
+                Err(error) if error.is_momentary() && Instant::now() < give_up => {
+                    log::debug!("{error}");
+                    self.interrupt.wait(SERVER_PAUSE)?;
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// Puts all passes together, the last of which lies in a folder, and makes the backup of them.
+    fn publish(mut self, mut folder: BackupFolder) -> Result<BackupInfo> {
+        if !self.layers.is_empty() {
+            folder = self.layers.merge(
+                folder,
+                &self.staging,
+                self.request,
+                self.progress,
+                self.interrupt,
+            )?;
+        }
+        let mut info = BackupInfo::read(&folder)?;
+        if self.made > 0 {
+            info.passes = self.made + 1;
+            info.elapsed = milliseconds(self.began);
+            info.write(&folder)?;
+        }
+        self.staging.publish(&folder)?;
+        Ok(info)
+    }
+}
+
+fn tell(number: u32, hazard: &Hazard) {
+    for met in hazard.met.iter().take(TOLD_HAZARDS) {
+        log::info!("during pass {number}, {met}");
+    }
+    if let Some(more) = hazard
+        .met
+        .len()
+        .checked_sub(TOLD_HAZARDS)
+        .filter(|more| *more > 0)
+    {
+        log::info!("and {more} more of that kind");
+    }
+    log::info!("another pass reads what changed since pass {number} began");
+}
+
+/// Tells which pass a step is of, from the second one on.
+struct Numbered<'a> {
+    number: u32,
+    progress: &'a dyn Progress,
+}
+
+impl Progress for Numbered<'_> {
+    fn step(&self, name: &str, bytes: Option<u64>) {
+        match self.number {
+            1 => self.progress.step(name, bytes),
+            number => self.progress.step(&format!("pass {number}: {name}"), bytes),
+        }
+    }
+
+    fn advance(&self, bytes: u64) {
+        self.progress.advance(bytes);
+    }
+}

@@ -1,0 +1,202 @@
+//! A backup that loses its server goes on with what changed since, once the server is back.
+
+use std::time::Duration;
+
+use crate::support::checks::{self, Before};
+use crate::support::cluster::{Options, Postmaster};
+use crate::support::pgkeep::{Running, SERVER, wait_until_copying};
+use crate::support::{Cluster, Pgkeep, wait_until};
+
+/// A backup that has copied its largest files, and still has small ones to copy.
+fn halfway(pgkeep: &Pgkeep, arguments: &[&str]) -> Running {
+    let mut running = pgkeep.spawn(&[&["backup", SERVER, "-v"], arguments].concat());
+    wait_until_copying(&mut running, pgkeep);
+    wait_until("the first bundle is stored", || {
+        assert!(running.is_running(), "the backup ended too early");
+        let files = walkdir::WalkDir::new(pgkeep.backups())
+            .into_iter()
+            .flatten();
+        { files }.any(|file| {
+            file.path()
+                .to_string_lossy()
+                .contains("building/1/bundles/0")
+        })
+    });
+    running
+}
+
+/// What was copied by the pass with a number, in bytes.
+fn copied(stderr: &str, pass: &str) -> f64 {
+    let step = format!("{pass}copy files: ");
+    let line = stderr.lines().find_map(|line| line.split_once(&step));
+    let (_, account) = line.unwrap_or_else(|| panic!("no {step:?} in {stderr}"));
+    let size = account.split(' ').next().unwrap();
+    let digits = size.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
+    let unit = match &size[digits.len()..] {
+        "GB" => 1e9,
+        "MB" => 1e6,
+        "kB" => 1e3,
+        _ => 1.0,
+    };
+    digits.parse::<f64>().unwrap() * unit
+}
+
+fn assert_same(source: &Cluster, restored: &Cluster, tables: &[&str]) {
+    for table in tables {
+        assert!(
+            checks::dump(restored, table) == checks::dump(source, table),
+            "{table}"
+        );
+    }
+}
+
+fn a_server_that_is_restarted_costs_a_pass(major: u32, keeps: &str, how: Postmaster) {
+    let mut cluster = Cluster::stopped(major, &Options::default());
+    cluster.set(keeps);
+    cluster.start();
+    let before = Before::of(&cluster);
+    let pgkeep = Pgkeep::of(&cluster).with("max_rate", "8MB");
+    let running = halfway(&pgkeep, &[]);
+    cluster.sql("update pgbench_accounts set filler = 'before' where aid < 1000");
+    cluster.stop(how);
+    cluster.start();
+    cluster.sql("update pgbench_accounts set filler = 'after' where aid < 500");
+    cluster.sql("create table later as select i from generate_series(1, 1000) i");
+    let run = running.wait();
+    let backup = run.succeeded().at("Response.Backup");
+    assert_eq!(run.report().at("Response.Incremental"), "false");
+    let info = pgkeep.ok(&["info", SERVER, "newest"]);
+    assert_eq!(info.at("Response.Passes"), "2");
+    assert!(
+        run.stderr.contains("pass 1 was broken off"),
+        "{}",
+        run.stderr
+    );
+    let (first, second) = (copied(&run.stderr, ""), copied(&run.stderr, "pass 2: "));
+    assert!(
+        second < first,
+        "{second} after {first} bytes: {}",
+        run.stderr
+    );
+    cluster.assert_nothing_is_left();
+    pgkeep.ok(&["verify", SERVER, &backup]);
+    let restored = checks::is_whole(major, &pgkeep.restore(&backup), &before, 0);
+    assert_same(&cluster, &restored, &["pgbench_accounts", "later"]);
+}
+
+#[test]
+fn a_server_of_14_that_is_killed_costs_a_pass() {
+    a_server_that_is_restarted_costs_a_pass(14, "wal_keep_size = 1GB", Postmaster::Killed);
+}
+
+#[test]
+fn a_server_of_16_that_is_restarted_costs_a_pass() {
+    a_server_that_is_restarted_costs_a_pass(16, "wal_keep_size = 1GB", Postmaster::Fast);
+}
+
+#[test]
+fn a_server_of_18_that_is_restarted_at_once_costs_a_pass() {
+    a_server_that_is_restarted_costs_a_pass(18, "summarize_wal = on", Postmaster::Immediate);
+}
+
+#[test]
+fn an_incremental_backup_that_loses_its_server_stays_one() {
+    for compression in ["zstd", "none"] {
+        let mut cluster = Cluster::new(17);
+        let pgkeep = Pgkeep::of(&cluster).with("compression", compression);
+        pgkeep.backup();
+        cluster.sql("update pgbench_accounts set filler = 'changed'");
+        cluster.sql(
+            "create table added as select i, repeat('x', 500) from generate_series(1, 20000) i",
+        );
+        let before = Before::of(&cluster);
+        let pgkeep = pgkeep.with("max_rate", "4MB");
+        let mut running = pgkeep.spawn(&["backup", SERVER, "newest"]);
+        wait_until_copying(&mut running, &pgkeep);
+        std::thread::sleep(Duration::from_secs(2));
+        cluster.sql("delete from added where i > 10000");
+        cluster.stop(Postmaster::Immediate);
+        cluster.start();
+        cluster.sql("update pgbench_tellers set filler = 'later'");
+        let report = running.wait().succeeded();
+        assert_eq!(report.at("Response.Incremental"), "true");
+        let pgkeep = pgkeep.with("max_rate", "0");
+        let info = pgkeep.ok(&["info", SERVER, "newest"]);
+        assert_eq!(info.at("Response.Passes"), "2");
+        pgkeep.ok(&["verify", SERVER, "newest"]);
+        let data = pgkeep.restore("newest");
+        let restored = checks::is_whole(17, &data, &before, 0);
+        for table in ["pgbench_accounts", "added", "pgbench_tellers"] {
+            assert!(
+                checks::dump(&restored, table) == checks::dump(&cluster, table),
+                "{table}"
+            );
+        }
+        // It is a parent as any other, and what it builds on can go.
+        pgkeep.backup_on("newest");
+        pgkeep.ok(&["delete", SERVER, "oldest"]);
+        pgkeep.ok(&["verify", SERVER, "newest"]);
+    }
+}
+
+#[test]
+fn a_session_that_is_ended_costs_a_pass() {
+    let cluster = Cluster::new(18);
+    let before = Before::of(&cluster);
+    let pgkeep = Pgkeep::of(&cluster).with("max_rate", "4MB");
+    let mut running = pgkeep.spawn(&["backup", SERVER]);
+    wait_until_copying(&mut running, &pgkeep);
+    cluster.sql(
+        "select pg_terminate_backend(pid) from pg_stat_activity
+         where application_name ilike '%pgkeep%' order by backend_start limit 1",
+    );
+    running.wait().succeeded();
+    cluster.assert_nothing_is_left();
+    checks::is_whole(18, &pgkeep.restore("newest"), &before, 0);
+}
+
+#[test]
+fn a_standby_that_is_promoted_costs_a_pass() {
+    for major in crate::support::versions(&[14, 18]) {
+        let primary = Cluster::new(major);
+        let standby = primary.standby();
+        standby.catch_up_with(&primary);
+        let before = Before::of(&primary);
+        let pgkeep = Pgkeep::of(&standby).with("max_rate", "8MB");
+        let running = halfway(&pgkeep, &[]);
+        standby.sql("select pg_promote()");
+        standby.wait_until_writable();
+        standby.sql("update pgbench_accounts set filler = 'promoted' where aid < 100");
+        let run = running.wait();
+        run.succeeded();
+        let (first, second) = (copied(&run.stderr, ""), copied(&run.stderr, "pass 2: "));
+        assert!(
+            second < first,
+            "{second} after {first} bytes: {}",
+            run.stderr
+        );
+        let info = pgkeep.ok(&["info", SERVER, "newest"]);
+        assert_eq!(info.at("Response.Passes"), "2");
+        assert_eq!(info.at("Response.FromStandby"), "false");
+        assert_eq!(info.at("Response.StartTimeline"), "2");
+        pgkeep.ok(&["verify", SERVER, "newest"]);
+        let restored = checks::is_whole(major, &pgkeep.restore("newest"), &before, 0);
+        assert_same(&standby, &restored, &["pgbench_accounts"]);
+    }
+}
+
+#[test]
+fn without_the_wal_since_the_first_pass_a_backup_starts_anew() {
+    let mut cluster = Cluster::new(15);
+    let before = Before::of(&cluster);
+    let pgkeep = Pgkeep::of(&cluster).with("max_rate", "8MB");
+    let running = halfway(&pgkeep, &[]);
+    cluster.sql("update pgbench_accounts set filler = 'before'");
+    cluster.stop(Postmaster::Killed);
+    cluster.start();
+    let run = running.wait();
+    run.succeeded();
+    assert!(run.stderr.contains("starting anew: "), "{}", run.stderr);
+    let restored = checks::is_whole(15, &pgkeep.restore("newest"), &before, 0);
+    assert_same(&cluster, &restored, &["pgbench_accounts"]);
+}
