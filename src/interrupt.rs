@@ -15,6 +15,7 @@ type Waker = Box<dyn Fn() + Send>;
 #[derive(Default)]
 pub struct Interrupt {
     raised: AtomicBool,
+    leaves: AtomicBool,
     wakers: Mutex<Vec<Waker>>,
 }
 
@@ -30,6 +31,16 @@ impl Interrupt {
         {
             wake();
         }
+    }
+
+    /// Says that it is the machine that stops, not somebody who thought better of it: what is done so far is left to the next run.
+    pub fn leave(&self) {
+        self.leaves.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether what is done so far is to be left.
+    pub fn leaves(&self) -> bool {
+        self.leaves.load(Ordering::SeqCst)
     }
 
     /// Registers what ends a wait, such as cancelling a query.

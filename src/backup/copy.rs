@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use crate::backup::Request;
 use crate::backup::assembly::{Assembly, Part};
-use crate::backup::corruption::{PageCheck, Pages, Suspect};
+use crate::backup::corruption::{PageCheck, Pages, Suspect, doubtful};
+use crate::backup::journal::{Journal, Notes};
 use crate::backup::plan::{Plan, PlannedFile, Wanted};
 use crate::backup::tasks::Task;
 use crate::error::{Error, Result};
@@ -54,6 +55,10 @@ pub(super) struct Job<'a> {
     pub(super) page_check: Option<PageCheck>,
     pub(super) rate: RateLimit,
     pub(super) progress: &'a dyn Progress,
+    /// Where what is stored is written down, if that is of use to another backup.
+    pub(super) journal: Option<&'a Journal<'a>>,
+    /// Blocks of a full segment file.
+    pub(super) segment_blocks: u32,
 }
 
 impl Job<'_> {
@@ -69,13 +74,17 @@ impl Job<'_> {
         let assemblies = Assemblies::new(self);
         let mut workers = readers
             .iter_mut()
-            .map(|reader| Worker::new(self, &assemblies, reader))
+            .enumerate()
+            .map(|(number, reader)| Worker::new(self, &assemblies, reader, number))
             .collect::<Result<Vec<Worker<'_>>>>()?;
         let outcome = parallel::run_dealt(
             &mut workers,
             |number| self.plan.tasks.get(number),
             interrupt,
-            |worker, task, stop| worker.copy(task, stop),
+            |worker, task, stop| {
+                worker.copy(task, stop)?;
+                worker.note()
+            },
             watch,
         );
         let mut copied = Copied::default();
@@ -174,6 +183,7 @@ struct Worker<'a> {
     part: Part,
     pages: Pages<'a>,
     suspects: Vec<Suspect>,
+    notes: Option<Notes<'a>>,
 }
 
 impl<'a> Worker<'a> {
@@ -181,6 +191,7 @@ impl<'a> Worker<'a> {
         job: &'a Job<'a>,
         assemblies: &'a Assemblies<'a>,
         reader: &'a mut FileReader,
+        number: usize,
     ) -> Result<Worker<'a>> {
         let mut store = Store::new(job.folder, job.request.coding)?;
         let planned = &job.plan.files;
@@ -195,7 +206,25 @@ impl<'a> Worker<'a> {
             part: Part::default(),
             pages: Pages::new(job.page_check.as_ref()),
             suspects: Vec::new(),
+            notes: job
+                .journal
+                .map(|journal| journal.of_worker(number))
+                .transpose()?,
         })
+    }
+
+    /// Writes down what it stored, now and then.
+    fn note(&mut self) -> Result<()> {
+        let Some(notes) = self.notes.as_mut().filter(|notes| notes.are_due()) else {
+            return Ok(());
+        };
+        let job = self.job;
+        notes.write(
+            &self.store.stored,
+            self.pages.newest,
+            &self.suspects,
+            |suspects| doubtful(suspects, job.plan, job.segment_blocks),
+        )
     }
 
     fn copy(&mut self, task: Task<'_>, stop: &Stop<'_>) -> Result<()> {
@@ -297,7 +326,9 @@ impl<'a> Worker<'a> {
         self.plain = bundle.finish()?;
         let path = layout::bundle(number, self.job.request.coding.suffix());
         self.store.content(&path, &self.plain)?;
-        self.store.stored.files.append(members);
+        for member in members.iter() {
+            self.store.stored.files.push(member);
+        }
         Ok(())
     }
 

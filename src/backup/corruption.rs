@@ -4,6 +4,8 @@
 //! server writes whole pages into the WAL during a backup. Such a page is newer than the backup's start.
 //! A page that claims to be newer than the backup's end was never written by this server.
 
+use crate::backup::plan::Plan;
+use crate::pg::changed_blocks::{ChangedBlocks, RelationFork};
 use crate::pg::lsn::Lsn;
 use crate::pg::page::{PAGE_SIZE, PageVerdict, lsn, verify};
 use crate::pg::relation::RelationFile;
@@ -112,6 +114,21 @@ impl PageCheck {
     pub(super) fn is_worth_another_look(&self, suspect: &Suspect) -> bool {
         suspect.lsn < self.start
     }
+}
+
+/// Which blocks of which relations these are.
+pub(super) fn doubtful(suspects: &[Suspect], plan: &Plan, segment_blocks: u32) -> ChangedBlocks {
+    let mut blocks = ChangedBlocks::new();
+    for suspect in suspects {
+        let Some(relation) = plan.files.get(suspect.file).relation() else {
+            continue;
+        };
+        let first = relation.segment.saturating_mul(segment_blocks);
+        if let Some(fork) = RelationFork::of(&relation) {
+            blocks.mark(fork, first.saturating_add(suspect.block));
+        }
+    }
+    blocks
 }
 
 /// The suspects that no replay mends, now that the backup's end is known.

@@ -57,6 +57,28 @@ pub(super) struct Extent {
     pub(super) from_standby: bool,
 }
 
+impl Extent {
+    /// That of a pass that is no backup, as far as the newest page that it read.
+    pub(super) fn of_layer(
+        start_lsn: Lsn,
+        timeline: Timeline,
+        newest: Lsn,
+        from_standby: bool,
+    ) -> Extent {
+        Extent {
+            start_lsn,
+            checkpoint_lsn: start_lsn,
+            start_timeline: timeline,
+            end: End {
+                lsn: newest,
+                timeline,
+            },
+            first_segment: String::new(),
+            from_standby,
+        }
+    }
+}
+
 impl Finish<'_> {
     /// Writes what is left to write, `backup.info` last.
     pub(super) fn write(

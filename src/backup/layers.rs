@@ -9,8 +9,8 @@ use std::sync::atomic::AtomicU32;
 use std::time::Instant;
 
 use crate::backup::Request;
-use crate::backup::end::End;
 use crate::backup::finish::{Description, Extent};
+use crate::backup::journal;
 use crate::backup::parent::Parent;
 use crate::backup::pass::Left;
 use crate::error::Result;
@@ -30,6 +30,7 @@ use crate::repository::staging::Staging;
 use crate::repository::store::{Store, Stored};
 use crate::server::facts::Facts;
 use crate::stored::coding::Coding;
+use crate::stored::reader::read_whole;
 
 /// The layers, the first pass's at the bottom.
 #[derive(Default)]
@@ -62,6 +63,22 @@ impl Layers {
         let top = self.layers.last();
         top.map(|layer| Parent::of_layer(&layer.folder, &layer.owed, request.keys, facts))
             .transpose()
+    }
+
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.layers.len()
+    }
+
+    /// Takes one that is sealed already.
+    pub(super) fn take(&mut self, folder: BackupFolder, coding: &Coding) -> Result<()> {
+        let path = folder.stored(&owed_file(coding));
+        let owed = match durable::exists(&path)? {
+            true => ChangedBlocks::parse(&read_whole(&path, coding)?)?,
+            false => ChangedBlocks::new(),
+        };
+        self.layers.push(Layer { folder, owed });
+        Ok(())
     }
 
     /// Forgets them all.
@@ -97,14 +114,14 @@ impl Layers {
         let suffix = request.coding.suffix();
         stored.take_out(|entry| entry.path.starts_with("pg_wal/"), suffix, &folder)?;
         let mut owed = changed.filter(|_| !is_complete).unwrap_or_default();
-        for (fork, block) in doubtful {
-            owed.mark(fork, block);
-        }
+        owed.append(doubtful);
         let mut store = Store::new(&folder, request.coding)?;
         if let Some(base) = &base {
             keep_as_before(&mut stored, &base.relations, &folder, request.coding)?;
         }
         store.stored = stored;
+        store.content(&owed_file(request.coding), &owed.to_bytes())?;
+        journal::remove(&folder)?;
         let sealed = store.seal(Vec::new())?;
         let description = Description {
             request,
@@ -116,17 +133,7 @@ impl Layers {
             identifier,
             began,
         };
-        let extent = Extent {
-            start_lsn: start,
-            checkpoint_lsn: start,
-            start_timeline: timeline,
-            end: End {
-                lsn: newest.max(start),
-                timeline,
-            },
-            first_segment: String::new(),
-            from_standby: facts.in_recovery,
-        };
+        let extent = Extent::of_layer(start, timeline, newest.max(start), facts.in_recovery);
         description.info(extent, &sealed).write(&folder)?;
         self.layers.push(Layer { folder, owed });
         Ok(())
@@ -154,6 +161,11 @@ impl Layers {
         }
         Ok(upper)
     }
+}
+
+/// What a layer owes, as a WAL summary; in its folder.
+fn owed_file(coding: &Coding) -> String {
+    format!("owed{}", coding.suffix())
 }
 
 /// Adds relations that a pass did not get to, as files of which nothing changed.

@@ -8,6 +8,7 @@ mod corruption;
 mod end;
 mod finish;
 mod hazards;
+mod journal;
 mod layers;
 mod orphans;
 mod parent;
@@ -15,6 +16,7 @@ mod pass;
 mod passes;
 mod plan;
 mod reserved;
+mod resume;
 mod tasks;
 mod unlogged;
 mod wal;
@@ -58,6 +60,8 @@ pub struct Request<'a> {
     pub parent: Option<ParentRequest<'a>>,
     /// Whether the checkpoint it begins with is hurried.
     pub checkpoint: Checkpoint,
+    /// Whether a full backup takes over what one left that died.
+    pub resume: bool,
     /// The master keys that its parent and the WAL archive may be encrypted with.
     pub keys: &'a Keyring,
     /// How its files are compressed and encrypted.
@@ -89,7 +93,10 @@ pub fn run(
     let began = Instant::now();
     request.folder.create()?;
     let lock = ServerLock::take(request.folder)?;
-    let removed = staging::remove_leftovers(request.folder, &lock)?;
+    let unfinished = staging::unfinished(request.folder, &lock)?.filter(|_| request.resume);
+    let removed = staging::remove_leftovers(request.folder, &lock, unfinished)?;
+    // An incremental backup leaves it to the next full one.
+    let unfinished = unfinished.filter(|_| request.parent.is_none());
     if removed > 0 {
         log::info!(
             "removed {removed} unfinished backup(s) of {}",
@@ -99,19 +106,27 @@ pub fn run(
     progress.step("connect", None);
     let connected = Connected::open(request, connector, interrupt)?;
     let identifier = free_identifier(request.folder)?;
-    let passes = Passes {
+    let mut passes = Passes {
         request,
         connector,
         progress,
         interrupt,
         identifier,
         began,
-        staging: Staging::begin(request.folder, &lock, identifier)?,
+        staging: match unfinished {
+            None => Staging::begin(request.folder, &lock, identifier)?,
+            Some(left) => Staging::take_over(request.folder, &lock, left, identifier)?,
+        },
         layers: Layers::default(),
         reserved: None,
         hazard: None,
+        unquiet: 0,
         made: 0,
+        number: 0,
     };
+    if let Some(left) = unfinished {
+        passes.take_over(left, &connected.facts)?;
+    }
     passes.run(connected)
 }
 

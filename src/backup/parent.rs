@@ -109,7 +109,7 @@ impl Parent {
     }
 }
 
-fn check_same_cluster(info: &BackupInfo, facts: &Facts) -> Result<()> {
+pub(super) fn check_same_cluster(info: &BackupInfo, facts: &Facts) -> Result<()> {
     let control = &facts.control;
     let different = |what: &str, there: &dyn std::fmt::Display, here: &dyn std::fmt::Display| {
         Err(unfit(

@@ -10,9 +10,10 @@ use postgres::Client;
 use crate::backup::catalogued::Catalogued;
 use crate::backup::changes::{Changes, Search};
 use crate::backup::copy::{self, Copied};
-use crate::backup::corruption::{PageCheck, Suspect, corrupt_pages};
-use crate::backup::finish::{Description, Finish};
+use crate::backup::corruption::{PageCheck, corrupt_pages, doubtful};
+use crate::backup::finish::{Description, Extent, Finish};
 use crate::backup::hazards::Hazard;
+use crate::backup::journal::{self, Journal};
 use crate::backup::parent::Parent;
 use crate::backup::plan::Plan;
 use crate::backup::reserved::{ReservedWal, Watch};
@@ -22,7 +23,7 @@ use crate::backup::{
 };
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
-use crate::pg::changed_blocks::{ChangedBlocks, RelationFork};
+use crate::pg::changed_blocks::ChangedBlocks;
 use crate::pg::exclusion::Exclusion;
 use crate::pg::lsn::{Lsn, Timeline};
 use crate::progress::Progress;
@@ -30,7 +31,7 @@ use crate::rate::RateLimit;
 use crate::repository::backup_info::{BackupInfo, Increment};
 use crate::repository::identifier::Identifier;
 use crate::repository::layout::BackupFolder;
-use crate::repository::store::Stored;
+use crate::repository::store::{Sealed, Stored};
 use crate::server::connect::Connector;
 use crate::server::facts::{self, Facts};
 use crate::server::listing::{self, Listing};
@@ -124,7 +125,7 @@ pub(super) struct Left {
     /// The newest page that was read.
     pub(super) newest: Lsn,
     /// Pages that were read torn or damaged, and are read again.
-    pub(super) doubtful: Vec<(RelationFork, u32)>,
+    pub(super) doubtful: ChangedBlocks,
     pub(super) increment: Option<Increment>,
     /// What had changed when it began.
     pub(super) changed: Option<ChangedBlocks>,
@@ -209,9 +210,14 @@ impl Pass<'_> {
             .map(|changes| (changes.increment, changes.blocks))
             .unzip();
 
-        progress.step("copy files", Some(plan.bytes));
         let start = session.start_lsn();
         let timeline = readers[0].read_control_file()?.1.checkpoint_timeline;
+        let journal = match request.parent {
+            None => Some(self.journal(increment.clone(), changed.as_ref(), start, timeline)?),
+            Some(_) => None,
+        };
+
+        progress.step("copy files", Some(plan.bytes));
         let segment_blocks = facts.control.relation_segment_blocks;
         let job = copy::Job {
             plan: &plan,
@@ -222,6 +228,8 @@ impl Pass<'_> {
                 .then(|| PageCheck::new(start, segment_blocks)),
             rate: RateLimit::new(request.max_rate),
             progress,
+            journal: journal.as_ref(),
+            segment_blocks,
         };
         let mut watch = Watch {
             reserved: keeper,
@@ -263,6 +271,7 @@ impl Pass<'_> {
         };
 
         *reserved = None;
+        journal::remove(folder)?;
         progress.step("finish", None);
         interrupt.check()?;
         let corrupt = corrupt_pages(&copied.suspects, start, wal.end.lsn, |file| {
@@ -283,6 +292,28 @@ impl Pass<'_> {
             wal: &wal,
         };
         Ok(finish.write(copied.stored, &control, folder)?)
+    }
+
+    /// Begins to write down what is stored, for whoever takes it over if this backup dies.
+    fn journal(
+        &self,
+        increment: Option<Increment>,
+        changed: Option<&ChangedBlocks>,
+        start: Lsn,
+        timeline: Timeline,
+    ) -> Result<Journal<'_>> {
+        let description = Description {
+            request: self.request,
+            facts: self.facts,
+            tablespaces: &[],
+            corrupt: Vec::new(),
+            increment,
+            identifier: self.identifier,
+            began: self.began,
+        };
+        let extent = Extent::of_layer(start, timeline, start, self.facts.in_recovery);
+        let info = description.info(extent, &Sealed::of_nothing());
+        Journal::begin(self.folder, self.request.coding, &info, changed)
     }
 
     /// Starts it on the server; on a standby that may be only when the primary has made a checkpoint behind the last hazard.
@@ -430,17 +461,4 @@ fn list(
         listing::extra(session.client(), path, &mut listing)?;
     }
     Ok(listing)
-}
-
-/// Which blocks of which relations these pages are.
-fn doubtful(suspects: &[Suspect], plan: &Plan, segment_blocks: u32) -> Vec<(RelationFork, u32)> {
-    let block_of = |suspect: &Suspect| {
-        let relation = plan.files.get(suspect.file).relation()?;
-        let first = relation.segment.checked_mul(segment_blocks)?;
-        Some((
-            RelationFork::of(&relation)?,
-            first.checked_add(suspect.block)?,
-        ))
-    };
-    suspects.iter().filter_map(block_of).collect()
 }

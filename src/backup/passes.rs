@@ -8,12 +8,14 @@ use crate::backup::layers::{Layers, Whose};
 use crate::backup::parent::Parent;
 use crate::backup::pass::{Base, Broken, Connected, Left, Pass};
 use crate::backup::reserved::ReservedWal;
+use crate::backup::resume::Takeover;
 use crate::backup::{Request, open_parent};
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
 use crate::pg::lsn::Lsn;
 use crate::progress::Progress;
 use crate::repository::backup_info::BackupInfo;
+use crate::repository::durable;
 use crate::repository::identifier::Identifier;
 use crate::repository::layout::BackupFolder;
 use crate::repository::staging::Staging;
@@ -37,8 +39,12 @@ pub(super) struct Passes<'a> {
     pub(super) reserved: Option<ReservedWal>,
     /// The last thing in the WAL that must not be replayed.
     pub(super) hazard: Option<Lsn>,
+    /// How many passes in a row read everything, and met such a thing.
+    pub(super) unquiet: u32,
     /// How many passes read anything.
     pub(super) made: u32,
+    /// The number of the last pass; one that read nothing has one too.
+    pub(super) number: u32,
 }
 
 /// After so many passes none is made any more: what is in their way does not end.
@@ -57,19 +63,58 @@ const SERVER_PAUSE: Duration = Duration::from_secs(2);
 const TOLD_HAZARDS: usize = 5;
 
 impl<'a> Passes<'a> {
+    /// Takes over the passes of a backup that died, as far as they are of use.
+    pub(super) fn take_over(&mut self, left: Identifier, facts: &Facts) -> Result<()> {
+        let takeover = Takeover {
+            whose: self.whose(),
+            facts,
+            progress: self.progress,
+            interrupt: self.interrupt,
+        };
+        self.layers = takeover.run(&self.staging)?;
+        match self.layers.is_empty() {
+            true => {
+                log::info!("backup {left} died before it had stored anything that is of use now")
+            }
+            false => log::info!("taking over what backup {left} had stored when it died"),
+        }
+        self.made = self.layers.len() as u32;
+        self.number = self
+            .staging
+            .parts()?
+            .last()
+            .map_or(0, |(number, _)| *number);
+        Ok(())
+    }
+
     /// Makes one pass after the other until one of them ends as a backup does.
-    pub(super) fn run(mut self, mut connected: Connected) -> Result<BackupInfo> {
-        for number in 1.. {
-            let folder = self.staging.part(&number.to_string())?;
+    pub(super) fn run(mut self, connected: Connected) -> Result<BackupInfo> {
+        match self.make(connected) {
+            Ok(folder) => self.publish(&folder),
+            Err(error) => {
+                let is_full = self.request.parent.is_none();
+                if is_full && (self.interrupt.leaves() || error.is_momentary()) {
+                    self.staging.leave();
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Gives the folder of what is whole then.
+    fn make(&mut self, mut connected: Connected) -> Result<BackupFolder> {
+        for attempt in 1.. {
+            self.number += 1;
+            let folder = self.staging.part(&self.number.to_string())?;
             let facts = connected.facts.clone();
-            let broken = match self.pass(number, connected, &folder) {
-                Ok(_) => return self.publish(folder),
+            let broken = match self.pass(connected, attempt == 1, &folder) {
+                Ok(_) => return self.together(folder),
                 Err(broken) => broken,
             };
             self.interrupt.check()?;
-            let error = self.learn(number, broken, &facts, folder)?;
-            if number == MOST_PASSES {
-                return Err(error.context(format!("given up after {number} passes")));
+            let error = self.learn(broken, &facts, folder)?;
+            if attempt == MOST_PASSES {
+                return Err(error.context(format!("given up after {attempt} passes")));
             }
             connected = self.reconnect()?;
         }
@@ -78,8 +123,8 @@ impl<'a> Passes<'a> {
 
     fn pass(
         &mut self,
-        number: u32,
         connected: Connected,
+        is_first: bool,
         folder: &BackupFolder,
     ) -> Result<BackupInfo, Broken> {
         let base = self.base(&connected.facts)?;
@@ -98,18 +143,18 @@ impl<'a> Passes<'a> {
             began: self.began,
             folder,
             // Whoever has time for the first pass wants the others to be short.
-            checkpoint: match number {
-                1 => self.request.checkpoint,
-                _ => Checkpoint::Fast,
+            checkpoint: match is_first {
+                true => self.request.checkpoint,
+                false => Checkpoint::Fast,
             },
             hazard: self.hazard,
             progress: &Numbered {
-                number,
+                number: self.number,
                 progress: self.progress,
             },
             interrupt: self.interrupt,
         };
-        let quiet = match number > UNQUIET_PASSES && !facts.in_recovery {
+        let quiet = match self.unquiet >= UNQUIET_PASSES && !facts.in_recovery {
             true => self.quiet(&instance)?,
             false => None,
         };
@@ -148,13 +193,7 @@ impl<'a> Passes<'a> {
     }
 
     /// Keeps what a pass left that is no backup, and gives why it is none; or fails where another one would not end otherwise.
-    fn learn(
-        &mut self,
-        number: u32,
-        broken: Broken,
-        facts: &Facts,
-        folder: BackupFolder,
-    ) -> Result<Error> {
+    fn learn(&mut self, broken: Broken, facts: &Facts, folder: BackupFolder) -> Result<Error> {
         let Broken {
             error,
             left,
@@ -164,6 +203,7 @@ impl<'a> Passes<'a> {
         if is_base_lost {
             log::warn!("starting anew: {}", error.message());
             self.layers.clear()?;
+            durable::remove_folder(folder.path())?;
             return Ok(error);
         }
         if !error.is_momentary() {
@@ -171,16 +211,22 @@ impl<'a> Passes<'a> {
         }
         match hazard {
             Some(hazard) => {
-                tell(number, &hazard);
+                tell(self.number, &hazard);
                 self.hazard = self.hazard.max(Some(hazard.at));
+                self.unquiet += 1;
             }
             None => {
-                log::warn!("pass {number} was broken off: {}", error.message());
+                let message = error.message();
+                log::warn!("pass {} was broken off: {message}", self.number);
+                self.unquiet = 0;
             }
         }
-        if let Some(left) = left.filter(|left| left.is_of_use()) {
-            self.made += 1;
-            self.keep(*left, facts, folder)?;
+        match left.filter(|left| left.is_of_use()) {
+            Some(left) => {
+                self.made += 1;
+                self.keep(*left, facts, folder)?;
+            }
+            None => durable::remove_folder(folder.path())?,
         }
         Ok(error)
     }
@@ -193,12 +239,15 @@ impl<'a> Passes<'a> {
                 (layer, _) => layer,
             },
         };
-        let whose = Whose {
+        self.layers.push(self.whose(), facts, folder, left, base)
+    }
+
+    fn whose(&self) -> Whose<'a> {
+        Whose {
             request: self.request,
             identifier: self.identifier,
             began: self.began,
-        };
-        self.layers.push(whose, facts, folder, left, base)
+        }
     }
 
     /// Connects again. A server that went away is waited for.
@@ -216,24 +265,29 @@ impl<'a> Passes<'a> {
         }
     }
 
-    /// Puts all passes together, the last of which lies in a folder, and makes the backup of them.
-    fn publish(mut self, mut folder: BackupFolder) -> Result<BackupInfo> {
-        if !self.layers.is_empty() {
-            folder = self.layers.merge(
-                folder,
-                &self.staging,
-                self.request,
-                self.progress,
-                self.interrupt,
-            )?;
+    /// Puts all passes together, the last of which lies in a folder.
+    fn together(&mut self, last: BackupFolder) -> Result<BackupFolder> {
+        if self.layers.is_empty() {
+            return Ok(last);
         }
-        let mut info = BackupInfo::read(&folder)?;
+        self.layers.merge(
+            last,
+            &self.staging,
+            self.request,
+            self.progress,
+            self.interrupt,
+        )
+    }
+
+    /// Makes the backup of what is whole in a folder.
+    fn publish(self, folder: &BackupFolder) -> Result<BackupInfo> {
+        let mut info = BackupInfo::read(folder)?;
         if self.made > 0 {
             info.passes = self.made + 1;
             info.elapsed = milliseconds(self.began);
-            info.write(&folder)?;
+            info.write(folder)?;
         }
-        self.staging.publish(&folder)?;
+        self.staging.publish(folder)?;
         Ok(info)
     }
 }

@@ -20,7 +20,10 @@ pub(super) fn watch(interrupt: Arc<Interrupt>) -> Result<()> {
         .map_err(|error| Error::failed(format!("cannot wait for signals: {error}")))?;
     std::thread::spawn(move || {
         let mut pending = signals.forever();
-        if pending.next().is_some() {
+        if let Some(signal) = pending.next() {
+            if signal != SIGINT {
+                interrupt.leave();
+            }
             let patient = Arc::clone(&interrupt);
             std::thread::spawn(move || insist(&patient));
         }

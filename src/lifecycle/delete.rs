@@ -53,7 +53,9 @@ pub fn run(
         .select(request.backup)?
         .identifier;
     let lock = ServerLock::take(folder)?;
-    staging::remove_leftovers(folder, &lock)?;
+    // What a backup left that died belongs to the next one.
+    let unfinished = staging::unfinished(folder, &lock)?;
+    staging::remove_leftovers(folder, &lock, unfinished)?;
     let catalogue = Catalogue::read(request.server, folder)?;
     let backup = catalogue.find(identifier)?;
     check_readable(request, &catalogue, identifier)?;

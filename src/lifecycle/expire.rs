@@ -119,7 +119,9 @@ pub fn run(
         return Ok(Expired::default());
     }
     let lock = ServerLock::take(request.folder)?;
-    staging::remove_leftovers(request.folder, &lock)?;
+    // What a backup left that died belongs to the next one.
+    let unfinished = staging::unfinished(request.folder, &lock)?;
+    staging::remove_leftovers(request.folder, &lock, unfinished)?;
     let expired = plan(request, now)?;
     progress.step("expire", None);
     for identifier in &expired.backups {

@@ -157,6 +157,8 @@ impl BackupFolder {
     }
 }
 
+/// The name of the folder that says what a part of an unfinished backup has stored so far.
+pub const JOURNAL: &str = "journal";
 /// `backup.info` by its name.
 pub const INFO: &str = "backup.info";
 /// The new `backup.info` until it replaces the old one.

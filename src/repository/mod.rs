@@ -12,9 +12,9 @@
 //!     bundles/NNNNNN.tar[SUFFIX]           the small files of data/
 //!     extra/…                              further files of the server
 //! base_dir/SERVER/backup/IDENTIFIER.building/
-//!                                          a backup that is not finished: no command
-//!                                          takes it for one, the next writer removes it;
-//!                                          a folder for each of its passes is in there
+//!                                          a backup that is not finished: no command takes it for
+//!                                          one, the next backup takes it over or removes it; a
+//!                                          folder for each of its passes is in there
 //! base_dir/SERVER/wal.lock                 held by the one who copies WAL, with its pid
 //! base_dir/SERVER/wal/archive.info         which cluster's WAL it is
 //! base_dir/SERVER/wal/NAME[SUFFIX]         a segment, a history file, …

@@ -22,7 +22,7 @@ use crate::error::{Error, Result};
 use crate::repository::backup_info::BackupInfo;
 use crate::repository::durable;
 use crate::repository::identifier::Identifier;
-use crate::repository::layout::{BackupFolder, ServerFolder};
+use crate::repository::layout::{BackupFolder, INFO, JOURNAL, ServerFolder};
 use crate::repository::lock::{InfoLock, ServerLock};
 
 const BUILDING: &str = ".building";
@@ -56,6 +56,26 @@ impl Staging {
         })
     }
 
+    /// Takes over the folder of a backup that died, under another name.
+    pub fn take_over(
+        server: &ServerFolder,
+        _lock: &ServerLock,
+        left: Identifier,
+        identifier: Identifier,
+    ) -> Result<Staging> {
+        let from = with_suffix(server, left, BUILDING);
+        let staging = Staging {
+            server: server.clone(),
+            identifier,
+            folder: BackupFolder::new(with_suffix(server, identifier, BUILDING)),
+            published: false,
+        };
+        if left != identifier {
+            rename(&from, staging.folder.path())?;
+        }
+        Ok(staging)
+    }
+
     /// Where to write.
     pub fn folder(&self) -> &BackupFolder {
         &self.folder
@@ -71,6 +91,25 @@ impl Staging {
         let path = self.folder.path().join(name);
         durable::create_new_folder(&path)?;
         Ok(BackupFolder::new(path))
+    }
+
+    /// The parts that have numbers for names, in their order. All else in there is removed.
+    pub fn parts(&self) -> Result<Vec<(u32, BackupFolder)>> {
+        let mut parts = Vec::new();
+        for name in names(self.folder.path())? {
+            let path = self.folder.path().join(&name);
+            match name.parse::<u32>() {
+                Ok(number) => parts.push((number, BackupFolder::new(path))),
+                Err(_) => durable::remove_folder(&path)?,
+            }
+        }
+        parts.sort_by_key(|(number, _)| *number);
+        Ok(parts)
+    }
+
+    /// Leaves all of it to the next backup.
+    pub fn leave(&mut self) {
+        self.published = true;
     }
 
     /// Makes one of its parts the backup: syncs everything, then renames. The rest goes.
@@ -134,11 +173,37 @@ pub fn delete(
     durable::remove_folder(&deleting)
 }
 
-/// Removes what was left behind by those that were cut short; returns how many folders there were. A folder beside a
+/// The newest backup that died while it was being made, if it left anything that another one can take over.
+pub fn unfinished(server: &ServerFolder, _lock: &ServerLock) -> Result<Option<Identifier>> {
+    let names = names(&server.backups())?;
+    let building = names
+        .iter()
+        .filter_map(|name| identifier_with(name, BUILDING));
+    let mut building: Vec<Identifier> = building
+        .filter(|identifier| !names.contains(&identifier.to_string()))
+        .collect();
+    building.sort_unstable();
+    for identifier in building.into_iter().rev() {
+        let folder = with_suffix(server, identifier, BUILDING);
+        for part in self::names(&folder)? {
+            let part = folder.join(part);
+            if durable::exists(&part.join(JOURNAL))? || durable::exists(&part.join(INFO))? {
+                return Ok(Some(identifier));
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// Removes what was left behind by those that were cut short, but for what is `spared`; returns how many folders there were. A folder beside a
 /// backup that cannot be read may be all that is left of it, and stays. So does what cannot be removed: no backup shall
 /// fail for that.
-pub fn remove_leftovers(server: &ServerFolder, _lock: &ServerLock) -> Result<usize> {
-    let names = names(server)?;
+pub fn remove_leftovers(
+    server: &ServerFolder,
+    _lock: &ServerLock,
+    spared: Option<Identifier>,
+) -> Result<usize> {
+    let names = names(&server.backups())?;
     let leftovers = names.iter().filter_map(|name| {
         let suffixes = [BUILDING, REPLACED, DELETING].into_iter();
         suffixes
@@ -147,6 +212,9 @@ pub fn remove_leftovers(server: &ServerFolder, _lock: &ServerLock) -> Result<usi
     });
     let mut removed = 0;
     for (identifier, suffix) in leftovers {
+        if suffix == BUILDING && spared == Some(identifier) {
+            continue;
+        }
         let path = with_suffix(server, identifier, suffix);
         let finished = server.backup(identifier);
         if !names.contains(&identifier.to_string()) {
@@ -172,7 +240,7 @@ pub fn remove_leftovers(server: &ServerFolder, _lock: &ServerLock) -> Result<usi
 
 /// Every finished backup, and where it lies.
 pub fn finished(server: &ServerFolder) -> Result<Vec<(Identifier, BackupFolder)>> {
-    let names = names(server)?;
+    let names = names(&server.backups())?;
     let in_place: Vec<Identifier> = names.iter().filter_map(|name| name.parse().ok()).collect();
     let aside = names
         .iter()
@@ -188,10 +256,9 @@ pub fn finished(server: &ServerFolder) -> Result<Vec<(Identifier, BackupFolder)>
     Ok(finished.chain(aside).collect())
 }
 
-fn names(server: &ServerFolder) -> Result<Vec<String>> {
-    let backups = server.backups();
-    let unreadable = |error: &io::Error| Error::io("read the folder", &backups, error);
-    let entries = match fs::read_dir(&backups) {
+fn names(folder: &Path) -> Result<Vec<String>> {
+    let unreadable = |error: &io::Error| Error::io("read the folder", folder, error);
+    let entries = match fs::read_dir(folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries.map_err(|error| unreadable(&error))?,
     };
@@ -274,10 +341,10 @@ mod tests {
         assert_eq!(entries(&server), 0);
         std::mem::forget(staging(&server, &lock, "x"));
         assert!(finished(&server).unwrap().is_empty());
-        assert_eq!(remove_leftovers(&server, &lock).unwrap(), 1);
+        assert_eq!(remove_leftovers(&server, &lock, None).unwrap(), 1);
         backup(&server, &lock, "x");
         assert_eq!(content(&server), "x");
-        assert_eq!(remove_leftovers(&server, &lock).unwrap(), 0);
+        assert_eq!(remove_leftovers(&server, &lock, None).unwrap(), 0);
     }
 
     #[test]
@@ -302,7 +369,7 @@ mod tests {
         assert_eq!(content(&server), "old");
         new.published = true;
         drop(new);
-        assert_eq!(remove_leftovers(&server, &lock).unwrap(), 1);
+        assert_eq!(remove_leftovers(&server, &lock, None).unwrap(), 1);
         assert_eq!(content(&server), "old");
         assert_eq!(entries(&server), 1);
         // Cut short after them.
@@ -310,7 +377,7 @@ mod tests {
         new.make_room_and_replace().unwrap();
         assert_eq!(content(&server), "new");
         new.published = true;
-        assert_eq!(remove_leftovers(&server, &lock).unwrap(), 1);
+        assert_eq!(remove_leftovers(&server, &lock, None).unwrap(), 1);
         assert_eq!(content(&server), "new");
         assert_eq!(entries(&server), 1);
     }
@@ -325,10 +392,10 @@ mod tests {
         }
         let sound = fs::read(finished.info()).unwrap();
         fs::write(finished.info(), "x").unwrap();
-        assert_eq!(remove_leftovers(&server, &lock).unwrap(), 0);
+        assert_eq!(remove_leftovers(&server, &lock, None).unwrap(), 0);
         assert_eq!(entries(&server), 4);
         fs::write(finished.info(), sound).unwrap();
-        assert_eq!(remove_leftovers(&server, &lock).unwrap(), 3);
+        assert_eq!(remove_leftovers(&server, &lock, None).unwrap(), 3);
         assert_eq!(content(&server), "x");
     }
 
@@ -338,7 +405,7 @@ mod tests {
         for name in ["notes.building", "20240928.deleting", "x.replaced"] {
             fs::create_dir(server.backups().join(name)).unwrap();
         }
-        assert_eq!(remove_leftovers(&server, &lock).unwrap(), 0);
+        assert_eq!(remove_leftovers(&server, &lock, None).unwrap(), 0);
         assert_eq!(entries(&server), 3);
     }
 
@@ -358,7 +425,7 @@ mod tests {
         let deleting = with_suffix(&server, identifier, DELETING);
         rename(server.backup(identifier).path(), &deleting).unwrap();
         assert!(finished(&server).unwrap().is_empty());
-        assert_eq!(remove_leftovers(&server, &lock).unwrap(), 1);
+        assert_eq!(remove_leftovers(&server, &lock, None).unwrap(), 1);
         backup(&server, &lock, "x");
         delete(&server, identifier, &lock, &info_lock).unwrap();
         assert_eq!(entries(&server), 0);

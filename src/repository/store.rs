@@ -13,7 +13,7 @@ use crate::repository::checksums::Checksums;
 use crate::repository::content_writer::ContentWriter;
 use crate::repository::file_list::{Crc32c, FileEntry, FileKind, FileList, Files};
 use crate::repository::layout::{self, BackupFolder, CHECKSUMS};
-use crate::stored::checksum::Sha512Digest;
+use crate::stored::checksum::{Sha512Digest, sha512};
 use crate::stored::coding::{Coding, Suffix};
 use crate::stored::compression::Compressor;
 use crate::stored::writer::{Written, write_whole};
@@ -101,6 +101,17 @@ pub struct Sealed {
     pub bytes: u64,
     /// Of `backup.sha512`.
     pub checksums: Sha512Digest,
+}
+
+impl Sealed {
+    /// One without files.
+    pub fn of_nothing() -> Sealed {
+        Sealed {
+            list: FileList::default(),
+            bytes: 0,
+            checksums: sha512(&[]),
+        }
+    }
 }
 
 impl<'a> Store<'a> {

@@ -69,7 +69,7 @@ fn a_killed_pgkeep_leaves_nothing_that_matters() {
 }
 
 #[test]
-fn an_interrupted_backup_cleans_up_at_once() {
+fn an_interrupted_backup_ends_at_once() {
     for signal in [Signal::INT, Signal::TERM] {
         let cluster = Cluster::new(16);
         let pgkeep = Pgkeep::of(&cluster);
@@ -85,9 +85,14 @@ fn an_interrupted_backup_cleans_up_at_once() {
             error.contains("interrupt") || error.contains("stopped"),
             "{error}"
         );
-        assert_no_leftovers(&pgkeep);
         assert_only(&pgkeep, &first);
         cluster.assert_nothing_is_left();
+        if signal == Signal::TERM {
+            // What a machine that stops leaves is the next one's.
+            pgkeep.with("max_rate", "0").backup();
+            continue;
+        }
+        assert_no_leftovers(&pgkeep);
     }
 }
 
@@ -103,7 +108,7 @@ fn a_backup_that_waits_for_its_server_can_be_stopped() {
     std::thread::sleep(Duration::from_secs(3));
     assert!(running.is_running(), "it did not wait for the server");
     let begin = Instant::now();
-    running.signal(Signal::TERM);
+    running.signal(Signal::INT);
     running.wait().failed(1);
     assert!(begin.elapsed() < AT_ONCE, "it took {:?}", begin.elapsed());
     assert_no_leftovers(&pgkeep);

@@ -1,17 +1,20 @@
 //! A backup that loses its server goes on with what changed since, once the server is back.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
 
 use crate::support::checks::{self, Before};
 use crate::support::cluster::{Options, Postmaster};
 use crate::support::pgkeep::{Running, SERVER, wait_until_copying};
-use crate::support::{Cluster, Pgkeep, wait_until};
+use crate::support::random_changes::{Random, rounds};
+use crate::support::{Cluster, Load, Pgkeep, wait_until};
 
 /// A backup that has copied its largest files, and still has small ones to copy.
 fn halfway(pgkeep: &Pgkeep, arguments: &[&str]) -> Running {
     let mut running = pgkeep.spawn(&[&["backup", SERVER, "-v"], arguments].concat());
     wait_until_copying(&mut running, pgkeep);
-    wait_until("the first bundle is stored", || {
+    wait_until("the first small files are stored", || {
         assert!(running.is_running(), "the backup ended too early");
         let files = walkdir::WalkDir::new(pgkeep.backups())
             .into_iter()
@@ -199,4 +202,172 @@ fn without_the_wal_since_the_first_pass_a_backup_starts_anew() {
     assert!(run.stderr.contains("starting anew: "), "{}", run.stderr);
     let restored = checks::is_whole(15, &pgkeep.restore("newest"), &before, 0);
     assert_same(&cluster, &restored, &["pgbench_accounts"]);
+}
+
+/// Kills a full backup that has written down what it stored in its first seconds.
+fn killed(pgkeep: &Pgkeep) {
+    let mut running = pgkeep.spawn(&["backup", SERVER]);
+    wait_until("something is written down", || {
+        assert!(running.is_running(), "the backup ended too early");
+        let files = walkdir::WalkDir::new(pgkeep.backups())
+            .into_iter()
+            .flatten();
+        { files }.any(|file| file.path().to_string_lossy().contains("/journal/0-2."))
+    });
+    running.signal(Signal::KILL);
+    running.wait();
+}
+
+fn a_backup_that_was_killed_is_taken_over(major: u32, keeps: &str, compression: &str) {
+    let mut cluster = Cluster::stopped(major, &Options::default());
+    cluster.set(keeps);
+    cluster.start();
+    let pgkeep = Pgkeep::of(&cluster)
+        .with("max_rate", "8MB")
+        .with("compression", compression);
+    let whole = pgkeep.run(&["backup", SERVER, "-v"]);
+    whole.succeeded();
+    killed(&pgkeep);
+    assert_eq!(pgkeep.ok(&["list-backup", SERVER]).backups().len(), 1);
+    // What others tidy up is not theirs.
+    pgkeep.ok(&["expire", SERVER]);
+    cluster.sql("update pgbench_accounts set filler = 'later' where aid < 500");
+    cluster.sql("create table later as select i from generate_series(1, 1000) i");
+    let before = Before::of(&cluster);
+    let run = pgkeep.run(&["backup", SERVER, "-v"]);
+    run.succeeded();
+    assert!(run.stderr.contains("taking over"), "{}", run.stderr);
+    let (all, rest) = (copied(&whole.stderr, ""), copied(&run.stderr, "pass 2: "));
+    assert!(rest < 0.7 * all, "{rest} of {all} bytes: {}", run.stderr);
+    let info = pgkeep.ok(&["info", SERVER, "newest"]);
+    assert_eq!(info.at("Response.Passes"), "2");
+    assert_eq!(info.at("Response.Incremental"), "false");
+    let pgkeep = pgkeep.with("max_rate", "0");
+    pgkeep.ok(&["verify", SERVER, "newest"]);
+    checks::sha512sum(&pgkeep.backups().join(info.at("Response.Backup")));
+    let restored = checks::is_whole(major, &pgkeep.restore("newest"), &before, 0);
+    assert_same(&cluster, &restored, &["pgbench_accounts", "later"]);
+    let folders = std::fs::read_dir(pgkeep.backups()).unwrap().count();
+    assert_eq!(folders, 2, "something is left");
+    pgkeep.backup_on("newest");
+    pgkeep.ok(&["verify", SERVER, "newest"]);
+}
+
+#[test]
+fn a_backup_of_14_that_was_killed_is_taken_over() {
+    a_backup_that_was_killed_is_taken_over(14, "wal_keep_size = 1GB", "zstd");
+}
+
+#[test]
+fn a_backup_of_18_that_was_killed_is_taken_over() {
+    a_backup_that_was_killed_is_taken_over(18, "summarize_wal = on", "none");
+}
+
+#[test]
+fn only_what_is_as_it_was_stored_is_taken_over() {
+    let mut cluster = Cluster::stopped(17, &Options::default());
+    cluster.set("summarize_wal = on");
+    cluster.start();
+    let before = Before::of(&cluster);
+    let pgkeep = Pgkeep::of(&cluster).with("max_rate", "8MB");
+    killed(&pgkeep);
+    // As a power cut leaves what was never synced.
+    let mut damaged = 0;
+    for file in walkdir::WalkDir::new(pgkeep.backups())
+        .into_iter()
+        .flatten()
+    {
+        let path = file.path();
+        let name = path.to_string_lossy().into_owned();
+        let is_journal = name.contains("/journal/");
+        if file.file_type().is_file() && (!is_journal || name.contains("/journal/1-")) {
+            let length = file.metadata().unwrap().len();
+            damaged += 1;
+            match damaged % 4 {
+                0 => std::fs::write(path, vec![0; length as usize]).unwrap(),
+                1 => std::fs::write(path, "").unwrap(),
+                2 => std::fs::remove_file(path).unwrap(),
+                _ => {}
+            }
+        }
+    }
+    assert!(damaged > 4, "there is too little to damage");
+    let pgkeep = pgkeep.with("max_rate", "0");
+    pgkeep.backup();
+    pgkeep.ok(&["verify", SERVER, "newest"]);
+    checks::is_whole(17, &pgkeep.restore("newest"), &before, 0);
+}
+
+#[test]
+fn a_backup_that_was_killed_is_left_alone_by_who_does_not_want_it() {
+    let cluster = Cluster::new(16);
+    let before = Before::of(&cluster);
+    let pgkeep = Pgkeep::of(&cluster).with("max_rate", "8MB");
+    killed(&pgkeep);
+    let pgkeep = pgkeep.with("max_rate", "0");
+    let run = pgkeep.run(&["backup", SERVER, "--no-resume", "-v"]);
+    run.succeeded();
+    assert!(!run.stderr.contains("taking over"), "{}", run.stderr);
+    let info = pgkeep.ok(&["info", SERVER, "newest"]);
+    assert_eq!(info.at("Response.Passes"), "1");
+    assert_eq!(std::fs::read_dir(pgkeep.backups()).unwrap().count(), 1);
+    checks::is_whole(16, &pgkeep.restore("newest"), &before, 0);
+}
+
+#[test]
+fn a_machine_that_stops_leaves_a_backup_to_the_next_one() {
+    let mut cluster = Cluster::stopped(15, &Options::default());
+    cluster.set("wal_keep_size = 1GB");
+    cluster.start();
+    let before = Before::of(&cluster);
+    let pgkeep = Pgkeep::of(&cluster).with("max_rate", "8MB");
+    let running = halfway(&pgkeep, &[]);
+    running.signal(Signal::TERM);
+    running.wait().failed(1);
+    cluster.assert_nothing_is_left();
+    let run = pgkeep.run(&["backup", SERVER, "-v"]);
+    run.succeeded();
+    assert!(run.stderr.contains("taking over"), "{}", run.stderr);
+    checks::is_whole(15, &pgkeep.restore("newest"), &before, 0);
+}
+
+#[test]
+fn a_backup_killed_at_any_moment_is_taken_over() {
+    let mut cluster = Cluster::stopped(17, &Options::default());
+    cluster.set("wal_keep_size = 1GB");
+    cluster.start();
+    let before = Before::of(&cluster);
+    let pgkeep = Pgkeep::of(&cluster).with("max_rate", "32MB");
+    let load = Load::on(&cluster);
+    let mut random = Random::seeded();
+    let mut made = 0;
+    for _ in 0..rounds(2) {
+        let kills = 1 + random.below(3);
+        for _ in 0..kills {
+            let running = pgkeep.spawn(&["backup", SERVER]);
+            std::thread::sleep(Duration::from_millis(random.below(3500)));
+            running.signal(Signal::KILL);
+            // It may have been quicker.
+            made += usize::from(running.wait().status.success());
+            assert_eq!(pgkeep.ok(&["list-backup", SERVER]).backups().len(), made);
+        }
+        let begin = Instant::now();
+        let run = pgkeep.run(&["backup", SERVER, "-v"]);
+        let backup = pgkeep.finished(&run.succeeded());
+        let history = cluster.number("select count(*) from pgbench_history");
+        made += 1;
+        let passes = pgkeep.ok(&["info", SERVER, "newest"]).at("Response.Passes");
+        let is_taken_over = run.stderr.contains("taking over");
+        println!(
+            "{kills} kills, then {passes} passes in {:.1} s, taken over: {is_taken_over}",
+            begin.elapsed().as_secs_f64()
+        );
+        pgkeep.ok(&["verify", SERVER, &backup.identifier]);
+        let folders = std::fs::read_dir(pgkeep.backups()).unwrap().count();
+        assert_eq!(folders, made, "something is left");
+        let data = pgkeep.restore(&backup.identifier);
+        checks::is_whole(17, &data, &before, history);
+        std::fs::remove_dir_all(data).unwrap();
+    }
+    load.stop();
 }

@@ -74,37 +74,6 @@ fn a_standby_of_a_quiet_primary_is_backed_up_twice() {
 }
 
 #[test]
-fn a_standby_promoted_meanwhile_fails_the_backup_and_the_next_one_succeeds() {
-    for major in crate::support::versions(&[14, 18]) {
-        let primary = Cluster::new(major);
-        let standby = primary.standby();
-        standby.catch_up_with(&primary);
-        let before = Before::of(&primary);
-        let slow = Pgkeep::of(&standby).with("max_rate", "8MB");
-        let mut running = slow.spawn(&["backup", SERVER]);
-        wait_until_copying(&mut running, &slow);
-        running.signal(Signal::STOP);
-        standby.sql("select pg_promote()");
-        running.signal(Signal::CONT);
-        let error = running.wait().failed(5);
-        assert!(error.contains("promot"), "{error}");
-        assert!(slow.ok(&["list-backup", SERVER]).backups().is_empty());
-        standby.assert_nothing_is_left();
-
-        let pgkeep = slow.with("max_rate", "0");
-        let backup = pgkeep.backup();
-        assert_eq!(
-            pgkeep
-                .ok(&["info", SERVER, "newest"])
-                .at("Response.StartTimeline"),
-            "2"
-        );
-        let data = pgkeep.restore(&backup.identifier);
-        checks::is_whole(major, &data, &before, 0);
-    }
-}
-
-#[test]
 fn a_standby_whose_primary_was_shut_down_is_backed_up() {
     // Its last record is the shutdown checkpoint: there is nothing to replay.
     let mut primary = Cluster::new(17);

@@ -29,6 +29,9 @@ pub(crate) struct Backup {
     /// Whether the checkpoint at the start is hurried
     #[arg(long, value_enum, default_value_t = CheckpointMode::Fast)]
     checkpoint: CheckpointMode,
+    /// Read everything anew, whatever a full backup that died has left
+    #[arg(long, conflicts_with = "parent")]
+    no_resume: bool,
 }
 
 /// Whether the checkpoint at the start is hurried.
@@ -76,6 +79,7 @@ impl Backup {
                 CheckpointMode::Fast => Checkpoint::Fast,
                 CheckpointMode::Spread => Checkpoint::Spread,
             },
+            resume: !self.no_resume,
             keys: &keys,
             coding: &coding,
             workers: server.workers,
