@@ -81,7 +81,11 @@ impl Search<'_> {
         parent.check_ancestry(reached, &history)?;
         let from = parent.info.start_lsn;
         let path = Path {
-            ranges: history.ranges(from, start, history.timeline_of(start))?,
+            ranges: match from < start {
+                true => history.ranges(from, start, history.timeline_of(start))?,
+                // A standby that had no other restartpoint meanwhile.
+                false => Vec::new(),
+            },
             history,
         };
         let changed = self.changed(&path, session.client(), readers);

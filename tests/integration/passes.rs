@@ -159,6 +159,33 @@ fn a_session_that_is_ended_costs_a_pass() {
 }
 
 #[test]
+fn a_standby_goes_on_from_the_same_restartpoint() {
+    let primary = Cluster::new(16);
+    let standby = primary.standby();
+    standby.catch_up_with(&primary);
+    let before = Before::of(&primary);
+    let pgkeep = Pgkeep::of(&standby).with("max_rate", "8MB");
+    let running = halfway(&pgkeep, &[]);
+    primary.sql("update pgbench_tellers set filler = 'later'");
+    standby.catch_up_with(&primary);
+    standby.sql(
+        "select pg_terminate_backend(pid) from pg_stat_activity where application_name ilike '%pgkeep%'",
+    );
+    let run = running.wait();
+    run.succeeded();
+    assert!(!run.stderr.contains("starting anew"), "{}", run.stderr);
+    let (first, second) = (copied(&run.stderr, ""), copied(&run.stderr, "pass 2: "));
+    assert!(
+        second < first,
+        "{second} after {first} bytes: {}",
+        run.stderr
+    );
+    pgkeep.ok(&["verify", SERVER, "newest"]);
+    let restored = checks::is_whole(16, &pgkeep.restore("newest"), &before, 0);
+    assert_same(&primary, &restored, &["pgbench_tellers"]);
+}
+
+#[test]
 fn a_standby_that_is_promoted_costs_a_pass() {
     for major in crate::support::versions(&[14, 18]) {
         let primary = Cluster::new(major);
