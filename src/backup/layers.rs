@@ -121,7 +121,6 @@ impl Layers {
         }
         store.stored = stored;
         store.content(&owed_file(request.coding), &owed.to_bytes())?;
-        journal::remove(&folder)?;
         let sealed = store.seal(Vec::new())?;
         let description = Description {
             request,
@@ -135,6 +134,7 @@ impl Layers {
         };
         let extent = Extent::of_layer(start, timeline, newest.max(start), facts.in_recovery);
         description.info(extent, &sealed).write(&folder)?;
+        journal::remove(&folder)?;
         self.layers.push(Layer { folder, owed });
         Ok(())
     }

@@ -271,7 +271,6 @@ impl Pass<'_> {
         };
 
         *reserved = None;
-        journal::remove(folder)?;
         progress.step("finish", None);
         interrupt.check()?;
         let corrupt = corrupt_pages(&copied.suspects, start, wal.end.lsn, |file| {
@@ -291,7 +290,10 @@ impl Pass<'_> {
             stopped: &stopped,
             wal: &wal,
         };
-        Ok(finish.write(copied.stored, &control, folder)?)
+        let info = finish.write(copied.stored, &control, folder)?;
+        // Until now, whoever takes this over needs it.
+        journal::remove(folder)?;
+        Ok(info)
     }
 
     /// Begins to write down what is stored, for whoever takes it over if this backup dies.

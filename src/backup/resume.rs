@@ -8,6 +8,8 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
+use walkdir::WalkDir;
+
 use crate::backup::journal::Journaled;
 use crate::backup::layers::{Layers, Whose};
 use crate::backup::parent::check_same_cluster;
@@ -20,7 +22,7 @@ use crate::repository::backup_info::{BackupInfo, EncryptedWith};
 use crate::repository::checksums::Checksums;
 use crate::repository::contents::read_checksums;
 use crate::repository::durable;
-use crate::repository::layout::{self, BackupFolder};
+use crate::repository::layout::{self, BackupFolder, JOURNAL};
 use crate::repository::staging::Staging;
 use crate::repository::store::Stored;
 use crate::server::facts::Facts;
@@ -99,6 +101,7 @@ impl Takeover<'_> {
         } = journaled;
         let wrong = self.wrong(folder, &stored.checksums)?;
         self.keep_right(&mut stored, &wrong, folder)?;
+        remove_others(folder, &stored.checksums)?;
         let left = Left {
             stored,
             is_complete: false,
@@ -183,4 +186,24 @@ impl Takeover<'_> {
         });
         Ok(())
     }
+}
+
+/// Removes what a pass had not written down: files by halves, and lists that it was about to seal itself with.
+fn remove_others(folder: &BackupFolder, stored: &Checksums) -> Result<()> {
+    let is_journal = |name: &std::ffi::OsStr| name == JOURNAL;
+    let entries = WalkDir::new(folder.path()).min_depth(1).into_iter();
+    for entry in entries.filter_entry(|entry| !is_journal(entry.file_name())) {
+        let entry = entry.map_err(|error| {
+            Error::failed(format!("cannot look through an unfinished backup: {error}"))
+        })?;
+        let path = entry.path();
+        let relative = path.strip_prefix(folder.path()).unwrap_or(path);
+        let is_stored = relative
+            .to_str()
+            .is_some_and(|relative| stored.find(relative).is_some());
+        if !entry.file_type().is_dir() && !is_stored {
+            std::fs::remove_file(path).map_err(|error| Error::io("remove", path, &error))?;
+        }
+    }
+    Ok(())
 }

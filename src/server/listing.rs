@@ -89,7 +89,13 @@ pub fn extra(client: &mut Client, path: &str, listing: &mut Listing) -> Result<(
     match links::follow(client, &[path])?[..] {
         [Found::Entry(state)] if state.is_directory => {
             let root = Some(path.trim_end_matches('/')).filter(|path| !path.is_empty());
-            Walk::new(client, None, listing)?.run(root.unwrap_or("/").to_owned())
+            let listed = Walk::new(client, None, listing)?.run(root.unwrap_or("/").to_owned());
+            listed.map_err(|error| match error.is_momentary() {
+                true => error,
+                false => error
+                    .context(format_args!("the further folder {path} cannot be stored"))
+                    .hint("mend what is in it, or name only parts of it: `extra` in the configuration"),
+            })
         }
         [Found::Entry(state)] => {
             listing.push(path, state);

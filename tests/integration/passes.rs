@@ -1,5 +1,6 @@
 //! A backup that loses its server goes on with what changed since, once the server is back.
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -299,7 +300,7 @@ fn only_what_is_as_it_was_stored_is_taken_over() {
     let pgkeep = Pgkeep::of(&cluster).with("max_rate", "8MB");
     killed(&pgkeep);
     // As a power cut leaves what was never synced.
-    let mut damaged = 0;
+    let (mut damaged, mut pass) = (0, None);
     for file in walkdir::WalkDir::new(pgkeep.backups())
         .into_iter()
         .flatten()
@@ -307,6 +308,9 @@ fn only_what_is_as_it_was_stored_is_taken_over() {
         let path = file.path();
         let name = path.to_string_lossy().into_owned();
         let is_journal = name.contains("/journal/");
+        if let Some(folder) = name.strip_suffix("/journal/backup.info") {
+            pass = Some(PathBuf::from(folder));
+        }
         if file.file_type().is_file() && (!is_journal || name.contains("/journal/1-")) {
             let length = file.metadata().unwrap().len();
             damaged += 1;
@@ -319,8 +323,14 @@ fn only_what_is_as_it_was_stored_is_taken_over() {
         }
     }
     assert!(damaged > 4, "there is too little to damage");
+    // As one leaves that was killed while it sealed its pass.
+    let pass = pass.unwrap();
+    std::fs::write(pass.join("backup.files.zstd"), "x").unwrap();
+    std::fs::write(pass.join("owed.zstd"), "x").unwrap();
     let pgkeep = pgkeep.with("max_rate", "0");
-    pgkeep.backup();
+    let run = pgkeep.run(&["backup", SERVER, "-v"]);
+    run.succeeded();
+    assert!(run.stderr.contains("taking over"), "{}", run.stderr);
     pgkeep.ok(&["verify", SERVER, "newest"]);
     checks::is_whole(17, &pgkeep.restore("newest"), &before, 0);
 }

@@ -208,3 +208,17 @@ fn names_that_are_not_utf8_are_left_out_and_named() {
         checks::is_whole(major, &restored, &before, 0);
     }
 }
+
+#[test]
+fn a_link_without_end_in_a_further_folder_is_told_with_it() {
+    let cluster = Cluster::new(17);
+    let folder = cluster.ground().folder("further");
+    symlink("loop", folder.join("loop")).unwrap();
+    let pgkeep = Pgkeep::of(&cluster).with_server("extra", folder.to_str().unwrap());
+    let run = pgkeep.run(&["backup", SERVER]);
+    assert!(!run.status.success(), "{run:?}");
+    let further = format!("the further folder {} cannot", folder.display());
+    assert!(run.stderr.contains(&further), "{run:?}");
+    let hint = run.report().at("Outcome.Hint");
+    assert!(hint.contains("`extra`"), "{hint}");
+}
