@@ -106,7 +106,7 @@ pub fn run(
     progress.step("connect", None);
     let connected = Connected::open(request, connector, interrupt)?;
     let identifier = free_identifier(request.folder)?;
-    let mut passes = Passes {
+    let passes = Passes {
         request,
         connector,
         progress,
@@ -124,10 +124,7 @@ pub fn run(
         made: 0,
         number: 0,
     };
-    if let Some(left) = unfinished {
-        passes.take_over(left, &connected.facts)?;
-    }
-    passes.run(connected)
+    passes.run(connected, unfinished)
 }
 
 impl ParentRequest<'_> {

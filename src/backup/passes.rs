@@ -64,7 +64,7 @@ const TOLD_HAZARDS: usize = 5;
 
 impl<'a> Passes<'a> {
     /// Takes over the passes of a backup that died, as far as they are of use.
-    pub(super) fn take_over(&mut self, left: Identifier, facts: &Facts) -> Result<()> {
+    fn take_over(&mut self, left: Identifier, facts: &Facts) -> Result<()> {
         let takeover = Takeover {
             whose: self.whose(),
             facts,
@@ -87,9 +87,14 @@ impl<'a> Passes<'a> {
         Ok(())
     }
 
-    /// Makes one pass after the other until one of them ends as a backup does.
-    pub(super) fn run(mut self, connected: Connected) -> Result<BackupInfo> {
-        match self.make(connected) {
+    /// Makes one pass after the other until one of them ends as a backup does, on top of what one left that died.
+    pub(super) fn run(
+        mut self,
+        connected: Connected,
+        left: Option<Identifier>,
+    ) -> Result<BackupInfo> {
+        let taken = left.map_or(Ok(()), |left| self.take_over(left, &connected.facts));
+        match taken.and_then(|()| self.make(connected)) {
             Ok(folder) => self.publish(&folder),
             Err(error) => {
                 let is_full = self.request.parent.is_none();
