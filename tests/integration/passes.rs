@@ -106,7 +106,9 @@ fn a_server_of_18_that_is_restarted_at_once_costs_a_pass() {
 #[test]
 fn an_incremental_backup_that_loses_its_server_stays_one() {
     for compression in ["zstd", "none"] {
-        let mut cluster = Cluster::new(17);
+        let mut cluster = Cluster::stopped(17, &Options::default());
+        cluster.set("wal_keep_size = 1GB");
+        cluster.start();
         let pgkeep = Pgkeep::of(&cluster).with("compression", compression);
         pgkeep.backup();
         cluster.sql("update pgbench_accounts set filler = 'changed'");
