@@ -10,7 +10,6 @@ mod wal;
 use postgres::Client;
 
 use crate::backup::parent::Parent;
-use crate::backup::wal::read_history;
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
 use crate::pg::changed_blocks::{ChangedBlocks, RelationFork};
@@ -77,7 +76,7 @@ impl Search<'_> {
         let timeline = control
             .checkpoint_timeline
             .max(control.min_recovery_point_timeline);
-        let (history, _) = read_history(timeline, &mut readers[0])?;
+        let (history, _) = pg_wal::history(timeline, &mut readers[0])?;
         parent.check_ancestry(reached, &history)?;
         let from = parent.info.start_lsn;
         let path = Path {

@@ -13,6 +13,7 @@ use crate::backup::corruption::{PageCheck, Pages, Suspect, doubtful};
 use crate::backup::journal::{Journal, Notes};
 use crate::backup::plan::{Plan, PlannedFile, Wanted};
 use crate::backup::tasks::Task;
+use crate::backup::wal::following::Followed;
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
 use crate::parallel::{self, Stop};
@@ -44,6 +45,16 @@ pub(super) struct Copied {
     pub(super) suspects: Vec<Suspect>,
     /// The newest of all other pages.
     pub(super) newest: Lsn,
+    /// The WAL that was copied beside them; its whole segments are among what lies on disk.
+    pub(super) followed: Followed,
+}
+
+impl Copied {
+    /// Adds the WAL.
+    pub(super) fn follow(&mut self, mut followed: Followed) {
+        self.stored.append(std::mem::take(&mut followed.stored));
+        self.followed = followed;
+    }
 }
 
 /// What the workers share.
@@ -70,7 +81,6 @@ impl Job<'_> {
         interrupt: &Interrupt,
         watch: impl FnMut() -> Result<()>,
     ) -> Result<(Copied, Result<()>)> {
-        self.create_folders()?;
         let assemblies = Assemblies::new(self);
         let mut workers = readers
             .iter_mut()
@@ -96,8 +106,8 @@ impl Job<'_> {
         Ok((copied, outcome))
     }
 
-    /// The folders that will hold something; all of PGDATA's where it is stored as a plain tree.
-    fn create_folders(&self) -> Result<()> {
+    /// Creates the folders that will hold something; all of PGDATA's where it is stored as a plain tree.
+    pub(super) fn create_folders(&self) -> Result<()> {
         let is_plain = self.request.coding.suffix().is_plain();
         let create = |folder: &str| durable::create_folder(&self.folder.stored(folder));
         let create_stored = |path: &str| create(&layout::stored_file(path, Suffix::PLAIN));

@@ -25,8 +25,6 @@ use crate::server::pg_wal;
 use crate::server::reading::{FileReader, ROW_BYTES, Range};
 use crate::server::session::Stopped;
 
-use super::wal::read_history;
-
 /// The position that recovery must reach.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct End {
@@ -100,12 +98,12 @@ fn replayed_history(
     let segments = pg_wal::segments(client, facts.control.wal_segment_size)?;
     let newest = segments.iter().map(|segment| segment.timeline).max();
     if let Some(newest) = newest.filter(|newest| *newest > known) {
-        let (history, _) = read_history(newest, reader)?;
+        let (history, _) = pg_wal::history(newest, reader)?;
         if history.contains(known) {
             return Ok(history);
         }
     }
-    Ok(read_history(known, reader)?.0)
+    Ok(pg_wal::history(known, reader)?.0)
 }
 
 /// The WAL around the position up to which a standby has applied it.

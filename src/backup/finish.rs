@@ -31,7 +31,7 @@ pub(super) struct Finish<'a> {
     /// Directories of PGDATA, parents first.
     pub(super) directories: Vec<String>,
     pub(super) stopped: &'a Stopped,
-    pub(super) wal: &'a NeededWal,
+    pub(super) wal: &'a NeededWal<'a>,
 }
 
 /// What `backup.info` tells beside its files and its WAL.

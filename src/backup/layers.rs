@@ -40,8 +40,8 @@ pub(super) struct Layers {
 
 struct Layer {
     folder: BackupFolder,
-    /// Blocks that changed before its pass began and that it did not get to, and those that were torn or damaged when they
-    /// were read.
+    /// Blocks that changed before its pass began and that it did not get to, those that were torn or damaged when they
+    /// were read, and those that changed meanwhile.
     owed: ChangedBlocks,
 }
 
@@ -104,7 +104,7 @@ impl Layers {
         let Left {
             mut stored,
             is_complete,
-            start,
+            meanwhile,
             timeline,
             newest,
             doubtful,
@@ -115,6 +115,7 @@ impl Layers {
         stored.take_out(|entry| entry.path.starts_with("pg_wal/"), suffix, &folder)?;
         let mut owed = changed.filter(|_| !is_complete).unwrap_or_default();
         owed.append(doubtful);
+        owed.append(meanwhile.changed);
         let mut store = Store::new(&folder, request.coding)?;
         if let Some(base) = &base {
             keep_as_before(&mut stored, &base.relations, &folder, request.coding)?;
@@ -132,7 +133,8 @@ impl Layers {
             identifier,
             began,
         };
-        let extent = Extent::of_layer(start, timeline, newest.max(start), facts.in_recovery);
+        let until = meanwhile.until;
+        let extent = Extent::of_layer(until, timeline, newest.max(until), facts.in_recovery);
         description.info(extent, &sealed).write(&folder)?;
         journal::remove(&folder)?;
         self.layers.push(Layer { folder, owed });

@@ -17,6 +17,7 @@ use crate::backup::journal::{self, Journal};
 use crate::backup::parent::Parent;
 use crate::backup::plan::Plan;
 use crate::backup::reserved::{ReservedWal, Watch};
+use crate::backup::wal::following::{Following, Meanwhile};
 use crate::backup::wal::{self, NeededWal};
 use crate::backup::{
     ParentRequest, Request, check_facts, emptied_directories, end, orphans, unlogged,
@@ -42,10 +43,19 @@ use crate::server::{Instance, permissions};
 
 /// The sessions of a pass, and what they found the server to be.
 pub(super) struct Connected {
-    pub(super) client: Client,
-    pub(super) readers: Vec<FileReader>,
+    pub(super) sessions: Sessions,
     pub(super) instance: Instance,
     pub(super) facts: Facts,
+}
+
+/// The sessions of a pass.
+pub(super) struct Sessions {
+    /// The one between start and stop.
+    client: Client,
+    /// One a worker.
+    readers: Vec<FileReader>,
+    /// The one that follows a primary's WAL.
+    follower: Option<FileReader>,
 }
 
 impl Connected {
@@ -58,18 +68,23 @@ impl Connected {
         let mut client = crate::server::connect(connector, interrupt)?;
         let version = facts::version(&mut client)?;
         permissions::check(&mut client, version.major, request.server)?;
-        let mut readers = (0..request.workers)
-            .map(|_| FileReader::connect(connector, interrupt))
-            .collect::<Result<Vec<FileReader>>>()?;
         let instance = crate::server::instance(&mut client)?;
-        for reader in &mut readers {
+        let reader = || {
+            let mut reader = FileReader::connect(connector, interrupt)?;
             reader.check_instance(&instance)?;
-        }
+            Ok(reader)
+        };
+        let readers = (0..request.workers).map(|_| reader());
+        let mut readers = readers.collect::<Result<Vec<FileReader>>>()?;
         let facts = Facts::read(&mut client, &mut readers[0])?;
         check_facts(&facts)?;
+        let follower = (!facts.in_recovery).then(reader).transpose()?;
         Ok(Connected {
-            client,
-            readers,
+            sessions: Sessions {
+                client,
+                readers,
+                follower,
+            },
             instance,
             facts,
         })
@@ -120,7 +135,9 @@ pub(super) struct Left {
     pub(super) stored: Stored,
     /// `false` where it was broken off before it had read everything.
     pub(super) is_complete: bool,
-    pub(super) start: Lsn,
+    /// What changed while it was read. The next pass looks for what changed since.
+    pub(super) meanwhile: Meanwhile,
+    /// The timeline of that.
     pub(super) timeline: Timeline,
     /// The newest page that was read.
     pub(super) newest: Lsn,
@@ -150,9 +167,9 @@ impl From<Error> for Broken {
 }
 
 /// How the server ended a pass.
-struct Ended {
+struct Ended<'a> {
     stopped: Stopped,
-    wal: NeededWal,
+    wal: NeededWal<'a>,
     control: Vec<u8>,
 }
 
@@ -166,8 +183,7 @@ impl Pass<'_> {
     /// Makes it, up to the last file of a backup.
     pub(super) fn run(
         &self,
-        mut client: Client,
-        mut readers: Vec<FileReader>,
+        sessions: Sessions,
         reserved: &mut Option<ReservedWal>,
         quiet: Option<Quiet>,
         base: Base<'_>,
@@ -180,6 +196,11 @@ impl Pass<'_> {
             interrupt,
             ..
         } = *self;
+        let Sessions {
+            mut client,
+            mut readers,
+            follower,
+        } = sessions;
         let suffix = request.coding.suffix();
         let major = facts.version.major;
         progress.step("checkpoint", None);
@@ -231,22 +252,30 @@ impl Pass<'_> {
             journal: journal.as_ref(),
             segment_blocks,
         };
+        job.create_folders()?;
+        let following = &Following::new(request, facts, folder, &job.rate, start, timeline);
         let mut watch = Watch {
             reserved: keeper,
             request,
-            start,
-            timeline,
+            following,
             size: facts.control.wal_segment_size,
             ticks: 0,
         };
-        let (mut copied, outcome) = job.run(&mut readers, interrupt, || {
-            session.watch()?;
-            watch.tick(&mut session)
-        })?;
+        let (copying, (followed, meanwhile)) = following.beside(follower, || {
+            job.run(&mut readers, interrupt, || {
+                session.watch()?;
+                watch.tick(&mut session)
+            })
+        });
+        let (mut copied, outcome) = copying?;
+        following.check()?;
+        copied.follow(followed);
         let is_complete = outcome.is_ok();
         let ended = outcome
             .map_err(Broken::from)
             .and_then(|()| self.end(&catalogued, session, quiet, &mut copied, &job, &mut readers));
+        // The backup may have ended where a segment does, or not at all.
+        copied.followed.discard_begun()?;
         let Ended {
             stopped,
             wal,
@@ -257,7 +286,7 @@ impl Pass<'_> {
                 return Err(Broken {
                     left: Some(Box::new(Left {
                         is_complete,
-                        start,
+                        meanwhile,
                         timeline,
                         newest: copied.newest,
                         doubtful: doubtful(&copied.suspects, &plan, segment_blocks),
@@ -399,7 +428,7 @@ impl Pass<'_> {
         copied: &mut Copied,
         job: &copy::Job<'_>,
         readers: &mut [FileReader],
-    ) -> Result<Ended, Broken> {
+    ) -> Result<Ended<'_>, Broken> {
         let Pass {
             request,
             facts,
@@ -424,15 +453,7 @@ impl Pass<'_> {
         end.demand(&stopped.label, &mut control)?;
         self.progress.step("copy WAL", None);
         let wal = wal::needed(facts, &stopped.label, end, &mut readers[0])?;
-        let hazards = wal::copy(
-            &wal,
-            &mut copied.stored,
-            readers,
-            folder,
-            request,
-            &job.rate,
-            interrupt,
-        )?;
+        let hazards = wal::copy(&wal, copied, readers, folder, request, &job.rate, interrupt)?;
         let names = [catalogued, &later];
         let init_forks = hazards.check(read_until, &names).map_err(|hazard| Broken {
             error: hazard.error(),

@@ -134,8 +134,7 @@ impl<'a> Passes<'a> {
     ) -> Result<BackupInfo, Broken> {
         let base = self.base(&connected.facts)?;
         let Connected {
-            client,
-            readers,
+            sessions,
             instance,
             facts,
         } = connected;
@@ -163,7 +162,7 @@ impl<'a> Passes<'a> {
             true => self.quiet(&instance)?,
             false => None,
         };
-        pass.run(client, readers, &mut self.reserved, quiet, base)
+        pass.run(sessions, &mut self.reserved, quiet, base)
     }
 
     /// Holds up those whose work has been in the way of all passes, for the time of one that is short by now.

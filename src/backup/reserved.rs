@@ -7,10 +7,10 @@
 use postgres::Client;
 
 use crate::backup::Request;
+use crate::backup::wal::following::Following;
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
-use crate::pg::lsn::{Lsn, Timeline};
-use crate::pg::segment::{SegmentName, SegmentSize};
+use crate::pg::segment::SegmentSize;
 use crate::pg::wal_file::WalFileName;
 use crate::repository::wal_archive::WalArchive;
 use crate::server::connect::Connector;
@@ -33,10 +33,8 @@ pub(super) struct Watch<'a> {
     pub(super) reserved: &'a mut ReservedWal,
     /// Whose archive may hold it.
     pub(super) request: &'a Request<'a>,
-    /// Where it starts.
-    pub(super) start: Lsn,
-    /// The timeline of that.
-    pub(super) timeline: Timeline,
+    /// What is copied of it already.
+    pub(super) following: &'a Following<'a>,
     /// How long its segments are.
     pub(super) size: SegmentSize,
     /// How often it was looked after.
@@ -86,8 +84,9 @@ impl ReservedWal {
 const GIVEN_UP: &str = "The server ends the session of a slot that keeps more WAL than max_slot_wal_keep_size allows, or is idle for longer than idle_replication_slot_timeout";
 
 impl Watch<'_> {
-    /// An error where neither the server nor the archive has the WAL the backup starts with.
+    /// An error where neither the server nor the archive has WAL that is still to be copied, or what was copied cannot be used.
     pub(super) fn tick(&mut self, session: &mut BackupSession) -> Result<()> {
+        self.following.check()?;
         self.reserved.note_loss();
         if self.reserved.slot.is_some() {
             return Ok(());
@@ -96,26 +95,20 @@ impl Watch<'_> {
         if self.ticks % TICKS_A_LOOK != 1 {
             return Ok(());
         }
-        let number = self.start.segment(self.size);
+        let next = self.following.next();
         let held = pg_wal::segments(session.client(), self.size)?;
         // The oldest goes first.
-        if held.iter().any(|segment| segment.number == number) {
+        if held.iter().any(|segment| segment.number == next.number) {
             return Ok(());
         }
+        let name = WalFileName::segment(next, self.size);
         let archive = WalArchive::open(self.request.folder, self.request.keys.clone())?;
-        if let Some(archive) = archive {
-            let name = SegmentName {
-                timeline: self.timeline,
-                number,
-            };
-            if archive
-                .find(&WalFileName::segment(name, self.size))?
-                .is_some()
-            {
-                return Ok(());
-            }
+        if let Some(archive) = archive
+            && archive.find(&name)?.is_some()
+        {
+            return Ok(());
         }
-        Err(removed(&format!("the WAL from {} on", self.start)))
+        Err(removed(&format!("pg_wal/{}", next.file_name(self.size))))
     }
 }
 

@@ -14,6 +14,7 @@ use crate::backup::journal::Journaled;
 use crate::backup::layers::{Layers, Whose};
 use crate::backup::parent::check_same_cluster;
 use crate::backup::pass::Left;
+use crate::backup::wal::following::Meanwhile;
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
 use crate::parallel;
@@ -105,7 +106,7 @@ impl Takeover<'_> {
         let left = Left {
             stored,
             is_complete: false,
-            start: info.start_lsn,
+            meanwhile: Meanwhile::unknown(info.start_lsn),
             timeline: info.start_timeline,
             newest,
             doubtful,

@@ -1,37 +1,39 @@
 //! The WAL a backup needs to become consistent.
 
+mod archive;
+pub(super) mod following;
+mod segment;
+
 use std::fmt::Display;
+use std::sync::{Mutex, PoisonError};
 
 use crate::backup::Request;
+use crate::backup::copy::Copied;
 use crate::backup::end::End;
 use crate::backup::hazards::Hazards;
 use crate::backup::reserved::removed;
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
 use crate::parallel::{self, Stop};
-use crate::pg::history::{self, TimelineHistory, WalRange};
+use crate::pg::history::WalRange;
 use crate::pg::label::BackupLabel;
-use crate::pg::lsn::{Lsn, Timeline};
+use crate::pg::lsn::Lsn;
 use crate::pg::segment::{SegmentName, SegmentNumber, SegmentSize};
-use crate::pg::version::Major;
-use crate::pg::wal::{RecordReader, SegmentCheck, behind_page_header};
-use crate::pg::wal_file::WalFileName;
+use crate::pg::wal::{RecordReader, behind_page_header};
 use crate::rate::RateLimit;
-use crate::repository::file_list::{Crc32c, FileEntry, FileKind};
 use crate::repository::layout::BackupFolder;
-use crate::repository::store::{SLICE_BYTES, Store, Stored};
-use crate::repository::wal_archive::WalArchive;
+use crate::repository::store::Store;
 use crate::server::facts::Facts;
+use crate::server::pg_wal::{self, HistoryFile};
 use crate::server::reading::{FileReader, ROW_BYTES, ranges};
-use crate::stored::coding::Coding;
-use crate::stored::reader::StoredReader;
-use crate::stored::writer::StoredWriter;
+
+use archive::Archive;
+use following::Followed;
+use segment::SegmentCopy;
 
 /// WAL from the backup's start to its end.
-pub(super) struct NeededWal {
-    major: Major,
-    system_identifier: u64,
-    size: SegmentSize,
+pub(super) struct NeededWal<'a> {
+    facts: &'a Facts,
     start: Lsn,
     /// Bytes of WAL by timeline, the newest first.
     pub(super) ranges: Vec<WalRange>,
@@ -54,23 +56,15 @@ struct Segment {
     is_read: bool,
 }
 
-pub(super) struct HistoryFile {
-    name: String,
-    content: Vec<u8>,
-}
-
-/// A timeline history is a line a switch; this is more than any has.
-const HISTORY_LIMIT: u64 = 1 << 20;
-
 /// Which WAL that is, now that the backup has stopped.
-pub(super) fn needed(
-    facts: &Facts,
+pub(super) fn needed<'a>(
+    facts: &'a Facts,
     label: &BackupLabel,
     end: End,
     reader: &mut FileReader,
-) -> Result<NeededWal> {
+) -> Result<NeededWal<'a>> {
     let size = facts.control.wal_segment_size;
-    let (history, history_file) = read_history(end.timeline, reader)?;
+    let (history, history_file) = pg_wal::history(end.timeline, reader)?;
     let ranges = history.ranges(label.start_lsn, end.lsn, end.timeline)?;
     let mut segments = left_behind(&ranges, size, reader)?;
     let first = label.start_lsn.segment(size).0;
@@ -85,9 +79,7 @@ pub(super) fn needed(
         }
     }));
     Ok(NeededWal {
-        major: facts.version.major,
-        system_identifier: facts.control.system_identifier,
-        size,
+        facts,
         start: label.start_lsn,
         ranges,
         end,
@@ -124,26 +116,18 @@ fn left_behind(
     Ok(segments)
 }
 
-/// The first timeline has no history file; neither has one that pg_resetwal or pg_upgrade began.
-pub(super) fn read_history(
-    timeline: Timeline,
-    reader: &mut FileReader,
-) -> Result<(TimelineHistory, Option<HistoryFile>)> {
-    let name = history::file_name(timeline);
-    match reader.read_small_file(&format!("pg_wal/{name}"), HISTORY_LIMIT)? {
-        None => Ok((TimelineHistory::without_ancestors(timeline), None)),
-        Some(content) => {
-            let history = TimelineHistory::parse(timeline, &String::from_utf8_lossy(&content))?;
-            Ok((history, Some(HistoryFile { name, content })))
-        }
+impl NeededWal<'_> {
+    fn size(&self) -> SegmentSize {
+        self.facts.control.wal_segment_size
     }
-}
 
-impl NeededWal {
     /// Reads the records that begin in a segment, or behind the backup's start if that is in there.
     fn records_of(&self, segment: Segment) -> RecordReader {
-        let from = self.start.max(segment.name.number.start(self.size));
-        RecordReader::new(self.major, self.system_identifier, self.size, from)
+        let Facts {
+            version, control, ..
+        } = self.facts;
+        let from = self.start.max(segment.name.number.start(self.size()));
+        RecordReader::new(version.major, control.system_identifier, self.size(), from)
     }
 
     /// The segment with a number that recovery reads.
@@ -159,24 +143,33 @@ fn unusable(fault: impl Display) -> Error {
         .hint("start the backup again; if it happens again, the server's pg_wal is damaged")
 }
 
-/// Stores the segments and the history file in `data/pg_wal`. Gives what this WAL says of databases and tablespaces.
+/// Stores the history file and the segments in `data/pg_wal` that were not when files were copied. Gives what this WAL says
+/// of databases and tablespaces.
 pub(super) fn copy(
-    needed: &NeededWal,
-    stored: &mut Stored,
+    needed: &NeededWal<'_>,
+    copied: &mut Copied,
     readers: &mut [FileReader],
     folder: &BackupFolder,
     request: &Request<'_>,
     rate: &RateLimit,
     interrupt: &Interrupt,
 ) -> Result<Hazards> {
+    let Copied {
+        stored, followed, ..
+    } = copied;
+    let mut hazards = std::mem::take(&mut followed.hazards);
+    let first = followed.begun.as_ref().map(|(copy, _)| copy.name.number);
+    let mut missing = needed.segments.clone();
+    missing.retain(|segment| first.is_none_or(|first| first <= segment.name.number));
+    let followed = Mutex::new(followed);
     let mut workers = readers
         .iter_mut()
         .map(|reader| {
             Ok(Worker {
                 needed,
+                followed: &followed,
                 reader,
                 folder,
-                coding: request.coding,
                 rate,
                 store: Store::new(folder, request.coding)?,
                 hazards: Hazards::default(),
@@ -186,7 +179,7 @@ pub(super) fn copy(
         .collect::<Result<Vec<Worker<'_>>>>()?;
     parallel::run(
         &mut workers,
-        &needed.segments,
+        &missing,
         interrupt,
         |worker, segment, stop| worker.copy_segment(*segment, stop),
         || Ok(()),
@@ -197,7 +190,6 @@ pub(super) fn copy(
             .store
             .file(&path, needed.modified, &history.content)?;
     }
-    let mut hazards = Hazards::default();
     for worker in workers {
         stored.append(worker.store.stored);
         hazards.add(worker.hazards);
@@ -206,145 +198,62 @@ pub(super) fn copy(
 }
 
 struct Worker<'a> {
-    needed: &'a NeededWal,
+    needed: &'a NeededWal<'a>,
+    followed: &'a Mutex<&'a mut Followed>,
     reader: &'a mut FileReader,
     folder: &'a BackupFolder,
-    coding: &'a Coding,
     rate: &'a RateLimit,
     store: Store<'a>,
     hazards: Hazards,
     request: &'a Request<'a>,
 }
 
-/// This server's own archive, which may hold what the server has removed.
-struct Archive<'a> {
-    request: &'a Request<'a>,
-    reading: Option<ArchivedSegment>,
-}
-
-/// A segment that is read from the archive, up to an offset so far.
-struct ArchivedSegment {
-    name: SegmentName,
-    content: StoredReader,
-    offset: u64,
-}
-
-impl<'a> Archive<'a> {
-    fn of(request: &'a Request<'a>) -> Archive<'a> {
-        Archive {
-            request,
-            reading: None,
-        }
-    }
-
-    /// Whether a segment is being read from here.
-    fn reads(&self, name: SegmentName) -> bool {
-        matches!(&self.reading, Some(reading) if reading.name == name)
-    }
-
-    /// Reads a part of a segment; false where the archive does not hold that.
-    fn read(
-        &mut self,
-        name: SegmentName,
-        size: SegmentSize,
-        offset: u64,
-        length: u64,
-        plain: &mut Vec<u8>,
-    ) -> Result<bool> {
-        let is_behind =
-            |reading: &ArchivedSegment| reading.name == name && reading.offset == offset;
-        if !self.reading.as_ref().is_some_and(is_behind) {
-            self.reading = self.open(name, size, offset)?;
-        }
-        let Some(reading) = &mut self.reading else {
-            return Ok(false);
-        };
-        plain.resize(usize::try_from(length).unwrap_or(usize::MAX), 0);
-        let filled = reading.content.fill(plain)?;
-        plain.truncate(filled);
-        reading.offset += filled as u64;
-        Ok(true)
-    }
-
-    fn open(
-        &self,
-        name: SegmentName,
-        size: SegmentSize,
-        offset: u64,
-    ) -> Result<Option<ArchivedSegment>> {
-        let Request { folder, keys, .. } = *self.request;
-        let Some(archive) = WalArchive::open(folder, keys.clone())? else {
-            return Ok(None);
-        };
-        let Some(stored) = archive.find(&WalFileName::segment(name, size))? else {
-            return Ok(None);
-        };
-        let mut content = archive.read(&stored)?;
-        let mut passed = Vec::new();
-        for start in (0..offset).step_by(SLICE_BYTES as usize) {
-            passed.resize(SLICE_BYTES.min(offset - start) as usize, 0);
-            content.fill(&mut passed)?;
-        }
-        Ok(Some(ArchivedSegment {
-            name,
-            content,
-            offset,
-        }))
-    }
-}
-
 impl Worker<'_> {
     fn copy_segment(&mut self, segment: Segment, stop: &Stop<'_>) -> Result<()> {
         let needed = self.needed;
-        let path = format!("pg_wal/{}", segment.name.file_name(needed.size));
-        let stored = self.store.path_of(&path);
-        let mut writer = StoredWriter::create(&self.folder.stored(&stored), self.coding)?;
-        let mut check = SegmentCheck::new(
-            needed.major,
-            needed.system_identifier,
-            segment.name,
-            needed.size,
-            segment.end,
-        );
-        let start = segment.name.number.start(needed.size);
-        let bytes = needed.size.bytes();
-        let mut records = segment.is_read.then(|| needed.records_of(segment));
+        let (mut copy, mut records) = self.begin(segment)?;
+        copy.ends_at(segment.end);
+        let start = segment.name.number.start(needed.size());
         let mut archive = Archive::of(self.request);
-        let (mut crc32c, mut plain, mut frame) = (0, Vec::new(), Vec::new());
-        for offset in (0..bytes).step_by(SLICE_BYTES as usize) {
-            self.read_slice(
-                segment.name,
-                offset,
-                SLICE_BYTES.min(bytes - offset),
-                &mut plain,
-                &mut archive,
-                stop,
-            )?;
+        let mut plain = Vec::new();
+        while let Some((offset, length)) = copy.missing() {
+            self.read_slice(segment.name, offset, length, &mut plain, &mut archive, stop)?;
             if needed.from_standby {
                 zero_from(&mut plain, segment.end.0.saturating_sub(start.0 + offset));
             }
-            check.push(&plain);
             if let Some(records) = &mut records {
                 self.read_records(records, segment, &plain)?;
             }
-            crc32c = crc32c::crc32c_append(crc32c, &plain);
-            self.store.compressor.compress(&plain, &mut frame)?;
-            writer.append(&frame)?;
+            copy.push(&plain, &mut self.store)?;
         }
-        check.finish().map_err(unusable)?;
-        if let Some(records) = records {
-            self.read_on(records, segment, stop)?;
+        copy.finish(needed.modified, &mut self.store)?;
+        records.map_or(Ok(()), |records| self.read_on(records, segment, stop))
+    }
+
+    /// The one that was begun when files were copied, or a new one; with the reader of its records.
+    fn begin(&self, segment: Segment) -> Result<(SegmentCopy, Option<RecordReader>)> {
+        let mut followed = self.followed.lock().unwrap_or_else(PoisonError::into_inner);
+        let begun = followed
+            .begun
+            .take_if(|(copy, _)| copy.name == segment.name);
+        if let Some((copy, records)) = begun {
+            return Ok((copy, Some(records)));
         }
-        self.store.stored.add(&stored, writer.finish()?);
-        self.store.stored.files.push(FileEntry {
-            path: &path,
-            size: bytes,
-            modified: needed.modified,
-            crc32c: Crc32c(crc32c),
-            bundle: None,
-            kind: FileKind::Whole,
-        });
-        Ok(())
+        let Worker {
+            needed,
+            folder,
+            request,
+            ..
+        } = *self;
+        let copy = SegmentCopy::begin(
+            segment.name,
+            needed.facts,
+            folder,
+            request.coding,
+            &self.store,
+        )?;
+        let records = segment.is_read.then(|| needed.records_of(segment));
+        Ok((copy, records))
     }
 
     /// Reads the records that begin in a segment, in the next bytes of the WAL.
@@ -354,7 +263,8 @@ impl Worker<'_> {
         segment: Segment,
         plain: &[u8],
     ) -> Result<()> {
-        let NeededWal { major, size, .. } = *self.needed;
+        let NeededWal { facts, .. } = *self.needed;
+        let (major, size) = (facts.version.major, facts.control.wal_segment_size);
         let left = segment.end.0.saturating_sub(records.awaited().0);
         let plain = &plain[..plain.len().min(usize::try_from(left).unwrap_or(usize::MAX))];
         let behind = segment.name.number.next().start(size);
@@ -373,7 +283,7 @@ impl Worker<'_> {
         segment: Segment,
         stop: &Stop<'_>,
     ) -> Result<()> {
-        let NeededWal { size, .. } = *self.needed;
+        let size = self.needed.size();
         let behind = segment.name.number.next().start(size);
         let (mut plain, mut archive) = (Vec::new(), Archive::of(self.request));
         while records.position() < behind && records.awaited() < segment.end {
@@ -410,7 +320,7 @@ impl Worker<'_> {
         archive: &mut Archive<'_>,
         stop: &Stop<'_>,
     ) -> Result<()> {
-        let size = self.needed.size;
+        let size = self.needed.size();
         plain.clear();
         let path = format!("pg_wal/{}", name.file_name(size));
         let mut is_held = !archive.reads(name);

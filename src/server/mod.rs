@@ -22,6 +22,7 @@ use postgres::Client;
 
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
+use crate::pg::lsn::Lsn;
 use crate::server::connect::{Connector, server_error};
 
 /// Connects; an interrupt cancels whatever the connection is waiting for.
@@ -60,4 +61,12 @@ pub fn check_instance(client: &mut Client, expected: &Instance) -> Result<()> {
             .hint("connect to the server itself, not through a load balancer")
             .momentary(),
     )
+}
+
+fn parse_lsn(text: &str) -> Result<Lsn> {
+    text.parse().map_err(|_| {
+        Error::server(format!(
+            "the server gave {text:?} where an LSN was expected"
+        ))
+    })
 }

@@ -83,6 +83,11 @@ impl FileReader {
         super::check_instance(&mut self.client, expected)
     }
 
+    /// The connection, for questions.
+    pub fn client(&mut self) -> &mut Client {
+        &mut self.client
+    }
+
     /// Reads ranges in their order. `consume` gets each one's place in `ranges` and its bytes,
     /// `None` where the file does not exist.
     ///

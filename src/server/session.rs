@@ -11,6 +11,7 @@ use crate::pg::lsn::Lsn;
 use crate::pg::version::Major;
 use crate::server::conflict;
 use crate::server::connect::server_error;
+use crate::server::parse_lsn;
 
 /// Whether the start waits for a checkpoint spread over time, or for one at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -161,12 +162,4 @@ fn promoted() -> Error {
     Error::server("the standby was promoted while it was being backed up, so this backup is void")
         .hint("start the backup again; the server is a primary now")
         .momentary()
-}
-
-fn parse_lsn(text: &str) -> Result<Lsn> {
-    text.parse().map_err(|_| {
-        Error::server(format!(
-            "the server gave {text:?} where an LSN was expected"
-        ))
-    })
 }

@@ -2,9 +2,11 @@
 
 use std::fs;
 
+use rustix::process::Signal;
+
 use crate::support::checks::{self, Before};
 use crate::support::cluster::{Options, Postmaster};
-use crate::support::pgkeep::{Running, SERVER, wait_until_copying};
+use crate::support::pgkeep::{Running, SERVER, wait_until_copying, wait_until_followed};
 use crate::support::{Cluster, Pgkeep, wait_until};
 
 /// A backup that takes as long as a test needs.
@@ -65,13 +67,13 @@ fn a_slot_that_times_out_when_idle_is_kept_active_for_as_long_as_a_backup_takes(
 fn a_backup_ends_as_soon_as_its_wal_is_nowhere(major: u32, settings: &str) {
     let cluster = forgetful(major, settings);
     let (pgkeep, running) = slow(&cluster);
+    // Too late for what it had not copied.
+    running.signal(Signal::STOP);
     move_on(&cluster);
+    running.signal(Signal::CONT);
     let run = running.wait();
     let error = run.failed(5);
-    assert!(
-        error.contains("the server has removed the WAL from "),
-        "{run:?}"
-    );
+    assert!(error.contains("the server has removed pg_wal/"), "{run:?}");
     assert!(run.stderr.contains("max_slot_wal_keep_size"), "{run:?}");
     assert!(
         run.stderr.contains("warning") || run.stderr.contains("warn: "),
@@ -93,6 +95,27 @@ fn a_slot_that_may_keep_too_little_ends_a_backup_at_once_of_18() {
 #[test]
 fn without_a_slot_wal_that_is_nowhere_ends_a_backup_at_once() {
     a_backup_ends_as_soon_as_its_wal_is_nowhere(16, "max_replication_slots = 0");
+}
+
+#[test]
+fn what_is_copied_already_needs_no_slot() {
+    let cluster = forgetful(15, "max_slot_wal_keep_size = 1MB\nmax_wal_size = 1GB");
+    let before = Before::of(&cluster);
+    let (pgkeep, mut running) = slow(&cluster);
+    let started_by = cluster.value("select pg_walfile_name(pg_current_wal_lsn())");
+    wait_until("the slot is lost", || {
+        assert!(running.is_running(), "the backup ended too early");
+        cluster.sql("select pg_logical_emit_message(false, 'x', repeat('x', 300000))");
+        wait_until_followed(&mut running, &cluster);
+        cluster.sql("checkpoint");
+        let oldest = "select min(name) from pg_ls_waldir() where name ~ '^[0-9A-F]{24}$'";
+        cluster.value(oldest) > started_by
+    });
+    let run = running.wait();
+    run.succeeded();
+    assert!(run.stderr.contains("is lost"), "{run:?}");
+    pgkeep.ok(&["verify", SERVER, "newest"]);
+    checks::is_whole(15, &pgkeep.restore("newest"), &before, 0);
 }
 
 #[test]
@@ -149,11 +172,13 @@ fn wal_that_the_server_has_removed_comes_from_the_archive() {
     let command = pgkeep.archive_command();
     cluster.sql(&format!("alter system set archive_command = '{command}'"));
     cluster.sql("select pg_reload_conf()");
+    running.signal(Signal::STOP);
     wait_until("the server has removed what it had archived", || {
         move_on(&cluster);
         let oldest = "select min(name) from pg_ls_waldir() where name ~ '^[0-9A-F]{24}$'";
         cluster.value(oldest) > started_by
     });
+    running.signal(Signal::CONT);
     running.wait().succeeded();
     checks::is_whole(17, &pgkeep.restore("newest"), &before, 0);
 }

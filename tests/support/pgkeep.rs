@@ -395,6 +395,20 @@ pub fn wait_until_copying(running: &mut Running, pgkeep: &Pgkeep) {
     });
 }
 
+/// Waits until a running backup has copied all WAL of a primary: it has asked for more since, and there was none.
+pub fn wait_until_followed(running: &mut Running, cluster: &Cluster) {
+    let now = cluster.value("select clock_timestamp()");
+    let idle = format!(
+        "select count(*) from pg_stat_activity
+          where query = 'SELECT pg_current_wal_flush_lsn()::text' and query_start > '{now}'
+            and state = 'idle' and state_change < clock_timestamp() - interval '50 ms'"
+    );
+    wait_until("the WAL is copied", || {
+        assert!(running.is_running(), "the backup ended before that");
+        cluster.value(&idle) == "1"
+    });
+}
+
 /// Waits until a backup has got to the pass with a number.
 pub fn wait_for_pass(running: &mut Running, pgkeep: &Pgkeep, number: u32) {
     wait_until("the backup makes another pass", || {

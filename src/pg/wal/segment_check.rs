@@ -62,6 +62,11 @@ impl SegmentCheck {
         }
     }
 
+    /// Moves the end of what is looked at, once that is known; no page above it may have come in.
+    pub fn ends_at(&mut self, until: Lsn) {
+        self.until = until;
+    }
+
     /// Takes the next bytes of the segment, however many.
     pub fn push(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
