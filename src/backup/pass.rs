@@ -173,6 +173,8 @@ struct Ended<'a> {
     control: Vec<u8>,
 }
 
+const RELEASED: &str = "databases and tablespaces can be created, moved and dropped again, though this pass is not at its end: it was long enough";
+
 /// How often a standby is asked for a restartpoint that lies behind a hazard.
 const RESTARTPOINT_PAUSE: Duration = Duration::from_secs(2);
 
@@ -185,7 +187,7 @@ impl Pass<'_> {
         &self,
         sessions: Sessions,
         reserved: &mut Option<ReservedWal>,
-        quiet: Option<Quiet>,
+        mut quiet: Option<Quiet>,
         base: Base<'_>,
     ) -> Result<BackupInfo, Broken> {
         let Pass {
@@ -247,7 +249,8 @@ impl Pass<'_> {
             page_check: facts
                 .data_checksums
                 .then(|| PageCheck::new(start, segment_blocks)),
-            rate: RateLimit::new(request.max_rate),
+            // Whoever is held up is worth more than what else the server has to do.
+            rate: RateLimit::new(request.max_rate.filter(|_| quiet.is_none())),
             progress,
             journal: journal.as_ref(),
             segment_blocks,
@@ -264,7 +267,11 @@ impl Pass<'_> {
         let (copying, (followed, meanwhile)) = following.beside(follower, || {
             job.run(&mut readers, interrupt, || {
                 session.watch()?;
-                watch.tick(&mut session)
+                watch.tick(&mut session)?;
+                if quiet.take_if(|quiet| quiet.is_long()).is_some() {
+                    log::info!("{RELEASED}");
+                }
+                Ok(())
             })
         });
         let (mut copied, outcome) = copying?;

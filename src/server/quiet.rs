@@ -4,6 +4,8 @@
 //! them, as each new session does, is not held up (commands/dbcommands.c, createdb and movedb;
 //! commands/tablespace.c, CreateTableSpace). Such a lock takes a superuser, or the privilege MAINTAIN (17 and later).
 
+use std::time::{Duration, Instant};
+
 use postgres::Client;
 use postgres::error::SqlState;
 
@@ -12,8 +14,13 @@ use crate::server::connect::server_error;
 
 /// Holds them up as long as it lives.
 pub struct Quiet {
+    since: Instant,
     _session: Client,
 }
+
+/// How long they are held up at most while files are copied. Autovacuum is too, where it notes how far it has come with a
+/// database (commands/vacuum.c, vac_update_datfrozenxid).
+const LONGEST: Duration = Duration::from_secs(30);
 
 /// Whoever comes after the lock waits behind it, so it is not waited for long.
 const LOCK: &str = "\
@@ -29,9 +36,16 @@ impl Quiet {
             SqlState::LOCK_NOT_AVAILABLE,
         ];
         match session.batch_execute(LOCK) {
-            Ok(()) => Ok(Some(Quiet { _session: session })),
+            Ok(()) => Ok(Some(Quiet {
+                since: Instant::now(),
+                _session: session,
+            })),
             Err(error) if error.code().is_some_and(|code| REFUSED.contains(code)) => Ok(None),
             Err(error) => Err(server_error("lock pg_database and pg_tablespace", &error)),
         }
+    }
+    /// Whether they are held up for so long that they should be let go.
+    pub fn is_long(&self) -> bool {
+        self.since.elapsed() > LONGEST
     }
 }
