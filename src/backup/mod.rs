@@ -105,6 +105,7 @@ pub fn run(
     }
     progress.step("connect", None);
     let connected = Connected::open(request, connector, interrupt)?;
+    warn_of_another_cluster(request, &connected.facts)?;
     let identifier = free_identifier(request.folder)?;
     let passes = Passes {
         request,
@@ -123,6 +124,7 @@ pub fn run(
         unquiet: 0,
         made: 0,
         number: 0,
+        stands_on_another: false,
     };
     passes.run(connected, unfinished)
 }
@@ -169,6 +171,26 @@ pub fn check_facts(facts: &Facts) -> Result<()> {
             facts.version.major.number()
         ))
         .hint("pgkeep backs up released versions only, no betas"));
+    }
+    Ok(())
+}
+
+/// Backups of two clusters under one name are most likely a mistake; pg_upgrade makes another cluster, too.
+fn warn_of_another_cluster(request: &Request<'_>, facts: &Facts) -> Result<()> {
+    let catalogue = Catalogue::read(request.server, request.folder)?;
+    let mut infos = catalogue.backups().iter().rev();
+    let newest = infos.find_map(|backup| backup.info.as_ref().ok());
+    let own = facts.control.system_identifier;
+    if let Some(newest) = newest
+        && newest.system_identifier != own
+    {
+        log::warn!(
+            "the system identifier of this server is {own}, that of backup {} is {}: where it was not upgraded with pg_upgrade, \
+             another cluster is backed up under the name {}: correct `host` and `port`, or give it a name of its own",
+            newest.backup,
+            newest.system_identifier,
+            request.server
+        );
     }
     Ok(())
 }

@@ -45,6 +45,8 @@ pub(super) struct Passes<'a> {
     pub(super) made: u32,
     /// The number of the last pass; one that read nothing has one too.
     pub(super) number: u32,
+    /// Whether it stands on what another backup left: that stays until this one is made.
+    pub(super) stands_on_another: bool,
 }
 
 /// After so many passes none is made any more: what is in their way does not end.
@@ -78,6 +80,7 @@ impl<'a> Passes<'a> {
             }
             false => log::info!("taking over what backup {left} had stored when it died"),
         }
+        self.stands_on_another = !self.layers.is_empty();
         self.made = self.layers.len() as u32;
         self.number = self
             .staging
@@ -98,7 +101,8 @@ impl<'a> Passes<'a> {
             Ok(folder) => self.publish(&folder),
             Err(error) => {
                 let is_full = self.request.parent.is_none();
-                if is_full && (self.interrupt.leaves() || error.is_momentary()) {
+                let is_cut_off = self.interrupt.leaves() || error.is_momentary();
+                if self.stands_on_another || is_full && is_cut_off {
                     self.staging.leave();
                 }
                 Err(error)
@@ -207,6 +211,7 @@ impl<'a> Passes<'a> {
         if is_base_lost {
             log::warn!("starting anew: {}", error.message());
             self.layers.clear()?;
+            self.stands_on_another = false;
             durable::remove_folder(folder.path())?;
             return Ok(error);
         }

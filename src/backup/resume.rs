@@ -53,7 +53,7 @@ impl Takeover<'_> {
                     // What the passes below hold is of use all the same.
                     if let Err(error) = ended {
                         self.interrupt.check()?;
-                        log::info!("a part of the unfinished backup is of no use: {error}");
+                        log::warn!("a part of the unfinished backup is of no use: {error}");
                     }
                     break;
                 }

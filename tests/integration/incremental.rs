@@ -238,6 +238,10 @@ fn a_backup_of_another_cluster_is_no_parent() {
     let there = Pgkeep::of(&other).with_base(pgkeep.base());
     let error = there.run(&["backup", SERVER, "newest"]).failed(1);
     assert!(error.contains("system identifier"), "{error}");
+    let full = there.run(&["backup", SERVER]);
+    full.succeeded();
+    let warning = "the system identifier of this server is";
+    assert!(full.stderr.contains(warning), "{full:?}");
 }
 
 #[test]

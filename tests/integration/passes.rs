@@ -7,7 +7,10 @@ use rustix::process::Signal;
 
 use crate::support::checks::{self, Before};
 use crate::support::cluster::{Options, Postmaster};
-use crate::support::pgkeep::{Running, SERVER, wait_until_copying, wait_until_followed};
+use crate::support::link::Link;
+use crate::support::pgkeep::{
+    Running, SERVER, wait_for_pass, wait_until_copying, wait_until_followed,
+};
 use crate::support::random_changes::{Random, rounds};
 use crate::support::{Cluster, Load, Pgkeep, wait_until};
 
@@ -170,6 +173,34 @@ fn a_session_that_is_ended_costs_a_pass() {
     running.wait().succeeded();
     cluster.assert_nothing_is_left();
     checks::is_whole(18, &pgkeep.restore("newest"), &before, 0);
+}
+
+#[test]
+fn a_network_that_is_gone_for_a_while_costs_a_pass() {
+    let cluster = Cluster::new(16);
+    let before = Before::of(&cluster);
+    let link = Link::to(&cluster);
+    let pgkeep = Pgkeep::of(&cluster)
+        .with("max_rate", "8MB")
+        .with_server("host", "127.0.0.1")
+        .with_server("port", &link.port.to_string());
+    let running = halfway(&pgkeep, &[]);
+    link.cut();
+    cluster.sql("update pgbench_tellers set filler = 'meanwhile'");
+    // In seconds.
+    std::thread::sleep(Duration::from_secs(rounds(5).into()));
+    link.mend();
+    let run = running.wait();
+    run.succeeded();
+    let (first, second) = (copied(&run.stderr, ""), copied(&run.stderr, "pass 2: "));
+    assert!(
+        second < first,
+        "{second} after {first} bytes: {}",
+        run.stderr
+    );
+    cluster.assert_nothing_is_left();
+    let restored = checks::is_whole(16, &pgkeep.restore("newest"), &before, 0);
+    assert_same(&cluster, &restored, &["pgbench_tellers"]);
 }
 
 #[test]
@@ -377,6 +408,11 @@ fn a_machine_that_stops_leaves_a_backup_to_the_next_one() {
     running.signal(Signal::TERM);
     running.wait().failed(1);
     cluster.assert_nothing_is_left();
+    // Who gives up what stands on it leaves it as well.
+    let mut running = pgkeep.spawn(&["backup", SERVER]);
+    wait_for_pass(&mut running, &pgkeep, 2);
+    running.signal(Signal::INT);
+    running.wait().failed(1);
     let run = pgkeep.run(&["backup", SERVER, "-v"]);
     run.succeeded();
     assert!(run.stderr.contains("taking over"), "{}", run.stderr);

@@ -9,6 +9,7 @@ pub mod archive;
 pub mod checks;
 pub mod cluster;
 pub mod ground;
+pub mod link;
 pub mod load;
 pub mod pgkeep;
 pub mod random_changes;
