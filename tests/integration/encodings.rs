@@ -88,6 +88,16 @@ fn with_names_beyond_ascii(major: u32, encoding: &str) {
     let restored = Cluster::restored(major, &data);
     assert_eq!(restored.number("select count(*) from t"), 1000);
     assert_eq!(restored.number("select count(*) from far"), 1);
+    drop(restored);
+    let folder = pgkeep.ground().folder("drill");
+    let drilled = pgkeep.ok(&[
+        "verify",
+        SERVER,
+        "newest",
+        "--start",
+        folder.to_str().unwrap(),
+    ]);
+    assert_eq!(drilled.at("Response.Drill.NumberOfDatabases"), "4");
 }
 
 #[test]

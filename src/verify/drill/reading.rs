@@ -18,6 +18,26 @@ use crate::verify::drill::server::PrivateServer;
 /// DATCONNLIMIT_INVALID_DB in catalog/pg_database.h).
 const DATABASES: &str = "SELECT datname FROM pg_database WHERE datconnlimit <> -2 ORDER BY oid";
 
+/// Gives databases whose names are not ASCII such as can be connected to: nobody knows the encoding of their own, and what is
+/// not valid in that of this database cannot even be sent. The cluster is about to be thrown away.
+const RENAME: &str = r#"
+    DO $$
+    DECLARE
+      one record;
+      is_ascii boolean;
+    BEGIN
+      FOR one IN SELECT oid, datname FROM pg_database WHERE datconnlimit <> -2 LOOP
+        BEGIN
+          is_ascii := one.datname::text COLLATE "C" ~ '^[ -~]*$';
+        EXCEPTION WHEN OTHERS THEN
+          is_ascii := false;
+        END;
+        IF NOT is_ascii THEN
+          EXECUTE format('ALTER DATABASE %I RENAME TO %I', one.datname, 'with OID ' || one.oid);
+        END IF;
+      END LOOP;
+    END $$"#;
+
 /// What has rows of its own, the largest first. Temporary relations are gone with their sessions.
 const RELATIONS: &str = "
     SELECT format('%I.%I', n.nspname, c.relname), pg_relation_size(c.oid)
@@ -82,6 +102,9 @@ fn open_databases(
 ) -> Result<Vec<String>> {
     let failed = |error: &postgres::Error| server_error("list the databases", error);
     let mut client = server.connect("template1", superuser, interrupt)?;
+    client
+        .batch_execute(RENAME)
+        .map_err(|error| failed(&error))?;
     let rows = client
         .query(DATABASES, &[])
         .map_err(|error| failed(&error))?;
