@@ -164,6 +164,8 @@ struct Walk<'a> {
     takes_utf8: bool,
     listing: &'a mut Listing,
     links: Vec<String>,
+    /// Entries of further folders that lead to nothing.
+    dangling: Vec<String>,
     unnameable: Vec<String>,
 }
 
@@ -183,6 +185,7 @@ impl<'a> Walk<'a> {
             takes_utf8,
             listing,
             links: Vec::new(),
+            dangling: Vec::new(),
             unnameable: Vec::new(),
         })
     }
@@ -227,6 +230,7 @@ impl<'a> Walk<'a> {
                     strangers.push(entry);
                 }
                 Found::Entry(state) => next.extend(self.take(entry.path, state, None)?),
+                Found::Nothing if self.cluster.is_none() => self.dangling.push(entry.path),
                 Found::Link | Found::Nothing => {}
             }
         }
@@ -401,6 +405,10 @@ impl<'a> Walk<'a> {
                 &self.links,
                 "a symbolic link; where PostgreSQL knows no file or folder of that name, links are not followed \
                  (`extra` in the configuration can name what it leads to)",
+            ),
+            (
+                &self.dangling,
+                "a link that leads to nothing, or removed just now",
             ),
             (
                 &self.unnameable,

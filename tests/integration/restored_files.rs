@@ -277,6 +277,13 @@ fn a_further_file_that_would_lie_elsewhere_in_the_repository_is_refused() {
     }
     // At the end, a / says no more than that it is a folder.
     let pgkeep = Pgkeep::of(&cluster).with_server("extra", &format!("{}/", folder.display()));
-    pgkeep.backup();
+    std::os::unix::fs::symlink("/does/not/exist", folder.join("dangling")).unwrap();
+    let backup = pgkeep.run(&["backup", SERVER]);
+    backup.succeeded();
+    let warning = format!(
+        "left out of the backup: {}/dangling: a link that leads to nothing",
+        folder.display()
+    );
+    assert!(backup.stderr.contains(&warning), "{backup:?}");
     pgkeep.ok(&["verify", SERVER, "newest"]);
 }
