@@ -12,7 +12,7 @@ use crate::pg::version::Major;
 use crate::pg::wal::CreatedTablespace;
 use crate::repository::contents::Contents;
 use crate::restore::folder::{Account, Folder};
-use crate::restore::tablespaces::{Placed, elsewhere};
+use crate::restore::tablespaces::{Placed, elsewhere, overlap};
 use crate::restore::{Target, running};
 
 /// Where `global/pg_control` waits until everything else is on disk.
@@ -74,10 +74,16 @@ impl DataDirectory {
                 error.hint("give the restored cluster another folder with --tablespace OLD=NEW")
             })?;
         }
+        let extra = extra_folder(root);
+        for folder in [root, extra.as_path()] {
+            refuse_link(folder)?;
+        }
+        for placed in tablespaces {
+            refuse_nested(&placed.folder, root)?;
+        }
         let folders = tablespaces
             .iter()
             .map(|tablespace| tablespace.folder.as_path());
-        let extra = extra_folder(root);
         for folder in [root, extra.as_path()].into_iter().chain(folders) {
             if !force && !is_empty(folder)? {
                 return Err(Error::failed(format!("{} is not empty", folder.display())).hint(
@@ -116,9 +122,9 @@ impl DataDirectory {
             let claimed = Claimed::at(&created.folder, true, mode, account)?;
             directory.created.push(claimed);
         }
+        directory.warn_of_closed_folders();
         directory.is_cleared = true;
         directory.empty()?;
-        directory.warn_of_closed_folders();
         Ok(directory)
     }
 
@@ -405,6 +411,33 @@ fn claim_created(
         folder.display()
     ))
     .hint(elsewhere(created)))
+}
+
+/// A folder of that name is written to, not what a link of that name leads to.
+fn refuse_link(folder: &Path) -> Result<()> {
+    match fs::symlink_metadata(folder) {
+        Ok(found) if found.is_symlink() => Err(Error::failed(format!(
+            "{} is a symbolic link",
+            folder.display()
+        ))
+        .hint("remove it, or restore into the directory above the folder that it leads to")),
+        _ => Ok(()),
+    }
+}
+
+/// PostgreSQL wants a tablespace's folder outside of the data directory.
+fn refuse_nested(tablespace: &Path, root: &Path) -> Result<()> {
+    let absolute =
+        |path| std::path::absolute(path).map_err(|error| Error::io("find", path, &error));
+    match overlap(&absolute(tablespace)?, &absolute(root)?) {
+        true => Err(Error::usage(format!(
+            "{} and the data directory {} would lie in one another",
+            tablespace.display(),
+            root.display()
+        ))
+        .hint("give the tablespace a folder of its own with --tablespace OLD=NEW")),
+        false => Ok(()),
+    }
 }
 
 /// Further files go beside the data directory, where pg_verifybackup does not look.

@@ -190,7 +190,8 @@ pub(super) fn elsewhere(created: &CreatedTablespace) -> String {
     )
 }
 
-fn overlap(one: &Path, other: &Path) -> bool {
+/// Whether one of them lies in the other.
+pub(super) fn overlap(one: &Path, other: &Path) -> bool {
     one.starts_with(other) || other.starts_with(one)
 }
 

@@ -219,6 +219,33 @@ fn a_tablespace_that_the_backup_does_not_have_is_refused() {
 }
 
 #[test]
+fn neither_a_link_nor_one_folder_in_another_is_restored_into() {
+    let cluster = cluster_with_tablespaces(18);
+    let pgkeep = Pgkeep::of(&cluster);
+    let backup = pgkeep.backup();
+    let target = pgkeep.ground().folder("target");
+    let root = target.join(format!("{SERVER}-{}", backup.identifier));
+    let refused = |status: i32, moved: &Path, why: &str| {
+        let mut arguments = vec!["restore".to_owned(), SERVER.to_owned(), "newest".to_owned()];
+        arguments.push(target.display().to_string());
+        for name in ["outside", "second"] {
+            let moved = format!("{name}={}", moved.join(name).display());
+            arguments.extend(["--tablespace".to_owned(), moved]);
+        }
+        arguments.push("--force".to_owned());
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        let error = pgkeep.run(&arguments).failed(status);
+        assert!(error.contains(why), "{error}");
+    };
+    refused(2, &root, "in one another");
+    assert!(fs::read_dir(&target).unwrap().next().is_none());
+    let elsewhere = pgkeep.ground().folder("elsewhere");
+    std::os::unix::fs::symlink(&elsewhere, &root).unwrap();
+    refused(1, &pgkeep.ground().folder("others"), "is a symbolic link");
+    assert!(fs::read_dir(&elsewhere).unwrap().next().is_none());
+}
+
+#[test]
 fn verify_rebuilds_tablespaces_too_checks_them_and_removes_everything() {
     let cluster = cluster_with_tablespaces(16);
     let pgkeep = Pgkeep::of(&cluster);
