@@ -20,7 +20,7 @@
 //! 160  u64  backupEndPoint
 //! 168  u8   backupEndRequired
 //! 172  u32  wal_level
-//! 192  u32  max_prepared_xacts
+//! 180       limits                     five u32, as [`Limits`] has them
 //! 216  u32  blcksz
 //! 220  u32  relseg_size                blocks in a segment of a relation
 //! 224  u32  xlog_blcksz
@@ -34,6 +34,7 @@
 
 use std::fmt;
 
+use crate::pg::limits::Limits;
 use crate::pg::little_endian::{u32_at, u64_at};
 use crate::pg::lsn::{Lsn, Timeline};
 use crate::pg::segment::SegmentSize;
@@ -81,8 +82,8 @@ pub struct ControlFile {
     pub backup_end_required: bool,
     /// The setting `wal_level`.
     pub wal_level: WalLevel,
-    /// The setting `max_prepared_transactions`.
-    pub max_prepared_transactions: u32,
+    /// What a server that replays its WAL must have.
+    pub limits: Limits,
     /// Bytes in a page of a relation.
     pub block_size: u32,
     /// Pages in a segment of a relation.
@@ -174,7 +175,10 @@ impl ControlFile {
             backup_end_point: lsn(160),
             backup_end_required: bytes[168] != 0,
             wal_level: field(bytes, 172, "wal_level", wal_level)?,
-            max_prepared_transactions: u32_at(bytes, 192),
+            limits: bytes[180..]
+                .first_chunk()
+                .map(Limits::parse)
+                .unwrap_or_default(),
             block_size: u32_at(bytes, 216),
             relation_segment_blocks: u32_at(bytes, 220),
             wal_block_size: u32_at(bytes, 224),
@@ -358,7 +362,7 @@ pub(crate) mod tests {
             assert_eq!(control.checkpoint_timeline, Timeline(3));
             assert!(control.full_page_writes);
             assert_eq!(control.wal_level, WalLevel::Logical);
-            assert_eq!(control.max_prepared_transactions, 7);
+            assert_eq!(control.limits.max_prepared_transactions, 7);
             assert_eq!(control.wal_segment_size.bytes(), 16 << 20);
             assert_eq!(control.data_checksum_version, 1);
         }

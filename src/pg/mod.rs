@@ -13,6 +13,7 @@ pub mod exclusion;
 pub mod history;
 pub mod incremental;
 pub mod label;
+pub mod limits;
 pub(crate) mod little_endian;
 pub mod lsn;
 pub mod manifest;

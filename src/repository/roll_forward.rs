@@ -188,6 +188,17 @@ impl HeldWal {
         Ok(self.inventory.history(info.end_timeline))
     }
 
+    /// A timeline that a server which restores a backup takes for the newest one, though it does not descend from the
+    /// backup's: the last one before a number without a history file (access/transam/timeline.c, findNewestTimeLine).
+    pub fn stray(&self, info: &BackupInfo) -> Option<Timeline> {
+        let numbers = (info.end_timeline.0.checked_add(1)?..).map(Timeline);
+        let newest = numbers
+            .take_while(|timeline| self.inventory.holds_history(*timeline))
+            .last()?;
+        let is_stray = !lies_on(info, &self.inventory.history(newest));
+        is_stray.then_some(newest)
+    }
+
     /// The timelines that a way leaves behind a backup although they go on in the archive, by more than the segment that
     /// each is left in: somebody may be writing them still.
     pub fn left_behind(&self, info: &BackupInfo, history: &TimelineHistory) -> Vec<LeftBehind> {

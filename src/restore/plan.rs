@@ -12,7 +12,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
-use crate::pg::history::TimelineHistory;
+use crate::pg::history::{self, TimelineHistory};
 use crate::pg::lsn::{Lsn, Timeline};
 use crate::pg::recovery::events::{RestorePoint, TransactionEnd, checkpoint_time};
 use crate::pg::recovery::target::{
@@ -54,6 +54,8 @@ pub enum Route {
     Replica {
         /// Whether there is one.
         from_archive: bool,
+        /// The timeline that it stays on; nothing where it follows its primary to the newest one.
+        timeline: Option<Timeline>,
     },
 }
 
@@ -79,7 +81,13 @@ pub struct Landing {
 
 impl Route {
     /// What the server must know to take it.
-    pub fn recovery(&self, wal_get: &WalGet, primary_conninfo: String) -> Result<Recovery> {
+    /// `raised` are settings that the WAL on the way asks for.
+    pub fn recovery(
+        &self,
+        wal_get: &WalGet,
+        primary_conninfo: String,
+        raised: Vec<(&'static str, u32)>,
+    ) -> Result<Recovery> {
         Ok(match self {
             Route::OwnWal => Recovery::OwnWal,
             Route::Archive {
@@ -91,13 +99,41 @@ impl Route {
                 target: destination
                     .as_ref()
                     .map(|destination| (destination.target.clone(), destination.action)),
+                raised,
             },
-            Route::Replica { from_archive } => Recovery::Replica {
+            Route::Replica {
+                from_archive,
+                timeline,
+            } => Recovery::Replica {
                 primary_conninfo,
+                timeline: *timeline,
+                raised,
                 restore_command: from_archive.then(|| wal_get.whole_segments()).transpose()?,
             },
         })
     }
+}
+
+/// The way of a replica. One that is to follow its primary to the newest timeline never gets up where the archive has another
+/// that is newer, and no history of its primary's: so it stays on its own.
+fn replica(info: &BackupInfo, held: Option<&HeldWal>) -> Result<Route> {
+    let mut timeline = None;
+    if let Some(held) = held
+        && let Some(stray) = held.stray(info)
+    {
+        let own = held.history(info, TargetTimeline::Latest)?.timeline();
+        log::warn!(
+            "the archive holds timeline {stray}, which does not go on from backup {}: the replica stays on timeline {own}, and does not \
+             follow its primary to another one. For that, move {} out of the archive and set recovery_target_timeline = 'latest'",
+            info.backup,
+            history::file_name(stray)
+        );
+        timeline = Some(own);
+    }
+    Ok(Route::Replica {
+        from_archive: held.is_some(),
+        timeline,
+    })
 }
 
 /// Finds the way to a position from the backup that is asked for; where that is the newest, from
@@ -114,9 +150,12 @@ pub fn plan<'a>(
         let backup = catalogue.select(selector)?;
         Ok(Plan { backup, route })
     };
-    let from_archive = held.is_some();
     let (target, timeline) = match position {
-        Position::Replica => return selected(Route::Replica { from_archive }),
+        Position::Replica => {
+            let backup = catalogue.select(selector)?;
+            let route = replica(catalogue.check(backup)?, held)?;
+            return Ok(Plan { backup, route });
+        }
         Position::Primary(Replay::OwnWal) => return selected(Route::OwnWal),
         Position::Primary(Replay::All(timeline)) => (None, *timeline),
         Position::Primary(Replay::UpTo {
@@ -311,7 +350,7 @@ impl Explorer<'_> {
         match found {
             None => self.not_reached(info, &way, target),
             Some(found) if found.landing < info.end_lsn => {
-                let there = format!("{target}, which is at {},", found.record);
+                let there = format!("{target}, which is at {}", found.record);
                 Ok(too_early(info, there, info.end_lsn))
             }
             Some(found) => Ok(Verdict::Reached(Some(Landing {
@@ -445,7 +484,9 @@ impl Explorer<'_> {
                 error.hint(format!("lsn={last} restores all that is before the gap"))
             }
             (None, Some(_)) => error.hint("restore a backup from behind the gap"),
-            (_, None) => error.hint("current restores all of it"),
+            (_, None) => error.hint(
+                "current restores all of it; timeline=NUMBER looks on another timeline (wal list)",
+            ),
         }))
     }
 }

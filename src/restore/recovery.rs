@@ -39,6 +39,10 @@ const PROMOTE_TRIGGER_FILE: &str = "promote_trigger_file";
 
 const ARCHIVE_MODE: &str = "archive_mode";
 
+/// Without it recovery panics at a tablespace in the data directory (access/transam/xlogrecovery.c,
+/// CheckTablespaceDirectory). On the source it need not have been set but while that was created.
+const IN_PLACE: &str = "allow_in_place_tablespaces";
+
 /// What a restored cluster keeps of the settings that `ALTER SYSTEM` made on its source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SourceSettings {
@@ -64,6 +68,8 @@ pub enum Recovery {
         timeline: Timeline,
         /// Where it stops, and what it does there; nothing for the end of all WAL.
         target: Option<(RecoveryTarget, TargetAction)>,
+        /// Settings that the WAL asks for, higher than the source's were.
+        raised: Vec<(&'static str, u32)>,
     },
     /// Behind a primary for good.
     Replica {
@@ -71,6 +77,10 @@ pub enum Recovery {
         primary_conninfo: String,
         /// How it gets at archived WAL, if there is any.
         restore_command: Option<String>,
+        /// The timeline that it stays on; nothing where it follows its primary to the newest one.
+        timeline: Option<Timeline>,
+        /// Settings that the WAL asks for, higher than the source's were.
+        raised: Vec<(&'static str, u32)>,
     },
 }
 
@@ -100,11 +110,15 @@ impl Recovery {
     pub fn with_all_wal_at_hand(self) -> Recovery {
         match self {
             Recovery::Archive {
-                timeline, target, ..
+                timeline,
+                target,
+                raised,
+                ..
             } => Recovery::Archive {
                 restore_command: NO_WAL.to_owned(),
                 timeline,
                 target,
+                raised,
             },
             other => other,
         }
@@ -149,9 +163,15 @@ impl Recovery {
             .map(|(name, value)| (name, value.to_owned()));
         let trigger = (info.major_version < 16).then(|| (PROMOTE_TRIGGER_FILE, String::new()));
         let archiving = stops_archiving.then(|| (ARCHIVE_MODE, "off".to_owned()));
+        let is_in_place = info.tablespaces.iter().any(|one| one.path.is_none());
+        let in_place = is_in_place.then(|| (IN_PLACE, "on".to_owned()));
         let mut text = format!("{COMMENT}\n");
+        let raised = self.raised().iter();
+        let raised = raised.map(|(name, value)| (*name, value.to_string()));
         for (name, value) in neutral
             .chain(trigger)
+            .chain(in_place)
+            .chain(raised)
             .chain(archiving)
             .chain(settings.iter().cloned())
         {
@@ -159,6 +179,13 @@ impl Recovery {
         }
         content.extend_from_slice(text.as_bytes());
         content
+    }
+
+    fn raised(&self) -> &[(&'static str, u32)] {
+        match self {
+            Recovery::OwnWal => &[],
+            Recovery::Archive { raised, .. } | Recovery::Replica { raised, .. } => raised,
+        }
     }
 
     fn settings(&self, info: &BackupInfo) -> Vec<(&'static str, String)> {
@@ -177,6 +204,7 @@ impl Recovery {
                 restore_command,
                 timeline,
                 target,
+                ..
             } => {
                 let mut settings = vec![
                     ("restore_command", restore_command.clone()),
@@ -195,10 +223,15 @@ impl Recovery {
             Recovery::Replica {
                 primary_conninfo,
                 restore_command,
+                timeline,
+                ..
             } => {
+                let timeline = timeline.map_or("latest".to_owned(), |timeline| {
+                    target_timeline(info, timeline)
+                });
                 let mut settings = vec![
                     ("primary_conninfo", primary_conninfo.clone()),
-                    ("recovery_target_timeline", "latest".to_owned()),
+                    ("recovery_target_timeline", timeline),
                 ];
                 settings.extend(
                     restore_command
@@ -239,9 +272,12 @@ fn is_setting(line: &[u8], setting: &str) -> bool {
     line[..end].eq_ignore_ascii_case(setting.as_bytes())
 }
 
-/// A value between single quotes (utils/misc/guc-file.l, DeescapeQuotedString).
+/// A value between single quotes, on one line (utils/misc/guc-file.l, DeescapeQuotedString).
 fn escaped(value: &str) -> String {
-    value.replace('\\', "\\\\").replace('\'', "''")
+    value
+        .replace('\\', "\\\\")
+        .replace('\'', "''")
+        .replace('\n', "\\n")
 }
 
 #[cfg(test)]
@@ -287,6 +323,7 @@ mod tests {
                 },
                 TargetAction::Promote,
             )),
+            raised: vec![("max_connections", 200)],
         };
         let before = b"a = 'b'\nrecovery_target_xid = '7'\n# Added by pgkeep restore:\n";
         let source = (SourceSettings::Kept, &before[..]);
@@ -304,6 +341,7 @@ recovery_target = ''
 recovery_target_name = ''
 recovery_target_time = ''
 recovery_target_xid = ''
+max_connections = '200'
 restore_command = '''/it''\\''''s/pgkeep'' wal get a %f %p'
 recovery_target_timeline = '3'
 recovery_target_lsn = '1/2A'
@@ -311,6 +349,11 @@ recovery_target_inclusive = 'off'
 recovery_target_action = 'promote'
 "
         );
+    }
+
+    #[test]
+    fn a_value_stays_on_its_line() {
+        assert_eq!(escaped("it's\na \\"), r"it''s\na \\");
     }
 
     #[test]

@@ -1,18 +1,20 @@
 //! What PostgreSQL makes while it replays the WAL between a backup and a position, and what that means for what is restored.
 //!
-//! Most of it stays in the restored data directory. Two things do not go well by themselves:
+//! Most of it stays in the restored data directory. Three things do not go well by themselves:
 //!
 //! - A tablespace is created again in the folder where it was created first ([`CreatedTablespace`]). Where that is the source's, two
 //!   servers would write the same files. The WAL cannot be told another place, so the folder must be free.
 //! - A relation turns out to be unlogged, and the backup holds more of it than an init fork
 //!   ([`Creations::init_forks`]). What it holds too much is not restored.
+//! - The server was started with higher settings than it had when it was backed up, and those in the backup are too low for its WAL
+//!   ([`Limits`]). The restored cluster is given the higher ones.
 //!
 //! Databases that are copied by file (`CREATE DATABASE ... STRATEGY file_copy`, `ALTER DATABASE ... SET TABLESPACE`) do go
 //! well: replay copies the folder as it is at that record (commands/dbcommands.c, dbase_redo, which writes all changed
 //! pages to it first), and there the restored cluster has what the source had, because it was consistent before.
 //! The source let nobody change the folder between its own copy and the record.
 //!
-//! The block maps tell of both, so that no WAL need be read where there are maps and nothing is in them. Where something is,
+//! The block maps tell of all, so that no WAL need be read where there are maps and nothing is in them. Where something is,
 //! the WAL is read up to the record that recovery stops at: what comes behind is of no concern.
 
 use std::collections::BTreeSet;
@@ -23,6 +25,7 @@ use crate::interrupt::Interrupt;
 use crate::pg::changed_blocks::RelationFork;
 use crate::pg::exclusion::is_other_fork;
 use crate::pg::history::WalRange;
+use crate::pg::limits::Limits;
 use crate::pg::lsn::Lsn;
 use crate::pg::recovery::target::TargetTimeline;
 use crate::pg::relation::{Fork, RelationFile};
@@ -47,6 +50,8 @@ pub struct Replayed {
     pub tablespaces: Vec<CreatedTablespace>,
     /// The init forks of relations of which the backup holds other forks.
     pub unlogged: BTreeSet<RelationFork>,
+    /// What the server that replays must be set to at least, as far as the WAL tells.
+    pub limits: Limits,
 }
 
 /// All it takes to find out.
@@ -73,6 +78,10 @@ impl Search<'_> {
                 timeline,
                 destination,
             } => (TargetTimeline::Number(*timeline), destination.as_ref()),
+            Route::Replica {
+                timeline: Some(timeline),
+                ..
+            } => (TargetTimeline::Number(*timeline), None),
             Route::Replica { .. } => (TargetTimeline::Latest, None),
         };
         let Some(held) = self.held else {
@@ -112,9 +121,15 @@ impl Search<'_> {
         let creations = way.survey()?;
         let candidates = way.candidates(&creations.init_forks);
         if creations.tablespaces.is_empty() && candidates.is_empty() {
-            return Ok(Replayed::default());
+            return Ok(Replayed {
+                limits: creations.limits,
+                ..Replayed::default()
+            });
         }
-        way.read(&candidates)
+        Ok(Replayed {
+            limits: creations.limits,
+            ..way.read(&candidates)?
+        })
     }
 }
 

@@ -7,9 +7,10 @@ use std::path::Path;
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
 use crate::parallel::{self, Stop};
-use crate::pg::control::{CONTROL_FILE, forbid_start_without_label};
+use crate::pg::control::{CONTROL_FILE, ControlFile, forbid_start_without_label};
 use crate::pg::incremental;
 use crate::pg::label::{BACKUP_LABEL_FILE, without_incremental_from};
+use crate::pg::limits::Limits;
 use crate::pg::manifest::BACKUP_MANIFEST_FILE;
 use crate::pg::tablespace_map::TABLESPACE_MAP_FILE;
 use crate::progress::Progress;
@@ -121,6 +122,13 @@ pub(crate) fn control_file(chain: &Chain) -> Result<Vec<u8>> {
         forbid_start_without_label(&mut content).map_err(|fault| fault.to_string())?;
         Ok(content)
     })
+}
+
+/// What the backed up server was set to.
+pub(crate) fn limits(chain: &Chain) -> Result<Limits> {
+    let control = ControlFile::parse(&control_file(chain)?);
+    let control = control.map_err(|fault| Error::damage(fault.to_string()).hint(VERIFY))?;
+    Ok(control.limits)
 }
 
 /// `backup_label` as it is restored.

@@ -183,6 +183,6 @@ fn max_prepared_transactions(data: &Path) -> Result<u32> {
         .and_then(|file| file.take(CONTROL_FILE_SIZE as u64).read_to_end(&mut bytes))
         .map_err(|error| Error::io("read", &path, &error))?;
     ControlFile::parse(&bytes)
-        .map(|control| control.max_prepared_transactions)
+        .map(|control| control.limits.max_prepared_transactions)
         .map_err(|fault| Error::damage(format!("{}: {fault}", path.display())))
 }

@@ -144,8 +144,24 @@ fn compare(cluster: &Cluster) -> String {
         ),
         ("wal_level setting:", control.wal_level.to_string()),
         (
+            "max_connections setting:",
+            control.limits.max_connections.to_string(),
+        ),
+        (
+            "max_worker_processes setting:",
+            control.limits.max_worker_processes.to_string(),
+        ),
+        (
+            "max_wal_senders setting:",
+            control.limits.max_wal_senders.to_string(),
+        ),
+        (
             "max_prepared_xacts setting:",
-            control.max_prepared_transactions.to_string(),
+            control.limits.max_prepared_transactions.to_string(),
+        ),
+        (
+            "max_locks_per_xact setting:",
+            control.limits.max_locks_per_transaction.to_string(),
         ),
         ("Database block size:", control.block_size.to_string()),
         (

@@ -200,3 +200,149 @@ fn settings_in_another_encoding_come_back_byte_for_byte() {
         .unwrap();
     assert!(holds(&fs::read(found).unwrap()));
 }
+
+/// Recovery would pause for good in a server that is set to less than its source was then.
+fn what_the_source_was_raised_to_is_raised_too(major: u32) {
+    let (mut cluster, pgkeep) = archiving(
+        major,
+        &Options::default(),
+        |pgkeep| pgkeep,
+        Pgkeep::archive_command,
+    );
+    let backup = pgkeep.backup();
+    cluster.stop(Postmaster::Fast);
+    cluster.set("max_prepared_transactions = 7\nmax_connections = 123");
+    cluster.start();
+    cluster.sql("insert into quiet (id) values (-9)");
+    cluster.sql("select pg_create_restore_point('raised')");
+    wait_until_archived(&pgkeep, &switch(&cluster));
+    for position in ["current", "name=raised,action=promote"] {
+        let data = pgkeep.restore_with(&backup.identifier, &[]);
+        let text = fs::read_to_string(data.join("postgresql.auto.conf")).unwrap();
+        assert!(!text.contains("max_connections"), "{text}");
+        let folder = pgkeep.ground().folder(position);
+        let report = pgkeep.ok(&[
+            "restore",
+            SERVER,
+            &backup.identifier,
+            position,
+            folder.to_str().unwrap(),
+        ]);
+        let restored = Cluster::restored(major, report.at("Response.Directory").as_ref());
+        let count = "select count(*) from quiet where id = -9";
+        assert_eq!(restored.number(count), 1, "{position}");
+        assert_eq!(restored.number("show max_prepared_transactions"), 7);
+        assert_eq!(restored.number("show max_connections"), 123);
+        assert!(!restored.log().contains("recovery has paused"));
+    }
+}
+
+#[test]
+fn what_the_source_of_15_was_raised_to_is_raised_too() {
+    what_the_source_was_raised_to_is_raised_too(15);
+}
+
+#[test]
+fn what_the_source_of_18_was_raised_to_is_raised_too() {
+    what_the_source_was_raised_to_is_raised_too(18);
+}
+
+#[test]
+fn a_tablespace_in_place_needs_no_setting_of_the_source() {
+    for major in crate::support::versions(&[14, 17]) {
+        let mut cluster = Cluster::stopped(major, &Options::default());
+        cluster.set("allow_in_place_tablespaces = off");
+        cluster.start();
+        let mut session = cluster.connect("postgres").unwrap();
+        for sql in [
+            "set allow_in_place_tablespaces = on",
+            "create tablespace own location ''",
+            "create table inside tablespace own as select i from generate_series(1, 100) i",
+        ] {
+            session.simple_query(sql).unwrap();
+        }
+        let pgkeep = Pgkeep::of(&cluster);
+        pgkeep.backup();
+        let restored = Cluster::restored(major, &pgkeep.restore("newest"));
+        assert_eq!(restored.number("select count(*) from inside"), 100);
+    }
+}
+
+#[test]
+fn a_restore_point_may_have_any_name() {
+    let (cluster, pgkeep) = archiving(
+        18,
+        &Options::default(),
+        |pgkeep| pgkeep,
+        Pgkeep::archive_command,
+    );
+    pgkeep.backup();
+    let name = "it's\n\\n";
+    cluster.sql(&format!(
+        "select pg_create_restore_point('{}')",
+        name.replace('\'', "''")
+    ));
+    wait_until_archived(&pgkeep, &switch(&cluster));
+    let position = format!("name={name},action=promote");
+    let folder = pgkeep.ground().folder("named");
+    let report = pgkeep.ok(&[
+        "restore",
+        SERVER,
+        "newest",
+        &position,
+        folder.to_str().unwrap(),
+    ]);
+    let restored = Cluster::restored(18, report.at("Response.Directory").as_ref());
+    assert!(
+        restored
+            .log()
+            .contains("recovery stopping at restore point")
+    );
+}
+
+/// A copy was promoted from a backup of before the last failover, and archives to the same place.
+#[test]
+fn a_replica_does_not_take_another_history_for_its_primarys() {
+    let (cluster, pgkeep) = archiving(
+        17,
+        &Options::default(),
+        |pgkeep| pgkeep,
+        Pgkeep::archive_command,
+    );
+    let first = pgkeep.backup();
+    wait_until_archived(&pgkeep, &switch(&cluster));
+    let promoted = |name: &str| {
+        let folder = pgkeep.ground().folder(name);
+        let target = folder.to_str().unwrap();
+        let arguments = ["--archive-mode", "preserve"];
+        let position = "current,timeline=1";
+        let command = ["restore", SERVER, &first.identifier, position, target];
+        let report = pgkeep.ok(&[&command[..], &arguments].concat());
+        Cluster::restored(17, report.at("Response.Directory").as_ref())
+    };
+    drop(cluster);
+    let primary = promoted("primary");
+    wait_until_archived(&pgkeep, "00000002.history");
+    let mut other = promoted("other");
+    wait_until_archived(&pgkeep, "00000003.history");
+    other.stop(Postmaster::Fast);
+    let pgkeep = pgkeep.with_server("host", primary.socket().to_str().unwrap());
+    pgkeep.backup();
+    let folder = pgkeep.ground().folder("replica");
+    let run = pgkeep.run(&[
+        "restore",
+        SERVER,
+        "newest",
+        "replica",
+        folder.to_str().unwrap(),
+    ]);
+    let report = run.succeeded();
+    assert!(
+        run.stderr.contains("timeline 3, which does not go on"),
+        "{run:?}"
+    );
+    let mut replica = Cluster::adopt(17, report.at("Response.Directory").as_ref());
+    replica.start();
+    primary.sql("insert into quiet (id) values (-10)");
+    replica.catch_up_with(&primary);
+}

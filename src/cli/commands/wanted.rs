@@ -8,6 +8,7 @@ use jiff::tz::TimeZone;
 use crate::cli::app::{App, Server};
 use crate::cli::report::{Fields, Value, field};
 use crate::error::{Error, Result};
+use crate::pg::limits::Limits;
 use crate::pg::timestamp;
 use crate::pg::wal::CreatedTablespace;
 use crate::repository::chain::Chain;
@@ -18,6 +19,7 @@ use crate::restore::position::Position;
 use crate::restore::recovery::Recovery;
 use crate::restore::replayed::Search;
 use crate::restore::restore_command::WalGet;
+use crate::restore::write::limits;
 
 /// What POSITION may be, for the help.
 pub(super) const POSITION: &str = "\
@@ -123,9 +125,13 @@ impl Wanted {
         }
         .run(&chain.newest, &plan.route)?;
         chain.leave_out_unlogged(&replayed.unlogged)?;
+        let raised = match replayed.limits == Limits::default() {
+            true => Vec::new(),
+            false => replayed.limits.above(&limits(&chain)?),
+        };
         let recovery = plan
             .route
-            .recovery(&wal_get(app, &server)?, primary_conninfo)?;
+            .recovery(&wal_get(app, &server)?, primary_conninfo, raised)?;
         Ok(Found {
             held,
             chain,

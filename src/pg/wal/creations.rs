@@ -2,11 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use super::record::Record;
+use super::record::{OPERATION, Record, ResourceManager};
 use super::relations::StorageChange;
 use super::tablespace::CreatedTablespace;
 use crate::error::Result;
 use crate::pg::changed_blocks::RelationFork;
+use crate::pg::limits::Limits;
 use crate::pg::relation::Fork;
 
 /// What the records of a stretch of WAL make.
@@ -21,7 +22,12 @@ pub struct Creations {
     /// other forks from those of any relation, so that a backup holds them. But where recovery ends it makes a main
     /// fork of each init fork, and the server does not start where there is one (storage/file/reinit.c, copy_file with O_EXCL).
     pub init_forks: BTreeSet<RelationFork>,
+    /// What the server was set to, the highest of each, as far as the records tell.
+    pub limits: Limits,
 }
+
+/// The settings of a server that was started with other ones (access/transam/xlog.c, XLogReportParameters).
+const PARAMETER_CHANGE: u8 = 0x60;
 
 impl Creations {
     /// Takes a record; an error if it is too short for what it is.
@@ -32,6 +38,13 @@ impl Creations {
         {
             self.init_forks.insert(fork);
         }
+        if record.resource_manager == ResourceManager::XLOG
+            && record.info & OPERATION == PARAMETER_CHANGE
+        {
+            let limits = record.main_data.first_chunk().map(Limits::parse);
+            let limits = limits.ok_or_else(|| record.too_short())?;
+            self.limits = self.limits.or_higher(limits);
+        }
         Ok(())
     }
 
@@ -39,6 +52,7 @@ impl Creations {
     pub fn append(&mut self, other: Creations) {
         self.tablespaces.extend(other.tablespaces);
         self.init_forks.extend(other.init_forks);
+        self.limits = self.limits.or_higher(other.limits);
     }
 }
 
@@ -48,7 +62,6 @@ mod tests {
 
     use super::*;
     use crate::pg::lsn::Lsn;
-    use crate::pg::wal::ResourceManager;
 
     fn of(manager: ResourceManager, info: u8, main_data: &[u8]) -> Result<Creations> {
         let record = Record {
@@ -104,5 +117,25 @@ mod tests {
         assert!(of(ResourceManager::TABLESPACE, 0x00, b"x").is_err());
         let dropped = of(ResourceManager::TABLESPACE, 0x10, &bytes(&[16_390]));
         assert_eq!(dropped.unwrap(), Creations::default());
+    }
+
+    #[test]
+    fn the_highest_settings_count() {
+        let set = |limits: [u32; 5]| of(ResourceManager::XLOG, 0x60, &bytes(&limits));
+        let mut all = set([100, 8, 10, 0, 64]).unwrap();
+        all.append(set([50, 9, 10, 5, 64]).unwrap());
+        let before = Limits {
+            max_connections: 100,
+            max_worker_processes: 8,
+            max_wal_senders: 20,
+            max_prepared_transactions: 0,
+            max_locks_per_transaction: 64,
+        };
+        let raised = [
+            ("max_worker_processes", 9),
+            ("max_prepared_transactions", 5),
+        ];
+        assert_eq!(all.limits.above(&before), raised);
+        assert!(of(ResourceManager::XLOG, 0x60, b"x").is_err());
     }
 }

@@ -10,12 +10,13 @@
 //!        u32  OID
 //!        u64  where the record begins that says so
 //!        u32  bytes of the path of its folder, and these
+//! 20   the highest settings that the WAL tells of, as [`Limits`] has them
 //! u32  bytes from the system identifier to here
 //! u32  CRC-32C of these bytes
-//! 8    magic, the letters PGKEEPBM
+//! 8    magic, the letters PGKEEPB2
 //! ```
 //!
-//! Programs that read a summary stop where that ends. A map without the magic was made before there was one.
+//! Programs that read a summary stop where that ends. A map without the magic was made before there was all of that.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -24,12 +25,13 @@ use std::os::unix::ffi::OsStrExt;
 use super::BlockMap;
 use crate::error::{Error, Result};
 use crate::pg::changed_blocks::{ChangedBlocks, RelationFork, SummaryName};
+use crate::pg::limits::Limits;
 use crate::pg::little_endian::{u32_at, u64_at};
 use crate::pg::lsn::{Lsn, Timeline};
 use crate::pg::relation::Fork;
 use crate::pg::wal::{CreatedTablespace, Creations};
 
-const MAGIC: &[u8; 8] = b"PGKEEPBM";
+const MAGIC: &[u8; 8] = b"PGKEEPB2";
 /// The length and the checksum in front of the magic.
 const LENGTH_AND_CHECKSUM: usize = 8;
 
@@ -61,6 +63,9 @@ impl BlockMap {
             bytes.extend(at.0.to_le_bytes());
             bytes.extend((path.len() as u32).to_le_bytes());
             bytes.extend(path);
+        }
+        for (_, limit) in creations.limits.settings() {
+            bytes.extend(limit.to_le_bytes());
         }
         let length = bytes.len() - begin;
         let checksum = crc32c::crc32c(&bytes[begin..]);
@@ -141,6 +146,7 @@ impl<'a> Input<'a> {
                 folder: OsStr::from_bytes(self.take(length)?).into(),
             });
         }
+        let limits = Limits::parse(self.take(Limits::BYTES)?.first_chunk()?);
         Some(BlockMap {
             name,
             system_identifier,
@@ -148,6 +154,7 @@ impl<'a> Input<'a> {
             creations: Creations {
                 tablespaces,
                 init_forks,
+                limits,
             },
         })
     }
@@ -187,6 +194,7 @@ mod tests {
                 init_forks: [16_400, 16_401]
                     .map(|number| fork(number, Fork::Init))
                     .into(),
+                limits: Limits::parse(&[7; Limits::BYTES]),
             },
         }
     }
