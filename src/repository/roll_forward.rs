@@ -131,11 +131,32 @@ impl HeldWal {
     /// The history of the timeline that recovery of a backup goes to. The backup must lie on it.
     pub fn history(&self, info: &BackupInfo, wanted: TargetTimeline) -> Result<TimelineHistory> {
         self.refuse_strangers(info)?;
-        match wanted {
-            TargetTimeline::Current => Ok(self.inventory.history(info.end_timeline)),
-            TargetTimeline::Number(timeline) => self.history_of(info, timeline),
-            TargetTimeline::Latest => self.latest(info),
+        let history = match wanted {
+            TargetTimeline::Current => self.inventory.history(info.end_timeline),
+            TargetTimeline::Number(timeline) => self.history_of(info, timeline)?,
+            TargetTimeline::Latest => self.latest(info)?,
+        };
+        self.refuse_contradictions(&history)?;
+        Ok(history)
+    }
+
+    /// No timeline has WAL of before it began: a history file that says so is not as the server wrote it.
+    fn refuse_contradictions(&self, history: &TimelineHistory) -> Result<()> {
+        let size = self.segment_size();
+        for range in history.path() {
+            let first = self.inventory.segments_of(range.timeline).next();
+            if let Some(first) = first.filter(|first| first.number < range.start.segment(size)) {
+                return Err(Error::damage(format!(
+                    "timeline {} began at {}, as {} says, and the archive has earlier WAL of it: {}",
+                    range.timeline,
+                    range.start,
+                    crate::pg::history::file_name(history.timeline()),
+                    first.file_name(size)
+                ))
+                .hint("see which of the two is wrong: the server that began the timeline has the history file in its pg_wal"));
+            }
         }
+        Ok(())
     }
 
     fn history_of(&self, info: &BackupInfo, timeline: Timeline) -> Result<TimelineHistory> {

@@ -235,8 +235,19 @@ impl WalArchive {
     fn read_history(&self, stored: &StoredWal, timeline: Timeline) -> Result<TimelineHistory> {
         let mut content = Vec::new();
         self.read(stored)?.read_to_end(&mut content)?;
-        TimelineHistory::parse(timeline, &String::from_utf8_lossy(&content))
-            .map_err(|error| error.context(stored.path.display()))
+        let history = TimelineHistory::parse(timeline, &String::from_utf8_lossy(&content))
+            .map_err(|error| error.context(stored.path.display()))?;
+        // The server that began the timeline wrote at least one line (access/transam/timeline.c, writeTimeLineHistory).
+        if history.parent().is_none() {
+            let what = format!(
+                "{} does not say where that timeline comes from",
+                stored.path.display()
+            );
+            return Err(Error::damage(what).hint(
+                "replace it with the server's own, from its pg_wal: remove it and run pgkeep wal push or wal copy",
+            ));
+        }
+        Ok(history)
     }
 
     /// Every file of the archive, in no order.

@@ -345,4 +345,30 @@ fn a_replica_does_not_take_another_history_for_its_primarys() {
     replica.start();
     primary.sql("insert into quiet (id) values (-10)");
     replica.catch_up_with(&primary);
+
+    // A history that is not as it was leads nowhere.
+    wait_until_archived(&pgkeep, &switch(&primary));
+    let stored = pgkeep.wal().join("00000002.history");
+    assert!(stored.exists());
+    let folder = pgkeep.ground().folder("elsewhere");
+    let target = folder.to_str().unwrap();
+    let command = [
+        "restore",
+        SERVER,
+        &first.identifier,
+        "current,timeline=2",
+        target,
+    ];
+    for (content, why) in [
+        ("", "does not say where"),
+        (
+            "1\t7/0\tno recovery target specified\n",
+            "earlier WAL of it",
+        ),
+    ] {
+        fs::write(&stored, content).unwrap();
+        let error = pgkeep.run(&command).failed(3);
+        assert!(error.contains(why), "{error}");
+        assert!(fs::read_dir(&folder).unwrap().next().is_none());
+    }
 }
