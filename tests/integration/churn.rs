@@ -157,7 +157,7 @@ fn backups_of_a_standby_amid_churn_restore(major: u32) {
 
 #[test]
 fn backups_amid_churn_restore() {
-    for major in crate::support::versions(&churned(&[14, 18])) {
+    for major in crate::support::versions(&churned(&[18])) {
         backups_of_a_primary_amid_churn_restore(major);
     }
 }

@@ -11,6 +11,7 @@ use rustix::process::Signal;
 use crate::support::checks::{self, Before};
 use crate::support::cluster::Options;
 use crate::support::pgkeep::{Backup, SERVER, wait_until_copying};
+use crate::support::random_changes::rounds;
 use crate::support::{Cluster, Pgkeep};
 
 fn cluster(major: u32) -> Cluster {
@@ -316,7 +317,7 @@ fn a_deletion_that_is_killed_leaves_every_other_backup_whole() {
     let begin = Instant::now();
     delete(&pgkeep, full);
     let mut whole = begin.elapsed();
-    let rounds = 12;
+    let rounds = rounds(8);
     let mut cut_short = 0;
     for round in 0..rounds {
         put_back();

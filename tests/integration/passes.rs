@@ -429,7 +429,7 @@ fn a_backup_killed_at_any_moment_is_taken_over() {
     let load = Load::on(&cluster);
     let mut random = Random::seeded();
     let mut made = 0;
-    for _ in 0..rounds(2) {
+    for _ in 0..rounds(1) {
         let kills = 1 + random.below(3);
         for _ in 0..kills {
             let running = pgkeep.spawn(&["backup", SERVER]);
