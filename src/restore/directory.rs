@@ -53,6 +53,7 @@ impl DataDirectory {
         contents: &Contents,
         tablespaces: &[Placed],
         created: &[CreatedTablespace],
+        reads: &[PathBuf],
         force: bool,
     ) -> Result<DataDirectory> {
         let info = &contents.info;
@@ -122,7 +123,7 @@ impl DataDirectory {
             let claimed = Claimed::at(&created.folder, true, mode, account)?;
             directory.created.push(claimed);
         }
-        directory.warn_of_closed_folders();
+        directory.warn_of_closed_folders(reads);
         directory.is_cleared = true;
         directory.empty()?;
         Ok(directory)
@@ -302,8 +303,17 @@ impl DataDirectory {
         Ok(())
     }
 
-    /// Says where the account does not get to what root restores for it.
-    fn warn_of_closed_folders(&self) {
+    /// Says where the account does not get to what root restores for it, or to what the server reads while it recovers.
+    fn warn_of_closed_folders(&self, reads: &[PathBuf]) {
+        for path in reads {
+            if let Some(closed) = self.account.and_then(|account| account.kept_from(path)) {
+                log::warn!(
+                    "the server's account may not read {}, which it needs for archived WAL: open {} to it before you start the server",
+                    path.display(),
+                    closed.display()
+                );
+            }
+        }
         for claimed in self.others().chain([&self.root]) {
             let above = claimed.above.path();
             if let Some(closed) = self.account.and_then(|account| account.kept_out_of(above)) {

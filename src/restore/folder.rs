@@ -44,15 +44,29 @@ impl Account {
             let Ok(found) = folder.metadata() else {
                 return false;
             };
-            let bit = match Account::owning(&found) {
-                owner if owner.uid == self.uid => 0o100,
-                owner if owner.gid == self.gid => 0o010,
-                _ => 0o001,
-            };
-            self.uid != 0 && found.is_dir() && found.mode() & bit == 0
+            let bits = self.bits(&found, 0o1);
+            self.uid != 0 && found.is_dir() && found.mode() & bits == 0
         };
         let closed = path.ancestors().filter(is_closed).last();
         closed.map(Path::to_owned)
+    }
+
+    /// What keeps the account from reading a file, or from what a folder holds.
+    pub(crate) fn kept_from(self, path: &Path) -> Option<PathBuf> {
+        self.kept_out_of(path).or_else(|| {
+            let found = path.metadata().ok().filter(Metadata::is_file)?;
+            let bits = self.bits(&found, 0o4);
+            (self.uid != 0 && found.mode() & bits == 0).then(|| path.to_owned())
+        })
+    }
+
+    /// Those of the owner, the group or all, as they concern the account.
+    fn bits(self, found: &Metadata, of_all: u32) -> u32 {
+        match Account::owning(found) {
+            owner if owner.uid == self.uid => of_all << 6,
+            owner if owner.gid == self.gid => of_all << 3,
+            _ => of_all,
+        }
     }
 
     /// Makes it the owner of an open file or folder.

@@ -54,6 +54,8 @@ pub struct Request<'a> {
     pub mappings: &'a [TablespaceMapping],
     /// The tablespaces that recovery will create.
     pub created: &'a [CreatedTablespace],
+    /// What the restored server reads while it recovers, besides what is restored.
+    pub reads: &'a [PathBuf],
     /// Whether what is there is replaced.
     pub force: bool,
     /// Threads that write.
@@ -100,6 +102,7 @@ pub fn run(
         contents,
         &tablespaces,
         request.created,
+        request.reads,
         request.force,
     )?;
     space::check(contents, &directory)?;

@@ -181,6 +181,17 @@ impl Recovery {
         content
     }
 
+    /// Whether the server gets archived WAL.
+    pub fn restores_wal(&self) -> bool {
+        match self {
+            Recovery::OwnWal => false,
+            Recovery::Archive { .. } => true,
+            Recovery::Replica {
+                restore_command, ..
+            } => restore_command.is_some(),
+        }
+    }
+
     fn raised(&self) -> &[(&'static str, u32)] {
         match self {
             Recovery::OwnWal => &[],

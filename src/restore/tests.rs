@@ -453,6 +453,7 @@ fn restore(catalogue: &Catalogue, taken: &Taken, directory: &Path) -> Result<Pat
         source_settings: SourceSettings::Kept,
         mappings: &[],
         created: &[],
+        reads: &[],
         force: false,
         workers: 2,
     };

@@ -100,6 +100,7 @@ impl Scratch {
             mappings: &mappings,
             // It goes no further than the backup's own WAL.
             created: &[],
+            reads: &[],
             force: false,
             workers,
         };

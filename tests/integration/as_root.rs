@@ -207,6 +207,27 @@ fn root_says_where_the_account_does_not_get_to() {
     let arguments = ["verify", SERVER, "newest", name, "--start"];
     let error = scene.pgkeep.run_as_root(&arguments).failed(1);
     assert!(error.contains(&format!("may not enter {name}")), "{error}");
+
+    // Archived WAL that only root can read.
+    scene.pgkeep.ok(&["wal", "copy", SERVER]);
+    let wal = scene.pgkeep.wal();
+    std::os::unix::fs::chown(&wal, Some(0), Some(0)).unwrap();
+    let target = scene.pgkeep.ground().folder("other");
+    let mapping = format!("outside={}", target.join("outside").display());
+    let target = target.to_str().unwrap();
+    let arguments = [
+        "restore",
+        SERVER,
+        "newest",
+        "current",
+        target,
+        "--tablespace",
+        &mapping,
+    ];
+    let run = scene.pgkeep.run_as_root(&arguments);
+    run.succeeded();
+    let warning = format!("the server's account may not read {}", wal.display());
+    assert!(run.stderr.contains(&warning), "{run:?}");
 }
 
 /// What a refused restore had taken from the account is the account's again, and as it was.

@@ -44,6 +44,7 @@ impl Restore {
             recovery: found.recovery,
             mappings: &self.tablespace,
             created: &found.created,
+            reads: &found.reads,
             force: self.force,
             workers: found.server.workers,
         };

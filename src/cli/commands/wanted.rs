@@ -69,6 +69,8 @@ pub(super) struct Found {
     pub(super) created: Vec<CreatedTablespace>,
     /// What the server must know to take it.
     pub(super) recovery: Recovery,
+    /// What it reads on the way, besides what is restored.
+    pub(super) reads: Vec<PathBuf>,
     /// The folder, absolute.
     pub(super) directory: PathBuf,
 }
@@ -129,13 +131,17 @@ impl Wanted {
             true => Vec::new(),
             false => replayed.limits.above(&limits(&chain)?),
         };
-        let recovery = plan
-            .route
-            .recovery(&wal_get(app, &server)?, primary_conninfo, raised)?;
+        let wal_get = wal_get(app, &server)?;
+        let recovery = plan.route.recovery(&wal_get, primary_conninfo, raised)?;
+        let reads = match recovery.restores_wal() {
+            true => [wal_get.program, wal_get.configuration, server.folder.wal()].into(),
+            false => Vec::new(),
+        };
         Ok(Found {
             held,
             chain,
             created: replayed.tablespaces,
+            reads,
             route: plan.route,
             recovery,
             directory,
