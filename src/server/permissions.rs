@@ -182,6 +182,16 @@ pub fn script(role: &str, major: Option<Major>) -> String {
     }
     lines.push("-- So that configuration files outside the data directory are found:".to_owned());
     lines.push(WELCOME.grant(role));
+    if major.is_none_or(|major| major >= Major::V17) {
+        lines.extend([
+            "-- Where databases and tablespaces are created, moved or dropped without a pause, a backup comes to its end by holding".to_owned(),
+            "-- that up for a moment; the role may do so with this (PostgreSQL 17 and later):".to_owned(),
+            format!(
+                "-- GRANT MAINTAIN ON pg_catalog.pg_database, pg_catalog.pg_tablespace TO {};",
+                quoted(role).replace('\n', " ")
+            ),
+        ]);
+    }
     lines.join("\n")
 }
 
@@ -204,7 +214,7 @@ mod tests {
         assert!(script.contains("CREATE ROLE \"o'\"\"x\" LOGIN REPLICATION"));
         assert!(script.contains("rolname = 'o''\"x'"));
         assert!(script.contains("pg_start_backup(text, boolean, boolean)"));
-        assert!(!script.contains("pg_backup_start"));
+        assert!(!script.contains("pg_backup_start") && !script.contains("MAINTAIN"));
     }
 
     #[test]

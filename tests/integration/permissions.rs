@@ -21,12 +21,24 @@ fn the_printed_grants_are_all_a_role_needs_on_every_version() {
         pgkeep.run(&["check", SERVER]).failed(5);
         assert!(!pgkeep.backups().exists() || checks::tree(&pgkeep.backups()).is_empty());
 
-        cluster.sql(&printed_grants(&pgkeep));
+        let grants = printed_grants(&pgkeep);
+        cluster.sql(&grants);
         pgkeep.ok(&["check", SERVER]);
         pgkeep.backup();
         cluster.assert_nothing_is_left();
         let data = pgkeep.restore("newest");
         checks::is_whole(major, &data, &before, 0);
+
+        // That nobody is in the way of a backup is granted only if it is wanted.
+        let optional = grants.lines().find(|line| line.contains("MAINTAIN"));
+        assert_eq!(optional.is_some(), major >= 17);
+        for grant in optional {
+            cluster.sql(grant.strip_prefix("-- ").unwrap());
+            cluster.sql(
+                "set session authorization keeper; begin;
+                 lock table pg_catalog.pg_database, pg_catalog.pg_tablespace in share mode",
+            );
+        }
     }
 }
 
