@@ -73,6 +73,7 @@ impl<'a> Passes<'a> {
             progress: self.progress,
             interrupt: self.interrupt,
         };
+        self.stands_on_another = true;
         self.layers = takeover.run(&self.staging)?;
         match self.layers.is_empty() {
             true => {
@@ -263,10 +264,14 @@ impl<'a> Passes<'a> {
     fn reconnect(&self) -> Result<Connected> {
         let give_up = Instant::now() + SERVER_WITHIN;
         self.progress.step("connect", None);
+        let mut is_told = false;
         loop {
             match Connected::open(self.request, self.connector, self.interrupt) {
                 Err(error) if error.is_momentary() && Instant::now() < give_up => {
-                    log::debug!("{error}");
+                    if !std::mem::replace(&mut is_told, true) {
+                        let minutes = SERVER_WITHIN.as_secs() / 60;
+                        log::warn!("waiting for the server, {minutes} minutes at most: {error}");
+                    }
                     self.interrupt.wait(SERVER_PAUSE)?;
                 }
                 outcome => return outcome,

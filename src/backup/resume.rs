@@ -47,12 +47,13 @@ impl Takeover<'_> {
             match self.take(part, &mut layers) {
                 Ok(true) => {}
                 ended => {
+                    // Whoever stops here has found nothing wrong.
+                    self.interrupt.check()?;
                     for (_, rest) in &parts[place..] {
                         durable::remove_folder(rest.path())?;
                     }
                     // What the passes below hold is of use all the same.
                     if let Err(error) = ended {
-                        self.interrupt.check()?;
                         log::warn!("a part of the unfinished backup is of no use: {error}");
                     }
                     break;
