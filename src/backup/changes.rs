@@ -78,6 +78,7 @@ impl Search<'_> {
             .max(control.min_recovery_point_timeline);
         let (history, _) = pg_wal::history(timeline, &mut readers[0])?;
         parent.check_ancestry(reached, &history)?;
+        parent.check_wal(self.facts.control.wal_segment_size, &mut readers[0])?;
         let from = parent.info.start_lsn;
         let path = Path {
             ranges: match from < start {

@@ -5,14 +5,19 @@ use crate::pg::changed_blocks::ChangedBlocks;
 use crate::pg::history::TimelineHistory;
 use crate::pg::lsn::Lsn;
 use crate::pg::relation::{Fork, RelationFile};
+use crate::pg::segment::{SegmentName, SegmentSize};
+use crate::pg::wal::WAL_PAGE_SIZE;
 use crate::repository::backup_info::BackupInfo;
 use crate::repository::catalogue::{Backup, Catalogue};
 use crate::repository::contents::{check_presence, visit_list};
 use crate::repository::file_list::{Files, Listed};
 use crate::repository::identifier::Identifier;
-use crate::repository::layout::BackupFolder;
+use crate::repository::layout::{self, BackupFolder};
 use crate::server::facts::Facts;
+use crate::server::reading::{FileReader, Range};
+use crate::stored::coding::Coding;
 use crate::stored::master_key::Keyring;
+use crate::stored::reader::StoredReader;
 
 /// A parent that fits the server.
 pub(super) struct Parent {
@@ -22,6 +27,8 @@ pub(super) struct Parent {
     pub(super) relations: Files,
     /// Blocks that changed before it, and that it lacks.
     pub(super) owed: ChangedBlocks,
+    /// Where it lies, and how it is stored, if it is a backup: it has its WAL then.
+    whole: Option<(BackupFolder, Coding)>,
 }
 
 impl Parent {
@@ -38,7 +45,12 @@ impl Parent {
         for ancestor in catalogue.ancestors(info)? {
             check_presence(ancestor.folder, ancestor.info)?;
         }
-        Parent::read(&backup.folder, keys, facts)
+        let parent = Parent::read(&backup.folder, keys, facts)?;
+        let coding = info.coding(keys)?;
+        Ok(Parent {
+            whole: Some((backup.folder.clone(), coding)),
+            ..parent
+        })
     }
 
     /// Opens what an earlier pass left.
@@ -74,7 +86,51 @@ impl Parent {
             info,
             relations,
             owed: ChangedBlocks::new(),
+            whole: None,
         })
+    }
+
+    /// Refuses a parent whose last page of WAL is another one on the server: that was set back, to a snapshot of its disk or
+    /// its machine. Where the server has removed that WAL, nothing tells.
+    pub(super) fn check_wal(&self, size: SegmentSize, reader: &mut FileReader) -> Result<()> {
+        let Some((folder, coding)) = &self.whole else {
+            return Ok(());
+        };
+        let (end, timeline) = (self.info.end_lsn, self.info.end_timeline);
+        let number = end.previous_segment(size);
+        let name = SegmentName { timeline, number };
+        let path = format!("pg_wal/{}", name.file_name(size));
+        let length = end.0 - number.start(size).0;
+        let offset = (length - 1) / WAL_PAGE_SIZE as u64 * WAL_PAGE_SIZE as u64;
+        let mut found = None;
+        let range = Range {
+            path: &path,
+            offset,
+            length: length - offset,
+        };
+        reader.read(&[range], |_, bytes| {
+            found = bytes.map(<[u8]>::to_vec);
+            Ok(())
+        })?;
+        let Some(found) = found else {
+            return Ok(());
+        };
+        let stored = folder.stored(&layout::stored_file(&path, coding.suffix()));
+        let mut content = StoredReader::open(&stored, coding)?;
+        let mut own = vec![0; WAL_PAGE_SIZE];
+        for _ in 0..offset / WAL_PAGE_SIZE as u64 {
+            content.fill(&mut own)?;
+        }
+        let filled = content.fill(&mut own)?;
+        match own[..filled].get(..found.len()) == Some(&found) {
+            true => Ok(()),
+            false => Err(unfit(
+                self.info.backup,
+                format!(
+                    "the server's WAL before {end} is not what it was then: the server was set back to an earlier state"
+                ),
+            )),
+        }
     }
 
     /// Refuses a parent that is not a state the server was in before what it has `reached`, on its way of timelines.

@@ -1,6 +1,7 @@
 //! Incremental backups: where changes come from, what is sent, and what can't be a parent.
 
 use std::fs;
+use std::path::Path;
 
 use crate::support::checks::{self, Before};
 use crate::support::cluster::{Options, Postmaster};
@@ -258,6 +259,37 @@ fn a_backup_from_the_servers_future_is_no_parent() {
     assert!(error.contains("timeline"), "{error}");
     // The common ancestor will do.
     there.backup_on(&past.identifier);
+}
+
+/// The same timeline, the same positions, and other WAL.
+#[test]
+fn a_server_that_was_set_back_to_a_snapshot_is_noticed() {
+    let mut cluster = cluster(16, false);
+    let pgkeep = Pgkeep::of(&cluster);
+    let snapshot = cluster.ground().path().join("snapshot");
+    let copy = |from: &Path, to: &Path| {
+        let (from, to) = (checks::quoted(from), checks::quoted(to));
+        checks::shell(&format!("rm -rf {to} && cp -a {from} {to}"));
+    };
+    cluster.stop(Postmaster::Fast);
+    copy(cluster.data(), &snapshot);
+    cluster.start();
+    cluster.sql("create table one as select i from generate_series(1, 1000) i");
+    let lost = pgkeep.backup();
+    cluster.stop(Postmaster::Immediate);
+    copy(&snapshot, cluster.data());
+    cluster.start();
+    cluster.sql("create table another as select i from generate_series(1, 5000) i");
+    let end = pgkeep.ok(&["info", SERVER, "newest"]).at("Response.EndLSN");
+    let passed = format!("select pg_current_wal_lsn() > '{end}'");
+    while cluster.value(&passed) == "f" {
+        cluster.sql("select pg_logical_emit_message(true, 'x', 'x'); select pg_switch_wal()");
+    }
+    let error = pgkeep.run(&["backup", SERVER, &lost.identifier]).failed(1);
+    assert!(error.contains("was set back"), "{error}");
+    let report = pgkeep.ok(&["backup", SERVER, "newest", "--or-full"]);
+    assert_eq!(report.at("Response.Incremental"), "false");
+    pgkeep.backup_on("newest");
 }
 
 #[test]
