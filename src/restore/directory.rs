@@ -11,7 +11,7 @@ use crate::pg::relation::positive_number;
 use crate::pg::version::Major;
 use crate::pg::wal::CreatedTablespace;
 use crate::repository::contents::Contents;
-use crate::restore::folder::{Account, Folder};
+use crate::restore::folder::{Account, Folder, real};
 use crate::restore::tablespaces::{Placed, elsewhere, overlap};
 use crate::restore::{Target, running};
 
@@ -437,9 +437,7 @@ fn refuse_link(folder: &Path) -> Result<()> {
 
 /// PostgreSQL wants a tablespace's folder outside of the data directory.
 fn refuse_nested(tablespace: &Path, root: &Path) -> Result<()> {
-    let absolute =
-        |path| std::path::absolute(path).map_err(|error| Error::io("find", path, &error));
-    match overlap(&absolute(tablespace)?, &absolute(root)?) {
+    match overlap(&real(tablespace)?, &real(root)?) {
         true => Err(Error::usage(format!(
             "{} and the data directory {} would lie in one another",
             tablespace.display(),

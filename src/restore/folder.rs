@@ -75,6 +75,16 @@ impl Account {
     }
 }
 
+/// A path without links, as far as it exists.
+pub(crate) fn real(path: &Path) -> Result<PathBuf> {
+    let path = std::path::absolute(path).map_err(|error| Error::io("find", path, &error))?;
+    let existing = path.ancestors().find_map(|above| {
+        let real = above.canonicalize().ok()?;
+        Some(real.join(path.strip_prefix(above).ok()?))
+    });
+    Ok(existing.unwrap_or(path))
+}
+
 /// A folder that is held open.
 #[derive(Debug)]
 pub struct Folder {

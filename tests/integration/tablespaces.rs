@@ -238,6 +238,10 @@ fn neither_a_link_nor_one_folder_in_another_is_restored_into() {
         assert!(error.contains(why), "{error}");
     };
     refused(2, &root, "in one another");
+    let link = pgkeep.ground().path().join("link");
+    std::os::unix::fs::symlink(&target, &link).unwrap();
+    let by_link = link.join(root.file_name().unwrap());
+    refused(2, &by_link, "in one another");
     assert!(fs::read_dir(&target).unwrap().next().is_none());
     let elsewhere = pgkeep.ground().folder("elsewhere");
     std::os::unix::fs::symlink(&elsewhere, &root).unwrap();

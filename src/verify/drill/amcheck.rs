@@ -56,6 +56,8 @@ pub(super) fn check(
         .env("PGUSER", superuser)
         .env("PGDATABASE", "template1")
         .env("PGOPTIONS", server.options())
+        // None, whatever the role's is: there is no conversion between any two.
+        .env("PGCLIENTENCODING", "SQL_ASCII")
         .current_dir("/")
         .stdin(Stdio::null())
         .stdout(said.try_clone().map_err(scratch)?)
