@@ -144,10 +144,13 @@ impl HeldWal {
     fn refuse_contradictions(&self, history: &TimelineHistory) -> Result<()> {
         let size = self.segment_size();
         for range in history.path() {
-            let first = self.inventory.segments_of(range.timeline).next();
-            if let Some(first) = first.filter(|first| first.number < range.start.segment(size)) {
+            let Some(first) = self.inventory.segments_of(range.timeline).next() else {
+                continue;
+            };
+            let begun = range.start.segment(size);
+            if first.number < begun {
                 return Err(Error::damage(format!(
-                    "timeline {} began at {}, as {} says, and the archive has earlier WAL of it: {}",
+                    "timeline {} began at {}, as {} says, and the first WAL that the archive has of it is {}",
                     range.timeline,
                     range.start,
                     crate::pg::history::file_name(history.timeline()),

@@ -127,6 +127,12 @@ pub fn run(
     progress.step("sync", None);
     interrupt.check()?;
     directory.complete()?;
+    if let Some(line) = written.other_data_directory {
+        log::warn!(
+            "the restored postgresql.conf says {line}: a server that is started with it opens that folder, not the restored one. \
+             Remove the line before you start it"
+        );
+    }
     warn_of_folders(request);
     warn_of_subscriptions(request);
     Ok(request.target.path().join(name))

@@ -116,20 +116,37 @@ impl Route {
 
 /// The way of a replica. One that is to follow its primary to the newest timeline never gets up where the archive has another
 /// that is newer, and no history of its primary's: so it stays on its own.
-fn replica(info: &BackupInfo, held: Option<&HeldWal>) -> Result<Route> {
-    let mut timeline = None;
-    if let Some(held) = held
-        && let Some(stray) = held.stray(info)
-    {
-        let own = held.history(info, TargetTimeline::Latest)?.timeline();
-        log::warn!(
-            "the archive holds timeline {stray}, which does not go on from backup {}: the replica stays on timeline {own}, and does not \
-             follow its primary to another one. For that, move {} out of the archive and set recovery_target_timeline = 'latest'",
-            info.backup,
-            history::file_name(stray)
-        );
-        timeline = Some(own);
-    }
+fn replica(info: &BackupInfo, held: Option<&HeldWal>, wanted: TargetTimeline) -> Result<Route> {
+    let newest = match (held, wanted) {
+        // What the archive does not tell, its primary does.
+        (Some(held), TargetTimeline::Latest) => held.history(info, wanted).ok(),
+        (Some(held), _) => Some(held.history(info, wanted)?),
+        (None, _) => None,
+    };
+    let newest = newest.map(|history| history.timeline());
+    let stray = held.and_then(|held| held.stray(info));
+    let timeline = match (wanted, newest, stray) {
+        (TargetTimeline::Current, ..) => Some(info.end_timeline),
+        (TargetTimeline::Number(number), ..) => Some(number),
+        (TargetTimeline::Latest, Some(own), Some(stray)) => {
+            log::warn!(
+                "the archive holds timeline {stray}, which does not go on from backup {}: the replica stays on timeline {own}, and \
+                 does not follow its primary to another one. For that, move {} out of the archive and set \
+                 recovery_target_timeline = 'latest'",
+                info.backup,
+                history::file_name(stray)
+            );
+            Some(own)
+        }
+        (TargetTimeline::Latest, Some(newest), None) if newest > info.end_timeline => {
+            log::warn!(
+                "the replica follows timeline {newest}, the newest in the archive: where its primary is on another one, say \
+                 replica,timeline=NUMBER"
+            );
+            None
+        }
+        _ => None,
+    };
     Ok(Route::Replica {
         from_archive: held.is_some(),
         timeline,
@@ -151,9 +168,9 @@ pub fn plan<'a>(
         Ok(Plan { backup, route })
     };
     let (target, timeline) = match position {
-        Position::Replica => {
+        Position::Replica(timeline) => {
             let backup = catalogue.select(selector)?;
-            let route = replica(catalogue.check(backup)?, held)?;
+            let route = replica(catalogue.check(backup)?, held, *timeline)?;
             return Ok(Plan { backup, route });
         }
         Position::Primary(Replay::OwnWal) => return selected(Route::OwnWal),

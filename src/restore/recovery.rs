@@ -43,6 +43,10 @@ const ARCHIVE_MODE: &str = "archive_mode";
 /// CheckTablespaceDirectory). On the source it need not have been set but while that was created.
 const IN_PLACE: &str = "allow_in_place_tablespaces";
 
+/// Without it a server ends itself where it should pause (access/transam/xlogrecovery.c, recoveryPausesHere), and a replica
+/// can never be read.
+const HOT_STANDBY: &str = "hot_standby";
+
 /// What a restored cluster keeps of the settings that `ALTER SYSTEM` made on its source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SourceSettings {
@@ -223,6 +227,7 @@ impl Recovery {
                 ];
                 if let Some((target, action)) = target {
                     settings.push(target.setting());
+                    settings.push((HOT_STANDBY, "on".to_owned()));
                     settings.extend(target.is_inclusive().map(|inclusive| {
                         let value = if inclusive { "on" } else { "off" };
                         ("recovery_target_inclusive", value.to_owned())
@@ -241,6 +246,7 @@ impl Recovery {
                     target_timeline(info, timeline)
                 });
                 let mut settings = vec![
+                    (HOT_STANDBY, "on".to_owned()),
                     ("primary_conninfo", primary_conninfo.clone()),
                     ("recovery_target_timeline", timeline),
                 ];
@@ -274,7 +280,7 @@ fn is_recovery_setting(line: &[u8]) -> bool {
 }
 
 /// Whether a line sets this. Names are ASCII; a value may be in any encoding.
-fn is_setting(line: &[u8], setting: &str) -> bool {
+pub(super) fn is_setting(line: &[u8], setting: &str) -> bool {
     let line = line.trim_ascii_start();
     let end = line
         .iter()
@@ -356,6 +362,7 @@ max_connections = '200'
 restore_command = '''/it''\\''''s/pgkeep'' wal get a %f %p'
 recovery_target_timeline = '3'
 recovery_target_lsn = '1/2A'
+hot_standby = 'on'
 recovery_target_inclusive = 'off'
 recovery_target_action = 'promote'
 "

@@ -120,7 +120,8 @@ impl Search<'_> {
         self.progress.step("look at what replay does", None);
         let creations = way.survey()?;
         let candidates = way.candidates(&creations.init_forks);
-        if creations.tablespaces.is_empty() && candidates.is_empty() {
+        let is_passed = creations.minimal.is_none();
+        if is_passed && creations.tablespaces.is_empty() && candidates.is_empty() {
             return Ok(Replayed {
                 limits: creations.limits,
                 ..Replayed::default()
@@ -239,7 +240,12 @@ impl Stretch<'_> {
             if record.start >= end || stops.is_some() {
                 return Ok(ControlFlow::Break(()));
             }
-            replayed.tablespaces.extend(CreatedTablespace::of(record)?);
+            let mut made = Creations::default();
+            made.record(record)?;
+            if let Some(at) = made.minimal {
+                return Err(minimal(at));
+            }
+            replayed.tablespaces.extend(made.tablespaces);
             relations.record(self.major, record)?;
             Ok(ControlFlow::Continue(()))
         })?;
@@ -263,6 +269,15 @@ impl Stretch<'_> {
             })?;
         fault.map_or(Ok(()), Err)
     }
+}
+
+fn minimal(at: Lsn) -> Error {
+    Error::failed(format!(
+        "the server ran with wal_level = minimal at {at}, and recovery gets no further"
+    ))
+    .hint(format!(
+        "restore a backup that was made after that, or to a position before: lsn={at},inclusive=off"
+    ))
 }
 
 /// Which relations, of those that the backup holds, replay makes unlogged ones.

@@ -19,7 +19,7 @@ use crate::repository::file_list::Crc32c;
 use crate::repository::portions::Portion;
 use crate::restore::directory::DataDirectory;
 use crate::restore::rebuild::Rebuilder;
-use crate::restore::recovery::SETTINGS_FILE;
+use crate::restore::recovery::{SETTINGS_FILE, is_setting};
 use crate::stored::bundle::visit_members;
 
 /// Bytes that are read, checked and written at a time; whole blocks. With 1 MiB, which no longer stays in a core's
@@ -66,7 +66,11 @@ pub(super) struct Written {
     pub(super) changed: Changed,
     /// `postgresql.auto.conf` as it was in the backup, which is not written yet.
     pub(super) settings: Vec<u8>,
+    /// What sends the restored server to another data directory.
+    pub(super) other_data_directory: Option<String>,
 }
+
+const CONFIGURATION_FILE: &str = "postgresql.conf";
 
 /// Writes all files but `postgresql.auto.conf`. Not as any backup stores them are the rebuilt ones, and two
 /// that are changed on the way. From its `global/pg_control` alone, without `backup_label`, the cluster must
@@ -104,6 +108,8 @@ pub(super) fn write_files(
     for worker in workers {
         all.changed.append(worker.written.changed);
         all.settings.extend(worker.written.settings);
+        let other = worker.written.other_data_directory;
+        all.other_data_directory = all.other_data_directory.or(other);
     }
     for (path, content) in [
         (CONTROL_FILE, control_file(chain)?),
@@ -122,6 +128,13 @@ pub(crate) fn control_file(chain: &Chain) -> Result<Vec<u8>> {
         forbid_start_without_label(&mut content).map_err(|fault| fault.to_string())?;
         Ok(content)
     })
+}
+
+/// The line of `postgresql.conf` that sends a server to another data directory than the one that it was started with.
+fn other_data_directory(content: &[u8]) -> Option<String> {
+    let mut lines = content.split(|byte| *byte == b'\n');
+    let line = lines.rfind(|line| is_setting(line, "data_directory"))?;
+    Some(String::from_utf8_lossy(line).trim().to_owned())
 }
 
 /// What the backed up server was set to.
@@ -187,6 +200,9 @@ impl Worker<'_> {
                 self.written.settings = content.to_owned();
                 return Ok(());
             }
+            if sources.file.path == CONFIGURATION_FILE {
+                self.written.other_data_directory = other_data_directory(content);
+            }
             let (mut target, written) = self.directory.create_file(sources.file.path)?;
             write_all(&mut target, content, &written)
         })
@@ -198,6 +214,10 @@ impl Worker<'_> {
         if path == SETTINGS_FILE {
             self.written.settings = changed_content(self.chain, path, Ok)?;
             return Ok(());
+        }
+        if path == CONFIGURATION_FILE {
+            let content = changed_content(self.chain, path, Ok)?;
+            self.written.other_data_directory = other_data_directory(&content);
         }
         let stored = self.chain.stored(base.member, path);
         let (mut target, written) = self.directory.create_file(path)?;

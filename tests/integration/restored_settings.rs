@@ -346,6 +346,15 @@ fn a_replica_does_not_take_another_history_for_its_primarys() {
     primary.sql("insert into quiet (id) values (-10)");
     replica.catch_up_with(&primary);
 
+    // From a backup that the other history does go on from, its primary's is said.
+    let folder = pgkeep.ground().folder("told");
+    let target = folder.to_str().unwrap();
+    let position = "replica,timeline=2";
+    let report = pgkeep.ok(&["restore", SERVER, &first.identifier, position, target]);
+    let mut told = Cluster::adopt(17, report.at("Response.Directory").as_ref());
+    told.start();
+    told.catch_up_with(&primary);
+
     // A history that is not as it was leads nowhere.
     wait_until_archived(&pgkeep, &switch(&primary));
     let stored = pgkeep.wal().join("00000002.history");
@@ -363,7 +372,7 @@ fn a_replica_does_not_take_another_history_for_its_primarys() {
         ("", "does not say where"),
         (
             "1\t7/0\tno recovery target specified\n",
-            "earlier WAL of it",
+            "the first WAL that",
         ),
     ] {
         fs::write(&stored, content).unwrap();
@@ -371,4 +380,69 @@ fn a_replica_does_not_take_another_history_for_its_primarys() {
         assert!(error.contains(why), "{error}");
         assert!(fs::read_dir(&folder).unwrap().next().is_none());
     }
+}
+
+#[test]
+fn no_restore_goes_past_wal_that_recovery_does_not_pass() {
+    let (mut cluster, pgkeep) = archiving(
+        16,
+        &Options::default(),
+        |pgkeep| pgkeep,
+        Pgkeep::archive_command,
+    );
+    pgkeep.backup();
+    cluster.sql("insert into quiet (id) values (-11)");
+    cluster.sql("select pg_create_restore_point('before ')");
+    let settings = |level: &str, others: &str| format!("wal_level = {level}\n{others}");
+    cluster.stop(Postmaster::Fast);
+    cluster.set(&settings(
+        "minimal",
+        "max_wal_senders = 0\narchive_mode = off",
+    ));
+    cluster.start();
+    cluster.sql("insert into quiet (id) values (-12)");
+    cluster.stop(Postmaster::Fast);
+    cluster.set(&settings(
+        "replica",
+        "max_wal_senders = 10\narchive_mode = on",
+    ));
+    cluster.start();
+    cluster.sql("select pg_create_restore_point('after')");
+    wait_until_archived(&pgkeep, &switch(&cluster));
+    pgkeep.ok(&["wal", "copy", SERVER]);
+    let folder = pgkeep.ground().folder("minimal");
+    let target = folder.to_str().unwrap();
+    for position in ["current", "name=after"] {
+        let error = pgkeep
+            .run(&["restore", SERVER, "newest", position, target])
+            .failed(1);
+        assert!(error.contains("wal_level = minimal"), "{error}");
+    }
+    let error = pgkeep.run(&["restore", SERVER, "newest", "name=before", target]);
+    error.failed(1);
+    let position = "name=before ,action=promote";
+    let report = pgkeep.ok(&["restore", SERVER, "newest", position, target]);
+    let restored = Cluster::restored(16, report.at("Response.Directory").as_ref());
+    let count = "select count(*) from quiet where id in (-11, -12)";
+    assert_eq!(restored.number(count), 1);
+}
+
+#[test]
+fn a_configuration_that_names_another_data_directory_is_told_of() {
+    let mut cluster = Cluster::stopped(15, &Options::default());
+    let line = format!("data_directory = '{}'", cluster.data().display());
+    cluster.set(&line);
+    cluster.set("hot_standby = off");
+    cluster.start();
+    let pgkeep = Pgkeep::of(&cluster);
+    pgkeep.backup();
+    let folder = pgkeep.ground().folder("named");
+    let run = pgkeep.run(&["restore", SERVER, "newest", folder.to_str().unwrap()]);
+    run.succeeded();
+    assert!(run.stderr.contains(&line), "{run:?}");
+    // Nor is the repository a place to restore to.
+    let backups = pgkeep.backups();
+    let inside = backups.to_str().unwrap();
+    let error = pgkeep.run(&["restore", SERVER, "newest", inside]).failed(2);
+    assert!(error.contains("lies in the repository"), "{error}");
 }

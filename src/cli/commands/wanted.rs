@@ -14,6 +14,7 @@ use crate::pg::wal::CreatedTablespace;
 use crate::repository::chain::Chain;
 use crate::repository::identifier::Selector;
 use crate::repository::roll_forward::HeldWal;
+use crate::restore::folder::real;
 use crate::restore::plan::{self, Destination, Route};
 use crate::restore::position::Position;
 use crate::restore::recovery::Recovery;
@@ -38,7 +39,7 @@ with, behind a comma,
   action=pause|promote|shutdown  what the server does there; paused, it is read-only
                                  until select pg_wal_replay_resume()
 or one of
-  replica      a standby of the server
+  replica      a standby of the server; with timeline= it stays on that one
   primary      a primary; the default
 With time=, xid=, lsn= or name=, the BACKUP newest is the newest that leads there.
 A comma in a restore point's name is written \\, and a POSITION with spaces quoted.";
@@ -102,6 +103,14 @@ impl Wanted {
         let directory = std::path::absolute(directory)
             .map_err(|error| Error::usage(format!("{directory:?} is no directory: {error}")))?;
         let server = app.server(&self.server)?;
+        let repository = &server.configuration.storage.base_dir;
+        if real(&directory)?.starts_with(real(repository)?) {
+            return Err(Error::usage(format!(
+                "{} lies in the repository {}, where only backups are put",
+                directory.display(),
+                repository.display()
+            )));
+        }
         let catalogue = server.catalogue()?;
         let held = if position.wants_archive() {
             HeldWal::look(&server.folder, server.keys())?

@@ -8,6 +8,7 @@ use super::tablespace::CreatedTablespace;
 use crate::error::Result;
 use crate::pg::changed_blocks::RelationFork;
 use crate::pg::limits::Limits;
+use crate::pg::lsn::Lsn;
 use crate::pg::relation::Fork;
 
 /// What the records of a stretch of WAL make.
@@ -24,6 +25,9 @@ pub struct Creations {
     pub init_forks: BTreeSet<RelationFork>,
     /// What the server was set to, the highest of each, as far as the records tell.
     pub limits: Limits,
+    /// Where a server began to write with `wal_level = minimal`, first: recovery gets no further
+    /// (access/transam/xlogrecovery.c, CheckRequiredParameterValues).
+    pub minimal: Option<Lsn>,
 }
 
 /// The settings of a server that was started with other ones (access/transam/xlog.c, XLogReportParameters).
@@ -44,15 +48,20 @@ impl Creations {
             let limits = record.main_data.first_chunk().map(Limits::parse);
             let limits = limits.ok_or_else(|| record.too_short())?;
             self.limits = self.limits.or_higher(limits);
+            let level = record.main_data.get(Limits::BYTES..);
+            if level.and_then(<[u8]>::first_chunk) == Some(&0_u32.to_le_bytes()) {
+                self.minimal.get_or_insert(record.start);
+            }
         }
         Ok(())
     }
 
-    /// Adds those of another stretch.
+    /// Adds those of the stretch that follows.
     pub fn append(&mut self, other: Creations) {
         self.tablespaces.extend(other.tablespaces);
         self.init_forks.extend(other.init_forks);
         self.limits = self.limits.or_higher(other.limits);
+        self.minimal = self.minimal.or(other.minimal);
     }
 }
 
@@ -61,7 +70,6 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
-    use crate::pg::lsn::Lsn;
 
     fn of(manager: ResourceManager, info: u8, main_data: &[u8]) -> Result<Creations> {
         let record = Record {
@@ -136,6 +144,9 @@ mod tests {
             ("max_prepared_transactions", 5),
         ];
         assert_eq!(all.limits.above(&before), raised);
+        assert_eq!(all.minimal, None);
+        let minimal = of(ResourceManager::XLOG, 0x60, &[0; 24]).unwrap();
+        assert_eq!(minimal.minimal, Some(Lsn(0x1000)));
         assert!(of(ResourceManager::XLOG, 0x60, b"x").is_err());
     }
 }

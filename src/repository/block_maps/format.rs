@@ -11,6 +11,7 @@
 //!        u64  where the record begins that says so
 //!        u32  bytes of the path of its folder, and these
 //! 20   the highest settings that the WAL tells of, as [`Limits`] has them
+//! u64  where a server began to write with `wal_level = minimal`; 0 if it did not
 //! u32  bytes from the system identifier to here
 //! u32  CRC-32C of these bytes
 //! 8    magic, the letters PGKEEPB2
@@ -67,6 +68,7 @@ impl BlockMap {
         for (_, limit) in creations.limits.settings() {
             bytes.extend(limit.to_le_bytes());
         }
+        bytes.extend(creations.minimal.map_or(0, |at| at.0).to_le_bytes());
         let length = bytes.len() - begin;
         let checksum = crc32c::crc32c(&bytes[begin..]);
         bytes.extend((length as u32).to_le_bytes());
@@ -147,6 +149,7 @@ impl<'a> Input<'a> {
             });
         }
         let limits = Limits::parse(self.take(Limits::BYTES)?.first_chunk()?);
+        let minimal = Some(self.u64()?).filter(|at| *at > 0).map(Lsn);
         Some(BlockMap {
             name,
             system_identifier,
@@ -155,6 +158,7 @@ impl<'a> Input<'a> {
                 tablespaces,
                 init_forks,
                 limits,
+                minimal,
             },
         })
     }
@@ -195,6 +199,7 @@ mod tests {
                     .map(|number| fork(number, Fork::Init))
                     .into(),
                 limits: Limits::parse(&[7; Limits::BYTES]),
+                minimal: Some(Lsn(0x700_2000)),
             },
         }
     }
