@@ -71,8 +71,18 @@ fn every_member_of_a_chain_of_14_under_load_restores() {
 }
 
 #[test]
+fn every_member_of_a_chain_of_15_under_load_restores() {
+    every_member_of_a_chain_under_load_restores(15);
+}
+
+#[test]
 fn every_member_of_a_chain_of_16_under_load_restores() {
     every_member_of_a_chain_under_load_restores(16);
+}
+
+#[test]
+fn every_member_of_a_chain_of_17_under_load_restores() {
+    every_member_of_a_chain_under_load_restores(17);
 }
 
 #[test]
