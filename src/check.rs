@@ -180,11 +180,8 @@ fn check_repository(folder: &ServerFolder) -> Result<String> {
         .file_name()
         .unwrap_or_default()
         .to_string_lossy();
-    let last = Catalogue::read(&name, folder)?
-        .backups()
-        .iter()
-        .rev()
-        .find_map(|backup| backup.info.as_ref().ok().map(|info| info.backup_size));
+    let catalogue = Catalogue::read(&name, folder)?;
+    let last = catalogue.newest_info().map(|info| info.backup_size);
     match last {
         Some(last) if free < last => Err(Error::failed(format!(
             "{} has {} free, and the newest backup took {}",

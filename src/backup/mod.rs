@@ -178,10 +178,8 @@ pub fn check_facts(facts: &Facts) -> Result<()> {
 /// Backups of two clusters under one name are most likely a mistake; pg_upgrade makes another cluster, too.
 fn warn_of_another_cluster(request: &Request<'_>, facts: &Facts) -> Result<()> {
     let catalogue = Catalogue::read(request.server, request.folder)?;
-    let mut infos = catalogue.backups().iter().rev();
-    let newest = infos.find_map(|backup| backup.info.as_ref().ok());
     let own = facts.control.system_identifier;
-    if let Some(newest) = newest
+    if let Some(newest) = catalogue.newest_info()
         && newest.system_identifier != own
     {
         log::warn!(

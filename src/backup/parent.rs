@@ -45,12 +45,7 @@ impl Parent {
         for ancestor in catalogue.ancestors(info)? {
             check_presence(ancestor.folder, ancestor.info)?;
         }
-        let parent = Parent::read(&backup.folder, keys, facts)?;
-        let coding = info.coding(keys)?;
-        Ok(Parent {
-            whole: Some((backup.folder.clone(), coding)),
-            ..parent
-        })
+        Parent::read(&backup.folder, keys, facts)
     }
 
     /// Opens what an earlier pass left.
@@ -64,6 +59,7 @@ impl Parent {
         check_same_cluster(&parent.info, facts)?;
         Ok(Parent {
             owed: owed.clone(),
+            whole: None,
             ..parent
         })
     }
@@ -86,7 +82,7 @@ impl Parent {
             info,
             relations,
             owed: ChangedBlocks::new(),
-            whole: None,
+            whole: Some((folder.clone(), coding)),
         })
     }
 
@@ -117,12 +113,10 @@ impl Parent {
         };
         let stored = folder.stored(&layout::stored_file(&path, coding.suffix()));
         let mut content = StoredReader::open(&stored, coding)?;
-        let mut own = vec![0; WAL_PAGE_SIZE];
-        for _ in 0..offset / WAL_PAGE_SIZE as u64 {
-            content.fill(&mut own)?;
-        }
-        let filled = content.fill(&mut own)?;
-        match own[..filled].get(..found.len()) == Some(&found) {
+        content.skip(offset)?;
+        let mut own = vec![0; found.len()];
+        content.fill(&mut own)?;
+        match own == found {
             true => Ok(()),
             false => Err(unfit(
                 self.info.backup,

@@ -35,6 +35,12 @@ pub struct Catalogue {
 }
 
 impl Catalogue {
+    /// What is known of the newest backup of which anything can be read.
+    pub fn newest_info(&self) -> Option<&BackupInfo> {
+        let mut backups = self.backups.iter().rev();
+        backups.find_map(|backup| backup.info.as_ref().ok())
+    }
+
     /// Reads the catalogue. A server without any backup has an empty one.
     pub fn read(server: &str, folder: &ServerFolder) -> Result<Catalogue> {
         folder.check_format()?;

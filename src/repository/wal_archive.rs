@@ -293,11 +293,7 @@ fn refuse_strangers_to_backups(
     cluster: ClusterIdentity,
 ) -> Result<()> {
     let catalogue = Catalogue::read(name, server)?;
-    let newest = catalogue
-        .backups()
-        .iter()
-        .rev()
-        .find_map(|backup| backup.info.as_ref().ok());
+    let newest = catalogue.newest_info();
     match newest.and_then(|info| Some((info.backup, ClusterIdentity::of_backup(info)?))) {
         Some((backup, of_backup)) if of_backup != cluster => Err(Error::failed(format!(
             "backup {backup} of server {name} is of {of_backup}, and this is WAL of {cluster}"

@@ -39,6 +39,13 @@ impl StoredReader {
         fill(&mut self.plain, buffer).map_err(|error| undecodable(&self.path, &error))
     }
 
+    /// Passes over bytes of the content, as far as it goes.
+    pub fn skip(&mut self, bytes: u64) -> Result<()> {
+        io::copy(&mut self.plain.by_ref().take(bytes), &mut io::sink())
+            .map(|_| ())
+            .map_err(|error| undecodable(&self.path, &error))
+    }
+
     /// Reads the rest of the content into memory.
     pub fn read_to_end(&mut self, content: &mut Vec<u8>) -> Result<()> {
         self.plain

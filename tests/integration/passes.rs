@@ -48,6 +48,11 @@ fn copied(stderr: &str, pass: &str) -> f64 {
     digits.parse::<f64>().unwrap() * unit
 }
 
+fn assert_second_is_shorter(stderr: &str) {
+    let (first, second) = (copied(stderr, ""), copied(stderr, "pass 2: "));
+    assert!(second < first, "{second} after {first} bytes: {stderr}");
+}
+
 fn assert_same(source: &Cluster, restored: &Cluster, tables: &[&str]) {
     for table in tables {
         assert!(
@@ -91,12 +96,7 @@ fn a_server_that_is_restarted_costs_a_pass(major: u32, how: Postmaster) {
         "{}",
         run.stderr
     );
-    let (first, second) = (copied(&run.stderr, ""), copied(&run.stderr, "pass 2: "));
-    assert!(
-        second < first,
-        "{second} after {first} bytes: {}",
-        run.stderr
-    );
+    assert_second_is_shorter(&run.stderr);
     cluster.assert_nothing_is_left();
     pgkeep.ok(&["verify", SERVER, &backup]);
     let restored = checks::is_whole(major, &pgkeep.restore(&backup), &before, 0);
@@ -192,12 +192,7 @@ fn a_network_that_is_gone_for_a_while_costs_a_pass() {
     link.mend();
     let run = running.wait();
     run.succeeded();
-    let (first, second) = (copied(&run.stderr, ""), copied(&run.stderr, "pass 2: "));
-    assert!(
-        second < first,
-        "{second} after {first} bytes: {}",
-        run.stderr
-    );
+    assert_second_is_shorter(&run.stderr);
     cluster.assert_nothing_is_left();
     let restored = checks::is_whole(16, &pgkeep.restore("newest"), &before, 0);
     assert_same(&cluster, &restored, &["pgbench_tellers"]);
@@ -219,12 +214,7 @@ fn a_standby_goes_on_from_the_same_restartpoint() {
     let run = running.wait();
     run.succeeded();
     assert!(!run.stderr.contains("starting anew"), "{}", run.stderr);
-    let (first, second) = (copied(&run.stderr, ""), copied(&run.stderr, "pass 2: "));
-    assert!(
-        second < first,
-        "{second} after {first} bytes: {}",
-        run.stderr
-    );
+    assert_second_is_shorter(&run.stderr);
     pgkeep.ok(&["verify", SERVER, "newest"]);
     let restored = checks::is_whole(16, &pgkeep.restore("newest"), &before, 0);
     assert_same(&primary, &restored, &["pgbench_tellers"]);
@@ -244,12 +234,7 @@ fn a_standby_that_is_promoted_costs_a_pass() {
         standby.sql("update pgbench_accounts set filler = 'promoted' where aid < 100");
         let run = running.wait();
         run.succeeded();
-        let (first, second) = (copied(&run.stderr, ""), copied(&run.stderr, "pass 2: "));
-        assert!(
-            second < first,
-            "{second} after {first} bytes: {}",
-            run.stderr
-        );
+        assert_second_is_shorter(&run.stderr);
         let info = pgkeep.ok(&["info", SERVER, "newest"]);
         assert_eq!(info.at("Response.Passes"), "2");
         assert_eq!(info.at("Response.FromStandby"), "false");

@@ -4,7 +4,6 @@ use crate::backup::Request;
 use crate::error::Result;
 use crate::pg::segment::{SegmentName, SegmentSize};
 use crate::pg::wal_file::WalFileName;
-use crate::repository::store::SLICE_BYTES;
 use crate::repository::wal_archive::WalArchive;
 use crate::stored::reader::StoredReader;
 
@@ -72,11 +71,7 @@ impl<'a> Archive<'a> {
             return Ok(None);
         };
         let mut content = archive.read(&stored)?;
-        let mut passed = Vec::new();
-        for start in (0..offset).step_by(SLICE_BYTES as usize) {
-            passed.resize(SLICE_BYTES.min(offset - start) as usize, 0);
-            content.fill(&mut passed)?;
-        }
+        content.skip(offset)?;
         Ok(Some(ArchivedSegment {
             name,
             content,

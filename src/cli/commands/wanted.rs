@@ -103,7 +103,7 @@ impl Wanted {
         let directory = std::path::absolute(directory)
             .map_err(|error| Error::usage(format!("{directory:?} is no directory: {error}")))?;
         let server = app.server(&self.server)?;
-        let repository = &server.configuration.storage.base_dir;
+        let repository = server.folder.root();
         if real(&directory)?.starts_with(real(repository)?) {
             return Err(Error::usage(format!(
                 "{} lies in the repository {}, where only backups are put",
