@@ -121,6 +121,31 @@ impl Error {
         failure
     }
 
+    /// What went wrong while reading through other readers: the error of ours that is inside, or else "cannot
+    /// DOING: reason".
+    pub fn from_read(doing: &str, error: &io::Error) -> Error {
+        Error::inside(error)
+            .cloned()
+            .unwrap_or_else(|| Error::failed(format!("cannot {doing}: {}", reason(error))))
+    }
+
+    fn inside(error: &io::Error) -> Option<&Error> {
+        let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
+        while let Some(error) = next {
+            if let Some(found) = error.downcast_ref::<Error>() {
+                return Some(found);
+            }
+            next = match error.downcast_ref::<io::Error>() {
+                // Its own source() is that of what it wraps, and would pass that over.
+                Some(wrapping) => wrapping
+                    .get_ref()
+                    .map(|inner| inner as &(dyn std::error::Error + 'static)),
+                None => error.source(),
+            };
+        }
+        None
+    }
+
     /// Adds what the operator can do about it.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Error {
@@ -179,3 +204,24 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_comes_out_of_readers_as_it_went_in() {
+        let ours = Error::server("lost").hint("look").momentary();
+        let once = io::Error::other(ours);
+        let twice = io::Error::other(once);
+        let found = Error::from_read("read", &twice);
+        assert_eq!(found.kind(), Kind::Server);
+        assert_eq!(found.message(), "lost");
+        assert!(found.is_momentary());
+
+        let foreign = io::Error::new(io::ErrorKind::InvalidData, "no frame");
+        let found = Error::from_read("read an archive", &foreign);
+        assert_eq!(found.message(), "cannot read an archive: no frame");
+        assert_eq!(found.kind(), Kind::Failed);
+    }
+}

@@ -6,6 +6,11 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 
+/// The error of whatever was stopped.
+pub(crate) fn interrupted() -> Error {
+    Error::failed("interrupted")
+}
+
 /// How long a wait goes on at most once it is time to stop.
 const NAP: Duration = Duration::from_millis(100);
 
@@ -59,7 +64,7 @@ impl Interrupt {
     /// An error where it is time to stop.
     pub fn check(&self) -> Result<()> {
         if self.is_raised() {
-            Err(Error::failed("interrupted"))
+            Err(interrupted())
         } else {
             Ok(())
         }
