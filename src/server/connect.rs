@@ -6,13 +6,25 @@
 //! would be none. So names are looked up here and not by the driver.
 
 mod answer;
+mod authentication;
+mod channel_binding;
 mod failure;
+mod fault;
+mod line;
+mod replication;
 mod session;
 mod source;
+mod stream;
 mod tls;
 mod verifier;
+mod wire;
 
 pub use answer::server_error;
+use answer::session_error;
+pub(in crate::server) use fault::Fault;
+#[cfg(test)]
+pub(in crate::server) use wire::testing;
+pub(in crate::server) use wire::{Wire, misplaced};
 
 use crate::config::{
     ChannelBinding, ConnectionSettings, Endpoint, Host, SslMode, SslNegotiation, TargetSession,
@@ -21,12 +33,13 @@ use crate::error::{Error, Result};
 use failure::{connect_error, may_differ_with_encryption};
 use postgres::config::{ChannelBinding as DriverBinding, SslMode as DriverMode};
 use postgres::{Client, Config, NoTls};
+use source::Failure;
 use std::net::{IpAddr, ToSocketAddrs};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
-use tokio_postgres_rustls::MakeRustlsConnect;
+use tls::Tls;
 
 /// What a session starts with, before what the user's `options` say: a role may have timeouts so short
 /// that not even the statement that lifts them all would come to its end. Every supported version has these.
@@ -40,12 +53,19 @@ const NO_TRANSACTION_TIMEOUT: &str = "-c transaction_timeout=0";
 /// The code of what that timeout does, ERRCODE_TRANSACTION_TIMEOUT (utils/errcodes.txt).
 const TRANSACTION_TIMEOUT: &str = "25P04";
 
+/// How long nothing arrives before TCP asks whether the other side is there, how long it waits for an
+/// answer, how often it asks, and how long what was sent may stay unconfirmed.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEPALIVE_RETRIES: u32 = 3;
+const TCP_USER_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// Opens sessions with one server.
 #[derive(Clone)]
 pub struct Connector {
     settings: Arc<ConnectionSettings>,
     /// None if no connection of these settings uses TLS.
-    tls: Option<MakeRustlsConnect>,
+    tls: Option<Tls>,
     /// What the first session reached.
     chosen: Arc<OnceLock<Target>>,
 }
@@ -135,7 +155,7 @@ impl Connector {
     pub fn cancel(&self, token: &postgres::CancelToken) -> Result<()> {
         let (token, tls) = (token.clone(), self.tls.clone());
         let sent = within(self.settings.connect_timeout, move || match tls {
-            Some(tls) => token.cancel_query(tls),
+            Some(tls) => token.cancel_query(tls.driver),
             None => token.cancel_query(NoTls),
         })?;
         match sent {
@@ -162,6 +182,10 @@ impl Connector {
     fn describe_session(&self, host: &str) -> String {
         let ConnectionSettings { user, database, .. } = &*self.settings;
         format!("{host} user {user} database {database}")
+    }
+
+    fn describe_replication(&self, host: &str) -> String {
+        format!("{host} user {} for replication", self.settings.user)
     }
 
     fn connect_endpoint(
@@ -213,10 +237,30 @@ impl Connector {
         }
     }
 
-    /// Opens a session with one target, in each of the ways that sslmode
-    /// allows. Follows fe-connect.c: PQconnectPoll(), which tries the other way
-    /// only where the server or TLS refuses the first.
+    /// Opens a session with one target.
     fn open(&self, target: &Target, wanted: TargetSession) -> std::result::Result<Client, Miss> {
+        let place = self.describe_session(&target.endpoint.to_string());
+        match self.in_each_way(target, |encrypted| self.attempt(target, encrypted))? {
+            Ok(client) => Ok(session::check(client, &place, wanted)?),
+            Err(error) => {
+                let cause = error.cause();
+                let failure = connect_error(&place, &target.endpoint, &cause);
+                Err(match failure::is_final(&cause) {
+                    true => Miss::Refused(failure),
+                    false => Miss::TryNext(failure),
+                })
+            }
+        }
+    }
+
+    /// Connects in each of the ways that sslmode allows. Follows fe-connect.c:
+    /// PQconnectPoll(), which tries the other way only where the server or TLS
+    /// refuses the first.
+    fn in_each_way<S, F: Failure>(
+        &self,
+        target: &Target,
+        attempt: impl Fn(Encrypted) -> Result<std::result::Result<S, F>>,
+    ) -> Result<std::result::Result<S, F>> {
         let (first, second) = match (&target.endpoint.host, self.settings.tls.mode) {
             (Host::Socket(_), _) | (_, SslMode::Disable) => (Encrypted::No, None),
             (_, SslMode::Allow) => (Encrypted::No, Some(Encrypted::Yes)),
@@ -225,27 +269,17 @@ impl Connector {
                 (Encrypted::Yes, None)
             }
         };
-        let place = self.describe_session(&target.endpoint.to_string());
-        let mut outcome = self.attempt(target, first)?;
+        let mut outcome = attempt(first)?;
         if let (Err(error), Some(second)) = (&outcome, second)
-            && may_differ_with_encryption(error)
+            && may_differ_with_encryption(&error.cause())
         {
-            let other = self.attempt(target, second)?;
+            let other = attempt(second)?;
             // Of two failures, the one with TLS says more.
             if other.is_ok() || second == Encrypted::Yes {
                 outcome = other;
             }
         }
-        match outcome {
-            Ok(client) => Ok(session::check(client, &place, wanted)?),
-            Err(error) => {
-                let failure = connect_error(&place, &target.endpoint, &error);
-                Err(match failure::is_final(&error) {
-                    true => Miss::Refused(failure),
-                    false => Miss::TryNext(failure),
-                })
-            }
-        }
+        Ok(outcome)
     }
 
     /// One connection, its session set up; the outer result is about this machine and about time.
@@ -282,7 +316,7 @@ impl Connector {
         let timeout = self.settings.connect_timeout;
         let answered = within(timeout, move || {
             let mut client = match tls {
-                Some(tls) => config.connect(tls),
+                Some(tls) => config.connect(tls.driver),
                 None => config.connect(NoTls),
             }?;
             client.batch_execute(session::SETTINGS)?;
@@ -308,10 +342,10 @@ impl Connector {
             .application_name("pgkeep")
             .port(target.endpoint.port)
             .keepalives(true)
-            .keepalives_idle(Duration::from_secs(30))
-            .keepalives_interval(Duration::from_secs(10))
-            .keepalives_retries(3)
-            .tcp_user_timeout(Duration::from_secs(60))
+            .keepalives_idle(KEEPALIVE_IDLE)
+            .keepalives_interval(KEEPALIVE_INTERVAL)
+            .keepalives_retries(KEEPALIVE_RETRIES)
+            .tcp_user_timeout(TCP_USER_TIMEOUT)
             .channel_binding(match channel_binding {
                 ChannelBinding::Disable => DriverBinding::Disable,
                 ChannelBinding::Prefer => DriverBinding::Prefer,

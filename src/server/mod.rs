@@ -12,6 +12,7 @@ pub mod permissions;
 pub mod pg_wal;
 pub mod quiet;
 pub mod reading;
+pub mod replication;
 pub mod reservation;
 pub mod session;
 pub mod slot;

@@ -1,8 +1,8 @@
 //! The server's errors in words for the operator.
 
-use super::source::{Source, in_words, plain};
+use super::source::{Cause, Failure as _, Report, Source};
 use crate::error::Error;
-use postgres::error::{DbError, SqlState};
+use postgres::error::SqlState;
 
 /// What went wrong while `doing` something in a session ("read the list of
 /// files"), in the server's own words.
@@ -11,17 +11,20 @@ use postgres::error::{DbError, SqlState};
 /// lost are failures of kind Server; everything else that SQL can answer is one
 /// of kind Failed.
 pub fn server_error(doing: &str, error: &postgres::Error) -> Error {
+    session_error(doing, &error.cause())
+}
+
+/// The same of any connection.
+pub(in crate::server) fn session_error(doing: &str, cause: &Cause<'_>) -> Error {
     let cannot = |reason: &str| format!("cannot {doing}: {reason}");
     let lost_connection = cannot("the connection to the server was lost");
-    match Source::of(error) {
-        Source::Server(server) => of_server(server, &cannot(&in_words(server))),
+    match &cause.source {
+        Source::Server(server) => of_server(server, &cannot(&server.in_words())),
         // What arrived could not be understood: the connection is well.
-        Source::System(system) if error.to_string() == "error parsing response from server" => {
-            Error::failed(cannot(&plain(system)))
-        }
+        Source::Garbled(text) => Error::failed(cannot(text)),
         Source::System(_) | Source::Tls(_) => lost(&lost_connection),
-        Source::Driver(_) if error.is_closed() => lost(&lost_connection),
-        Source::Driver(text) => Error::failed(cannot(&text)),
+        Source::Driver(_) if cause.is_closed => lost(&lost_connection),
+        Source::Driver(text) => Error::failed(cannot(text)),
     }
 }
 
@@ -31,8 +34,8 @@ fn lost(message: &str) -> Error {
         .momentary()
 }
 
-fn of_server(server: &DbError, message: &str) -> Error {
-    let code = server.code();
+fn of_server(server: &Report, message: &str) -> Error {
+    let code = &server.code;
     if *code == SqlState::INSUFFICIENT_PRIVILEGE {
         return Error::server(message)
             .hint("pgkeep permissions SERVER prints the SQL that grants what is needed");
@@ -56,7 +59,7 @@ fn of_server(server: &DbError, message: &str) -> Error {
             .hint("raise max_standby_streaming_delay on the standby, or take the primary");
     }
     let failure = Error::failed(message);
-    match server.hint() {
+    match &server.hint {
         Some(hint) => failure.hint(hint),
         None => failure,
     }

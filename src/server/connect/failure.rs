@@ -2,12 +2,15 @@
 //!
 //! No message contains a password; the server's and the driver's have none.
 
-use super::source::{Source, in_words, plain};
+use super::replication::Refused;
+use super::source::{Cause, Report, Source, plain};
 use crate::config::{Endpoint, Host};
 use crate::error::Error;
-use postgres::error::{DbError, SqlState};
+use crate::server::permissions::Requirement;
+use postgres::error::SqlState;
 use rustls::{AlertDescription, CertificateError};
 use std::io;
+use std::net::IpAddr;
 use std::time::Duration;
 
 /// The routine of the server that decides who may connect (libpq/auth.c); its
@@ -16,35 +19,31 @@ const CLIENT_AUTHENTICATION: &str = "ClientAuthentication";
 
 /// Whether another attempt with TLS, or without, could have another end: TLS
 /// failed, or the server has no rule for connections of this sort.
-pub(super) fn may_differ_with_encryption(error: &postgres::Error) -> bool {
-    match Source::of(error) {
-        Source::Server(server) => server.routine() == Some(CLIENT_AUTHENTICATION),
+pub(super) fn may_differ_with_encryption(cause: &Cause<'_>) -> bool {
+    match &cause.source {
+        Source::Server(server) => server.routine.as_deref() == Some(CLIENT_AUTHENTICATION),
         Source::Tls(_) => true,
-        Source::System(_) | Source::Driver(_) => is_handshake(error),
+        Source::System(_) | Source::Garbled(_) | Source::Driver(_) => cause.in_handshake,
     }
-}
-
-fn is_handshake(error: &postgres::Error) -> bool {
-    error.to_string() == "error performing TLS handshake"
 }
 
 /// Whether a server was there and refused: another host is then not asked, as
 /// in libpq, which makes one exception for a server that is starting up or down.
-pub(super) fn is_final(error: &postgres::Error) -> bool {
-    match Source::of(error) {
-        Source::Server(server) => *server.code() != SqlState::CANNOT_CONNECT_NOW,
+pub(super) fn is_final(cause: &Cause<'_>) -> bool {
+    match &cause.source {
+        Source::Server(server) => server.code != SqlState::CANNOT_CONNECT_NOW,
         Source::Tls(_) => true,
-        Source::System(_) | Source::Driver(_) => false,
+        Source::System(_) | Source::Garbled(_) | Source::Driver(_) => false,
     }
 }
 
 /// Why no connection could be made; `place` describes the session.
-pub(super) fn connect_error(place: &str, endpoint: &Endpoint, error: &postgres::Error) -> Error {
+pub(super) fn connect_error(place: &str, endpoint: &Endpoint, cause: &Cause<'_>) -> Error {
     let failed = |reason: &str| Error::server(format!("cannot connect to {place}: {reason}"));
-    match Source::of(error) {
+    match &cause.source {
         Source::Server(server) => {
-            let mut failure = failed(&in_words(server));
-            if PASSING.contains(server.code()) {
+            let mut failure = failed(&server.in_words());
+            if PASSING.contains(&server.code) {
                 failure = failure.momentary();
             }
             match refusal_hint(server) {
@@ -60,10 +59,10 @@ pub(super) fn connect_error(place: &str, endpoint: &Endpoint, error: &postgres::
             let (reason, hint) = system_failure(system, endpoint);
             failed(&reason).hint(hint).momentary()
         }
-        Source::Driver(text) => {
-            let (reason, hint) = driver_failure(&text, endpoint);
+        Source::Garbled(text) | Source::Driver(text) => {
+            let (reason, hint) = driver_failure(text, endpoint);
             let failure = failed(&reason).hint(hint);
-            match error.is_closed() {
+            match cause.is_closed {
                 true => failure.momentary(),
                 false => failure,
             }
@@ -99,13 +98,13 @@ const PASSING: [SqlState; 4] = [
 ];
 
 /// What to do where the server refuses a connection.
-fn refusal_hint(server: &DbError) -> Option<String> {
-    let code = server.code();
-    let hint = match server.routine() {
+fn refusal_hint(server: &Report) -> Option<String> {
+    let code = &server.code;
+    let hint = match server.routine.as_deref() {
         _ if *code == SqlState::INVALID_PASSWORD => {
             "correct the password in ~/.pgpass, PGPASSWORD or the service file"
         }
-        Some(CLIENT_AUTHENTICATION) if server.message().contains("pg_hba.conf") => {
+        Some(CLIENT_AUTHENTICATION) if server.message.contains("pg_hba.conf") => {
             "add a line for this role, database and address to the server's pg_hba.conf, and reload it"
         }
         Some(CLIENT_AUTHENTICATION) => {
@@ -132,10 +131,63 @@ fn refusal_hint(server: &DbError) -> Option<String> {
         _ if *code == SqlState::INSUFFICIENT_PRIVILEGE => {
             "GRANT CONNECT ON DATABASE to the role, or name another database"
         }
-        _ => return server.hint().map(str::to_owned),
+        _ => return server.hint.clone(),
     };
     Some(hint.to_owned())
 }
+
+/// What to do where a replication connection is refused, if it is something else than for an ordinary one.
+pub(super) fn replication_hint(cause: &Cause<'_>, role: &str, refused: &Refused) -> Option<String> {
+    let Source::Server(server) = &cause.source else {
+        return None;
+    };
+    let code = &server.code;
+    // libpq/auth.c; utils/init/postinit.c, InitPostgres(); storage/lmgr/proc.c, InitProcess(). Names of files
+    // and settings are in messages of every language.
+    match server.routine.as_deref() {
+        Some(CLIENT_AUTHENTICATION) if server.message.contains("pg_hba.conf") => Some(format!(
+            "add the line: {}; to the server's pg_hba.conf, above any that rejects it, and reload it \
+             (\"all\" databases are not replication)",
+            hba_line(role, refused.from, refused.is_encrypted)
+        )),
+        _ if *code == SqlState::INSUFFICIENT_PRIVILEGE => Some(format!(
+            "run as a superuser of the server: {}",
+            Requirement::Replication.grant(role)
+        )),
+        _ if *code == SqlState::TOO_MANY_CONNECTIONS
+            && server.message.contains("max_wal_senders") =>
+        {
+            Some(
+                "raise max_wal_senders on the server, or wait until another replication connection \
+                 ends"
+                    .to_owned(),
+            )
+        }
+        _ => None,
+    }
+}
+
+/// A line that lets the role in for replication, from where it comes.
+fn hba_line(role: &str, from: Option<IpAddr>, is_encrypted: bool) -> String {
+    let is_plain = |character: char| character.is_ascii_alphanumeric() || character == '_';
+    let role = match role.chars().all(is_plain) && !matches!(role, "all" | "") {
+        true => role.to_owned(),
+        false => format!("\"{}\"", role.replace('"', "\"\"")),
+    };
+    let kind = if is_encrypted { "hostssl" } else { "host" };
+    match from {
+        None => format!("local replication {role} scram-sha-256"),
+        Some(IpAddr::V4(address)) => {
+            format!("{kind} replication {role} {address}/32 scram-sha-256")
+        }
+        Some(IpAddr::V6(address)) => {
+            format!("{kind} replication {role} {address}/128 scram-sha-256")
+        }
+    }
+}
+
+/// The driver's words, behind which a replication connection names the method.
+pub(super) const UNSUPPORTED_AUTHENTICATION: &str = "unsupported authentication method";
 
 fn name_of(endpoint: &Endpoint) -> String {
     match &endpoint.host {
@@ -251,8 +303,11 @@ fn driver_failure(text: &str, endpoint: &Endpoint) -> (String, &'static str) {
             "channel binding is required, but the server does not offer it".to_owned(),
             "let pg_hba.conf ask for scram-sha-256 on a hostssl line, or unset PGCHANNELBINDING",
         ),
-        "unsupported authentication method" => (
-            "the server asks for an authentication that pgkeep does not have".to_owned(),
+        _ if text.starts_with(UNSUPPORTED_AUTHENTICATION) => (
+            format!(
+                "the server asks for an authentication that pgkeep does not have{}",
+                text.trim_start_matches(UNSUPPORTED_AUTHENTICATION)
+            ),
             "let pg_hba.conf ask for scram-sha-256 or a client certificate",
         ),
         other => (

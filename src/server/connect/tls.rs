@@ -14,8 +14,20 @@ use std::sync::Arc;
 use tokio_postgres_rustls::MakeRustlsConnect;
 use zeroize::Zeroizing;
 
+/// libpq-int.h: PG_ALPN_PROTOCOL; sslnegotiation=direct demands it.
+pub(super) const ALPN_PROTOCOL: &[u8] = b"postgresql";
+
+/// One set-up, for the driver's connections and for our own.
+#[derive(Clone)]
+pub(super) struct Tls {
+    /// What the driver connects with.
+    pub(super) driver: MakeRustlsConnect,
+    /// The same for whoever reads and writes without the driver.
+    pub(super) config: Arc<ClientConfig>,
+}
+
 /// Loads the certificates that the settings name.
-pub(super) fn load(settings: &TlsSettings) -> Result<MakeRustlsConnect> {
+pub(super) fn load(settings: &TlsSettings) -> Result<Tls> {
     let provider = Arc::new(ring::default_provider());
     let algorithms = provider.signature_verification_algorithms;
     let verifier = match &settings.roots {
@@ -54,9 +66,11 @@ pub(super) fn load(settings: &TlsSettings) -> Result<MakeRustlsConnect> {
                 .hint("check that the two belong together")
             })?,
     };
-    // libpq-int.h: PG_ALPN_PROTOCOL; sslnegotiation=direct demands it.
-    config.alpn_protocols = vec![b"postgresql".to_vec()];
-    Ok(MakeRustlsConnect::new(config))
+    config.alpn_protocols = vec![ALPN_PROTOCOL.to_vec()];
+    Ok(Tls {
+        driver: MakeRustlsConnect::new(config.clone()),
+        config: Arc::new(config),
+    })
 }
 
 /// All certificates of a PEM file; there is at least one.

@@ -1,0 +1,342 @@
+//! BASE_BACKUP, read as it arrives.
+//!
+//! Follows backup/basebackup_copy.c and backup/basebackup.c: perform_base_backup(). First come two result sets, of where
+//! the backup starts and of the tablespaces; then one CopyOut stream; then a result set of where the backup ends, and
+//! the end of the command. Each CopyData message begins with its kind:
+//!
+//! | kind | what follows |
+//! |---|---|
+//! | `n` | the archive that begins, and the tablespace's path, both with a zero byte at their end |
+//! | `d` | a part of that archive |
+//! | `p` | how many bytes the server has read, in eight bytes |
+//! | `m` | nothing; the manifest begins, which pgkeep does not ask for |
+//!
+//! An archive ends where another begins, or the stream ends.
+
+use super::archive::{Archive, tablespace_of};
+use super::options::BaseBackupOptions;
+use super::result::{self, Row, number};
+use super::{CommandError, ReplicationSession};
+use crate::error::{Error, Result};
+use crate::pg::lsn::{Lsn, Timeline};
+use crate::pg::version::Major;
+use crate::server::connect::{Fault, misplaced};
+use crate::stored::compression::Algorithm;
+use postgres_protocol::message::backend::{COPY_DATA_TAG, COPY_DONE_TAG, Message};
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+
+/// The longest message that says which archive begins: a name of up to 100 bytes and a path of up to 1024 (MAXPGPATH).
+const ARCHIVE_MESSAGE_BYTES: usize = 4096;
+
+/// Bytes of a message that says how far the server is.
+const PROGRESS_BYTES: usize = 8;
+
+/// A tablespace besides those in the data directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tablespace {
+    /// Its OID.
+    pub oid: u32,
+    /// Where it is on the server. Of one in the data directory itself (`allow_in_place_tablespaces`), relative to that.
+    pub location: PathBuf,
+    /// Its size in KiB, if that was asked for.
+    pub size_kib: Option<u64>,
+}
+
+/// A base backup that the server is sending; dropping it ends it on the server too.
+pub struct BaseBackup {
+    session: ReplicationSession,
+    /// What is done, for messages.
+    doing: String,
+    algorithm: Algorithm,
+    suffix: &'static str,
+    start: (Lsn, Timeline),
+    size_kib: Option<u64>,
+    tablespaces: Vec<Tablespace>,
+    /// Archives that did not begin yet; None is the data directory's.
+    awaited: Vec<Option<u32>>,
+    state: State,
+}
+
+/// Where in the stream the next byte is.
+enum State {
+    /// Before the first archive.
+    Start,
+    /// An archive was announced, and nobody has taken it yet.
+    Announced(Option<u32>),
+    /// In an archive, so many bytes before the next message.
+    Within(usize),
+    /// Behind the last archive.
+    Done,
+    /// What was read did not go on.
+    Failed(Error),
+}
+
+/// A message of the stream.
+#[derive(Debug, PartialEq, Eq)]
+enum Event {
+    Archive(Option<u32>),
+    Data(usize),
+    Done,
+}
+
+impl ReplicationSession {
+    /// Begins a base backup. Waits for the server's checkpoint.
+    ///
+    /// Fails with [`CommandError::is_unsupported`] where the server does not have the compression, and with an error of
+    /// kind Server on PostgreSQL 14, which has another stream and no compression.
+    pub fn base_backup(
+        mut self,
+        options: &BaseBackupOptions,
+    ) -> std::result::Result<BaseBackup, CommandError> {
+        if self.major()? < Major::V15 {
+            let refused = Error::server(format!(
+                "the server at {} is PostgreSQL 14, whose base backups pgkeep does not read",
+                self.place
+            ));
+            return Err(refused.hint("read its files over ordinary sessions").into());
+        }
+        let doing = format!("take a base backup from {}", self.place);
+        let failed = |fault| CommandError::new(&doing, fault);
+        self.send(&options.command()).map_err(failed)?;
+        let start = result::position(&mut self.wire).map_err(failed)?;
+        let rows = result::rows(&mut self.wire).map_err(failed)?;
+        let (size_kib, tablespaces) = tablespaces(rows).map_err(failed)?;
+        match self.wire.message().map_err(failed)? {
+            Message::CopyOutResponse(_) => {}
+            _ => return Err(failed(misplaced())),
+        }
+        let oids = tablespaces.iter().map(|tablespace| Some(tablespace.oid));
+        Ok(BaseBackup {
+            algorithm: options.compression.algorithm(),
+            suffix: options.compression.suffix(),
+            start,
+            size_kib,
+            awaited: oids.chain([None]).collect(),
+            tablespaces,
+            state: State::Start,
+            session: self,
+            doing,
+        })
+    }
+}
+
+impl BaseBackup {
+    /// Where recovery from this backup starts: the redo position of its checkpoint.
+    pub fn start(&self) -> (Lsn, Timeline) {
+        self.start
+    }
+
+    /// The size of the data directory in KiB, if that was asked for.
+    pub fn size_kib(&self) -> Option<u64> {
+        self.size_kib
+    }
+
+    /// The tablespaces besides those in the data directory, each of which has an archive.
+    pub fn tablespaces(&self) -> &[Tablespace] {
+        &self.tablespaces
+    }
+
+    /// The next archive; None behind the last. What was not read of the one before is passed over.
+    ///
+    /// After a failure every call fails in the same way.
+    pub fn next_archive(&mut self) -> Result<Option<Archive<'_>>> {
+        let tablespace = loop {
+            match self.state {
+                State::Announced(tablespace) => break tablespace,
+                State::Done => return Ok(None),
+                State::Start => match self.event() {
+                    Ok(Event::Archive(tablespace)) => self.state = State::Announced(tablespace),
+                    Ok(Event::Done) => self.state = State::Done,
+                    Ok(Event::Data(_)) => return Err(self.fail(misplaced())),
+                    Err(fault) => return Err(self.fail(fault)),
+                },
+                State::Within(_) => {
+                    let passed_over = self.fill()?.len();
+                    self.consume(passed_over);
+                }
+                State::Failed(ref error) => return Err(error.clone()),
+            }
+        };
+        self.state = State::Within(0);
+        Ok(Some(Archive::new(self, tablespace)))
+    }
+
+    /// Ends the backup and gives the position up to which its WAL is needed. Archives that were not read are passed
+    /// over. Pages that the server found to be wrong make it fail.
+    pub fn finish(mut self) -> Result<(Lsn, Timeline)> {
+        while self.next_archive()?.is_some() {}
+        let wire = &mut self.session.wire;
+        let ended = result::position(wire).and_then(|position| {
+            loop {
+                match wire.message()? {
+                    Message::CommandComplete(_) => {}
+                    Message::ReadyForQuery(_) => return Ok(position),
+                    _ => return Err(misplaced()),
+                }
+            }
+        });
+        ended.map_err(|fault| fault.into_error(&self.doing))
+    }
+
+    /// How the archives are compressed.
+    pub(super) fn algorithm(&self) -> Algorithm {
+        self.algorithm
+    }
+
+    /// What has arrived of the archive that was taken last; nothing at its end.
+    pub(super) fn fill(&mut self) -> Result<&[u8]> {
+        loop {
+            match self.state {
+                State::Within(0) => match self.event() {
+                    Ok(Event::Data(length)) => self.state = State::Within(length),
+                    Ok(Event::Archive(tablespace)) => self.state = State::Announced(tablespace),
+                    Ok(Event::Done) => self.state = State::Done,
+                    Err(fault) => return Err(self.fail(fault)),
+                },
+                State::Within(_) => break,
+                State::Start | State::Announced(_) | State::Done => return Ok(&[]),
+                State::Failed(ref error) => return Err(error.clone()),
+            }
+        }
+        let State::Within(length) = self.state else {
+            return Ok(&[]);
+        };
+        match self.session.wire.fill() {
+            Ok(arrived) => Ok(&arrived[..arrived.len().min(length)]),
+            Err(fault) => Err(fail(&mut self.state, &self.doing, fault)),
+        }
+    }
+
+    /// Takes bytes that [`BaseBackup::fill`] gave.
+    pub(super) fn consume(&mut self, bytes: usize) {
+        if let State::Within(length) = &mut self.state {
+            let bytes = bytes.min(*length);
+            *length -= bytes;
+            self.session.wire.consume(bytes);
+        }
+    }
+
+    fn fail(&mut self, fault: Fault) -> Error {
+        fail(&mut self.state, &self.doing, fault)
+    }
+
+    /// The next message of the stream that matters; of data, only its length.
+    fn event(&mut self) -> std::result::Result<Event, Fault> {
+        let wire = &mut self.session.wire;
+        loop {
+            let header = wire.header()?;
+            match header.tag {
+                COPY_DATA_TAG => {}
+                COPY_DONE_TAG if header.length == 0 => return self.done(),
+                _ => match wire.body(header)? {
+                    None => continue,
+                    Some(_) => return Err(misplaced()),
+                },
+            }
+            let Some(length) = header.length.checked_sub(1) else {
+                return Err(Fault::Garbled("a message has no kind".to_owned()));
+            };
+            let mut kind = [0];
+            wire.read_exact(&mut kind)?;
+            match kind[0] {
+                b'd' => return Ok(Event::Data(length)),
+                b'p' if length == PROGRESS_BYTES => wire.read_exact(&mut [0; PROGRESS_BYTES])?,
+                b'n' if length <= ARCHIVE_MESSAGE_BYTES => {
+                    let mut body = vec![0; length];
+                    wire.read_exact(&mut body)?;
+                    return self.announced(&body);
+                }
+                b'm' => {
+                    let text = "the server sent a manifest that nobody asked for";
+                    return Err(Fault::Garbled(text.to_owned()));
+                }
+                other => {
+                    return Err(Fault::Garbled(format!(
+                        "the server sent a message of {length} bytes and kind '{}'",
+                        char::from(other).escape_default()
+                    )));
+                }
+            }
+        }
+    }
+
+    /// An archive begins: it is one that is there to come.
+    fn announced(&mut self, body: &[u8]) -> std::result::Result<Event, Fault> {
+        let mut strings = body.split(|byte| *byte == 0);
+        let (name, _path) = match (
+            strings.next(),
+            strings.next(),
+            strings.next(),
+            strings.next(),
+        ) {
+            (Some(name), Some(path), Some([]), None) => (name, path),
+            _ => return Err(Fault::Garbled("an archive has no name".to_owned())),
+        };
+        let awaited = tablespace_of(name, self.suffix).and_then(|tablespace| {
+            self.awaited
+                .iter()
+                .position(|awaited| *awaited == tablespace)
+        });
+        match awaited {
+            Some(place) => Ok(Event::Archive(self.awaited.swap_remove(place))),
+            None => {
+                let shown = &name[..name.len().min(100)];
+                Err(Fault::Garbled(format!(
+                    "the server sent an archive \"{}\" that does not belong there",
+                    shown.escape_ascii()
+                )))
+            }
+        }
+    }
+
+    fn done(&mut self) -> std::result::Result<Event, Fault> {
+        match self.awaited.is_empty() {
+            true => Ok(Event::Done),
+            false => Err(Fault::Garbled("the server left an archive out".to_owned())),
+        }
+    }
+}
+
+fn fail(state: &mut State, doing: &str, fault: Fault) -> Error {
+    let error = fault.into_error(doing);
+    *state = State::Failed(error.clone());
+    error
+}
+
+/// The tablespaces, and the size of the data directory in KiB (backup/basebackup_copy.c, SendTablespaceList()).
+fn tablespaces(rows: Vec<Row>) -> std::result::Result<(Option<u64>, Vec<Tablespace>), Fault> {
+    let garbled = || Fault::Garbled("the server's list of tablespaces is malformed".to_owned());
+    let mut base = None;
+    let mut tablespaces: Vec<Tablespace> = Vec::new();
+    for row in rows {
+        let Ok([oid, location, size]) = <[_; 3]>::try_from(row) else {
+            return Err(garbled());
+        };
+        let size_kib = match size {
+            Some(size) => Some(number::<u64>(&size).ok_or_else(garbled)?),
+            None => None,
+        };
+        match (oid, location) {
+            (None, None) if base.is_none() => base = Some(size_kib),
+            (Some(oid), Some(location)) if !location.is_empty() => {
+                let oid = number(&oid).filter(|oid| *oid != 0).ok_or_else(garbled)?;
+                if tablespaces.iter().any(|other| other.oid == oid) {
+                    return Err(garbled());
+                }
+                let location = PathBuf::from(OsString::from_vec(location));
+                tablespaces.push(Tablespace {
+                    oid,
+                    location,
+                    size_kib,
+                });
+            }
+            _ => return Err(garbled()),
+        }
+    }
+    Ok((base.ok_or_else(garbled)?, tablespaces))
+}
+
+#[cfg(test)]
+mod tests;
