@@ -1,214 +1,28 @@
 //! Connecting to real servers: every way in, and every way to be refused.
 
-#![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    unreachable_pub,
+    missing_docs,
+    reason = "a test that cannot go on should say where, and nothing here is a public interface"
+)]
 
-use pgkeep::config::{Configuration, Environment};
+mod cluster;
+mod replication;
+
+use cluster::{Certificates, Cluster, wait_for};
 use pgkeep::error::{Error, Kind, Result};
-use pgkeep::server::connect::{Connector, server_error};
+use pgkeep::server::connect::server_error;
 use postgres::Client;
 use std::fs;
 use std::net::TcpListener;
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 const VERSIONS: [&str; 2] = ["15", "18"];
 const PASSWORD: &str = "sw0rd:f\\ish";
-
-/// A server for one test, in a folder that goes with it.
-struct Cluster {
-    folder: tempfile::TempDir,
-    binaries: PathBuf,
-    port: u16,
-}
-
-impl Cluster {
-    fn start(version: &str) -> Cluster {
-        let folder = tempfile::Builder::new()
-            .prefix("pgc")
-            .tempdir_in("/tmp")
-            .unwrap();
-        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        // Free at this moment, and not taken again so soon.
-        let port = TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap()
-            .port();
-        let cluster = Cluster {
-            binaries: std::env::var_os("PGKEEP_TEST_POSTGRES")
-                .map_or_else(|| PathBuf::from("/opt/postgresql-test"), PathBuf::from)
-                .join(version)
-                .join("bin"),
-            folder,
-            port,
-        };
-        let home = cluster.folder.path();
-        if rustix::process::geteuid().is_root() {
-            let id = Command::new("id")
-                .args(["-u", "postgres"])
-                .output()
-                .unwrap();
-            let id: u32 = String::from_utf8(id.stdout)
-                .unwrap()
-                .trim()
-                .parse()
-                .unwrap();
-            chown(home, Some(id), None).unwrap();
-        }
-        cluster.run(
-            "initdb",
-            &[
-                "-N",
-                "-U",
-                "postgres",
-                "-A",
-                "trust",
-                "--no-locale",
-                "-E",
-                "UTF8",
-            ],
-        );
-        cluster.append(
-            "postgresql.conf",
-            &format!(
-                "listen_addresses = '127.0.0.1'\nunix_socket_directories = '{}'\nport = {port}\nfsync = off\n",
-                home.display()
-            ),
-        );
-        cluster.start_server();
-        cluster
-    }
-
-    /// In this process's group, so that what ends the tests from outside ends the server too.
-    fn start_server(&self) {
-        let log = fs::File::create(self.path("log")).unwrap();
-        let mut server = self
-            .command("postgres")
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        std::thread::spawn(move || server.wait());
-        wait_for(|| self.local(&[]).is_ok());
-    }
-
-    fn path(&self, name: &str) -> String {
-        self.folder.path().join(name).display().to_string()
-    }
-
-    /// A program of PostgreSQL as its user, who may not be root.
-    fn command(&self, program: &str) -> Command {
-        let mut command = match rustix::process::geteuid().is_root() {
-            true => Command::new("runuser"),
-            false => Command::new("env"),
-        };
-        if rustix::process::geteuid().is_root() {
-            command.args(["-u", "postgres", "--"]);
-        }
-        command
-            .arg(self.binaries.join(program))
-            .args(["-D", &self.path("data")])
-            .current_dir("/");
-        command
-    }
-
-    /// Runs one to its end, which must be a good one.
-    fn run(&self, program: &str, arguments: &[&str]) {
-        let output = self.command(program).args(arguments).output().unwrap();
-        assert!(output.status.success(), "{program}: {output:?}");
-    }
-
-    fn append(&self, file: &str, text: &str) {
-        let path = self.folder.path().join("data").join(file);
-        let old = fs::read_to_string(&path).unwrap();
-        fs::write(path, old + text).unwrap();
-    }
-
-    fn sql(&self, statements: &str) {
-        self.local(&[]).unwrap().batch_execute(statements).unwrap();
-    }
-
-    /// New rules for pg_hba.conf, in force when this returns.
-    fn allow(&self, rules: &str) {
-        let path = self.folder.path().join("data/pg_hba.conf");
-        fs::write(path, format!("local all postgres trust\n{rules}")).unwrap();
-        self.reload();
-    }
-
-    fn reload(&self) {
-        let loaded = || {
-            let mut client = self.local(&[]).unwrap();
-            let row = client
-                .query_one("SELECT pg_conf_load_time()::text", &[])
-                .unwrap();
-            row.get::<_, String>(0)
-        };
-        let before = loaded();
-        self.run("pg_ctl", &["-s", "reload"]);
-        // The postmaster reads its files on its own time; new sessions follow it.
-        wait_for(|| loaded() != before);
-    }
-
-    /// Connects over the socket as `postgres`, unless the variables say otherwise.
-    fn local(&self, variables: &[(&str, &str)]) -> Result<Client> {
-        self.connector(&self.path(""), variables)?.connect()
-    }
-
-    /// Connects over the network, to a name or an address.
-    fn network(&self, host: &str, variables: &[(&str, &str)]) -> Result<Client> {
-        self.connector(host, variables)?.connect()
-    }
-
-    fn connector(&self, host: &str, variables: &[(&str, &str)]) -> Result<Connector> {
-        let mut environment = self.environment();
-        let port = self.port.to_string();
-        let given = [
-            ("PGHOST", host),
-            ("PGPORT", &port),
-            ("PGUSER", "postgres"),
-            ("PGCONNECT_TIMEOUT", "120"),
-        ];
-        for (name, value) in given.iter().chain(variables) {
-            environment
-                .variables
-                .insert((*name).into(), (*value).into());
-        }
-        let configuration = Configuration::load(None, &environment)?;
-        Connector::new(&configuration.server("primary")?.connection)
-    }
-
-    fn environment(&self) -> Environment {
-        let home = self.folder.path().join("home");
-        fs::create_dir_all(home.join(".postgresql")).unwrap();
-        Environment {
-            variables: Default::default(),
-            home: Some(home),
-            user_name: Some("postgres".into()),
-            is_root: false,
-            system_directory: "/nowhere".into(),
-        }
-    }
-}
-
-impl Drop for Cluster {
-    fn drop(&mut self) {
-        if Path::new(&self.path("data/postmaster.pid")).exists() {
-            self.run("pg_ctl", &["-s", "-w", "-m", "immediate", "stop"]);
-        }
-    }
-}
-
-fn wait_for(mut condition: impl FnMut() -> bool) {
-    let end = Instant::now() + Duration::from_secs(300);
-    while !condition() {
-        assert!(Instant::now() < end, "waited in vain");
-        std::thread::sleep(Duration::from_millis(50));
-    }
-}
 
 fn show(client: &mut Client, setting: &str) -> String {
     let row = client
@@ -228,7 +42,7 @@ fn uses_tls(client: &mut Client) -> bool {
 }
 
 /// The failure's message and hint; a password is in neither.
-fn refusal(result: Result<Client>) -> (String, Error) {
+fn refusal<T>(result: Result<T>) -> (String, Error) {
     let error = match result {
         Ok(_) => panic!("connected"),
         Err(error) => error,
@@ -240,7 +54,7 @@ fn refusal(result: Result<Client>) -> (String, Error) {
 
 /// Refused by the server or on the way there, for this reason and with this advice.
 #[track_caller]
-fn assert_refused(result: Result<Client>, reason: &str, advice: &str) {
+fn assert_refused<T>(result: Result<T>, reason: &str, advice: &str) {
     let (message, error) = refusal(result);
     assert_eq!(error.kind(), Kind::Server, "{message}");
     assert!(message.contains(reason), "{message}");
@@ -525,64 +339,6 @@ fn errors_of_sql_say_what_was_being_done() {
         lost.message(),
         "cannot ask again: the connection to the server was lost"
     );
-}
-
-/// Certificates made anew for a test, in the folder of its server.
-struct Certificates<'a>(&'a Cluster);
-
-impl Certificates<'_> {
-    fn openssl(&self, arguments: &str) {
-        let output = Command::new("openssl")
-            .args(arguments.split(' '))
-            .current_dir(self.0.folder.path())
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "{arguments}: {output:?}");
-    }
-
-    /// A root, NAME.crt and NAME.key.
-    fn root(&self, name: &str) {
-        self.openssl(&format!(
-            "req -x509 -newkey rsa:2048 -nodes -days 9 -subj /CN={name} -keyout {name}.key -out {name}.crt"
-        ));
-    }
-
-    /// A certificate signed by a root; without extensions it is of X.509 version 1.
-    fn signed(&self, root: &str, name: &str, subject: &str, extensions: Option<&str>) {
-        self.openssl(&format!(
-            "req -new -newkey rsa:2048 -nodes -subj /CN={subject} -keyout {name}.key -out {name}.csr"
-        ));
-        let sign = format!(
-            "x509 -req -in {name}.csr -CA {root}.crt -CAkey {root}.key -CAcreateserial -days 9 -out {name}.crt"
-        );
-        match extensions {
-            None => self.openssl(&sign),
-            Some(extensions) => {
-                fs::write(self.0.path("extensions"), extensions).unwrap();
-                self.openssl(&format!("{sign} -extfile extensions"));
-            }
-        }
-    }
-
-    /// Has the server present a certificate, and trust the clients of `root`.
-    fn serve(&self, name: &str) {
-        let data = self.0.folder.path().join("data");
-        for (from, to) in [(name, "server"), ("root", "root")] {
-            for suffix in ["crt", "key"] {
-                let to = data.join(format!("{to}.{suffix}"));
-                fs::copy(self.0.path(&format!("{from}.{suffix}")), &to).unwrap();
-                fs::set_permissions(&to, fs::Permissions::from_mode(0o600)).unwrap();
-                if rustix::process::geteuid().is_root() {
-                    use std::os::unix::fs::MetadataExt;
-                    let owner = fs::metadata(&data).unwrap();
-                    chown(&to, Some(owner.uid()), Some(owner.gid())).unwrap();
-                }
-            }
-        }
-        self.0.sql("ALTER SYSTEM SET ssl = on");
-        self.0.sql("ALTER SYSTEM SET ssl_ca_file = 'root.crt'");
-        self.0.reload();
-    }
 }
 
 #[test]
