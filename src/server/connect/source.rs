@@ -50,6 +50,8 @@ pub(in crate::server) struct Report {
     pub(in crate::server) hint: Option<String>,
     /// The function in PostgreSQL's sources, in no language.
     pub(in crate::server) routine: Option<String>,
+    /// It is not an error, but more than a notice.
+    pub(in crate::server) is_warning: bool,
 }
 
 /// A failure that may be one of TLS, or have another end with TLS or without.
@@ -98,6 +100,7 @@ impl Default for Report {
             detail: None,
             hint: None,
             routine: None,
+            is_warning: false,
         }
     }
 }
@@ -110,6 +113,7 @@ impl From<&DbError> for Report {
             detail: error.detail().map(str::to_owned),
             hint: error.hint().map(str::to_owned),
             routine: error.routine().map(str::to_owned),
+            is_warning: false,
         }
     }
 }
@@ -127,6 +131,8 @@ impl Report {
                 b'D' => report.detail = Some(text),
                 b'H' => report.hint = Some(text),
                 b'R' => report.routine = Some(text),
+                // The severity that is in no language.
+                b'V' => report.is_warning = text == "WARNING",
                 _ => {}
             }
         }

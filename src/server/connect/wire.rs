@@ -109,7 +109,12 @@ impl Wire {
             }
             Some(Message::NoticeResponse(body)) => {
                 let notice = Report::parse(body.fields()).map_err(garbled)?;
-                log::debug!("the server says: {}", notice.in_words());
+                // Such as of pages whose checksums are wrong.
+                let level = match notice.is_warning {
+                    true => log::Level::Warn,
+                    false => log::Level::Debug,
+                };
+                log::log!(level, "the server says: {}", notice.in_words());
                 Ok(None)
             }
             Some(Message::ParameterStatus(body)) => {
@@ -286,6 +291,7 @@ mod tests {
         assert_eq!(report.code.code(), "22023");
         assert_eq!(report.in_words(), "falsch \u{fffd} (mehr)");
         assert_eq!(report.routine.as_deref(), Some("f"));
+        assert!(!report.is_warning);
     }
 
     #[test]
