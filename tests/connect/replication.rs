@@ -7,6 +7,7 @@ use pgkeep::pg::version::Major;
 use pgkeep::server::replication::{
     Archive, BaseBackup, BaseBackupOptions, ReplicationSession, ServerCompression,
 };
+use rustix::process::{Pid, Signal, kill_process};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Read, Write};
@@ -476,9 +477,16 @@ fn an_interrupt_ends_a_transfer_on_both_sides() {
     let interrupt = Arc::new(Interrupt::default());
     let connector = cluster.connector(&cluster.path(""), &[]).unwrap();
     let backup = slow(connector.connect_replication(&interrupt).unwrap());
+    // It sends no more, and does not go away either.
+    let pid = asked(
+        &cluster,
+        "SELECT pid::text FROM pg_stat_activity WHERE backend_type = 'walsender'",
+    );
+    let sender = Pid::from_raw(pid.parse().unwrap()).unwrap();
+    kill_process(sender, Signal::STOP).unwrap();
     let raiser = Arc::clone(&interrupt);
     let raised = thread::spawn(move || {
-        thread::sleep(Duration::from_millis(500));
+        thread::sleep(Duration::from_secs(1));
         raiser.raise();
         Instant::now()
     });
@@ -486,6 +494,7 @@ fn an_interrupt_ends_a_transfer_on_both_sides() {
     let raised = raised.join().unwrap();
     assert_eq!(error.message(), "interrupted");
     assert!(raised.elapsed() < PROMPTLY);
+    kill_process(sender, Signal::CONT).unwrap();
     wait_for_no_sender(&cluster);
 }
 
