@@ -4,6 +4,7 @@ compresses badly, and one of 20 000 tables."""
 
 import argparse
 import fcntl
+import multiprocessing
 import os
 import pwd
 import resource  # noqa: F401: os.wait4 wants it, and after setuid it may be out of reach
@@ -21,7 +22,7 @@ BIN = Path(SERVERS) / "17" / "bin"
 TICK = os.sysconf("SC_CLK_TCK")
 
 
-def arguments(description):
+def arguments(description, *more):
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, help="how often each contestant runs (3; with --quick 1)")
     parser.add_argument("--quick", action="store_true", help="clusters of a tenth of the size, one round")
@@ -29,6 +30,8 @@ def arguments(description):
     parser.add_argument("--only", default="", help="only contestants whose name contains this word")
     parser.add_argument("--cache", default="/var/tmp/pgkeep-bench", help="where the clusters are kept")
     parser.add_argument("--pgkeep", help="the binary to time (default: builds one)")
+    for flag, options in more:
+        parser.add_argument(flag, **options)
     chosen = parser.parse_args()
     chosen.rounds = chosen.rounds or (1 if chosen.quick else 3)
     return chosen
@@ -42,8 +45,9 @@ def run(command, **options):
     return subprocess.run(command, check=True, **options)
 
 
-def prepare(chosen):
-    """What root must do, before this process becomes somebody else for good."""
+def prepare(chosen, stay_root=False):
+    """What root must do, before this process becomes somebody else for good. What needs
+    root all along stays root, and has `chosen.account` do the work."""
     run([ROOT / "tests" / "install-postgres", SERVERS, "17"], stdout=subprocess.DEVNULL)
     cache = Path(chosen.cache)
     cache.mkdir(parents=True, exist_ok=True)
@@ -67,12 +71,11 @@ def prepare(chosen):
     shutil.copy(built, binary)
     binary.chmod(0o755)
     if os.geteuid() == 0:
-        account = next(a for a in map(account_named, ("postgres", "nobody")) if a)
+        chosen.account = next(a for a in map(account_named, ("postgres", "nobody")) if a)
         for path in (cache, binary):
-            os.chown(path, account.pw_uid, account.pw_gid)
-        os.setgroups([])
-        os.setgid(account.pw_gid)
-        os.setuid(account.pw_uid)
+            os.chown(path, chosen.account.pw_uid, chosen.account.pw_gid)
+        if not stay_root:
+            become(chosen.account)
     os.environ.update(HOME=str(cache), LC_ALL="C", PATH=f"{BIN}:/usr/local/bin:/usr/bin:/bin")
     os.chdir(cache)
     return cache
@@ -85,16 +88,41 @@ def account_named(name):
         return None
 
 
-class Server:
-    """A running server over a data directory, its socket beside that."""
+def become(account):
+    os.setgroups([])
+    os.setgid(account.pw_gid)
+    os.setuid(account.pw_uid)
 
-    def __init__(self, place, settings=()):
+
+def done_by(account, work, *its):
+    """Does the work in a child that has become the account; this process stays who it is."""
+
+    def child():
+        become(account)
+        work(*its)
+
+    process = multiprocessing.get_context("fork").Process(target=child)
+    process.start()
+    try:
+        process.join()
+    finally:
+        process.terminate()
+        process.join()
+    if process.exitcode:
+        sys.exit(f"{work.__name__} failed")
+
+
+class Server:
+    """A running server over a data directory, its socket beside that. `within` is what
+    to start it by, where it is to run elsewhere or as somebody else."""
+
+    def __init__(self, place, settings=(), within=()):
         self.place, self.data = place, place / "data"
         options = ["-c", "listen_addresses=", "-c", f"unix_socket_directories={place}"]
         for setting in (*settings, "autovacuum=off", "max_wal_size=1GB", "shared_buffers=256MB"):
             options += ["-c", setting]
         log = open(place / "log", "w")
-        self.process = subprocess.Popen([BIN / "postgres", "-D", self.data, *options], stdout=log, stderr=log)
+        self.process = subprocess.Popen([*within, BIN / "postgres", "-D", self.data, *options], stdout=log, stderr=log)
         os.environ.update(PGHOST=str(place), PGUSER="postgres", PGDATABASE="postgres")
         while subprocess.run([BIN / "pg_isready", "-q"]).returncode:
             if self.process.poll() is not None:
@@ -248,13 +276,20 @@ def describe(place):
     return f"{place.name}: {size / 1000:.2f} GB in {files} files"
 
 
-def table(title, results):
+# The heading of each column, where its values are, and their digits.
+COLUMNS = (
+    ("wall s", "wall", 2), ("client CPU s", "client", 2), ("server CPU s", "server", 2),
+    ("peak MB", "peak", 0), ("written MB", "written", 0),
+)
+
+
+def table(title, results, columns=COLUMNS):
     print(f"\n### {title}\n")
-    print("| | wall s | client CPU s | server CPU s | peak MB | written MB |")
-    print("|---|---|---|---|---|---|")
+    print(f"| | {' | '.join(heading for heading, _, _ in columns)} |")
+    print("|---" * (len(columns) + 1) + "|")
     for name, rounds in results.items():
         cells = []
-        for key, digits in (("wall", 2), ("client", 2), ("server", 2), ("peak", 0), ("written", 0)):
+        for _, key, digits in columns:
             values = [one[key] for one in rounds]
             cells.append("-" if values[0] is None else f"{statistics.median(values):.{digits}f}")
         print(f"| {name} | {' | '.join(cells)} |")
