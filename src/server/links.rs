@@ -8,6 +8,7 @@
 use postgres::Client;
 use postgres::error::SqlState;
 use postgres::fallible_iterator::FallibleIterator;
+use postgres::types::{ToSql, Type};
 
 use crate::error::Result;
 use crate::server::conflict;
@@ -163,8 +164,9 @@ fn answers(
     links: i32,
     found: &mut Vec<Found>,
 ) -> std::result::Result<(), postgres::Error> {
-    let parameters: [&(dyn postgres::types::ToSql + Sync); 2] = [&paths, &links];
-    let mut rows = client.query_raw(STATE, parameters)?;
+    let parameters: [(&(dyn ToSql + Sync), Type); 2] =
+        [(&paths, Type::TEXT_ARRAY), (&links, Type::INT4)];
+    let mut rows = client.query_typed_raw(STATE, parameters)?;
     let mut expected = 0;
     while let Some(row) = rows.next()? {
         expected += 1;

@@ -37,7 +37,7 @@ SELECT name, (pg_stat_file('pg_wal/summaries/' || name, true)).size
 
 /// The finished WAL summaries; none where the server makes none.
 pub fn summaries(client: &mut Client) -> Result<Vec<Summary>> {
-    let rows = conflict::repeated(|| client.query(SUMMARIES, &[]))
+    let rows = conflict::repeated(|| client.query_typed(SUMMARIES, &[]))
         .map_err(|error| server_error("list the server's WAL summaries", &error))?;
     Ok(rows
         .iter()
@@ -54,7 +54,7 @@ pub fn summaries(client: &mut Client) -> Result<Vec<Summary>> {
 
 /// The files of the WAL itself, segments to be used again later included.
 pub fn files(client: &mut Client) -> Result<Vec<WalFileName>> {
-    let rows = conflict::repeated(|| client.query("SELECT pg_ls_dir('pg_wal')", &[]))
+    let rows = conflict::repeated(|| client.query_typed("SELECT pg_ls_dir('pg_wal')", &[]))
         .map_err(|error| server_error("list the server's WAL", &error))?;
     Ok(rows
         .iter()
@@ -74,7 +74,7 @@ pub fn segments(client: &mut Client, size: SegmentSize) -> Result<BTreeSet<Segme
 /// Up to where the WAL of a primary is on its disk.
 pub fn flushed(client: &mut Client) -> Result<Lsn> {
     let failed = |error| server_error("ask how much WAL is flushed", &error);
-    let row = client.query_one("SELECT pg_current_wal_flush_lsn()::text", &[]);
+    let row = client.query_typed_one("SELECT pg_current_wal_flush_lsn()::text", &[]);
     let lsn: String = row.and_then(|row| row.try_get(0)).map_err(failed)?;
     parse_lsn(&lsn)
 }

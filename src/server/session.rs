@@ -4,6 +4,7 @@
 //! (access/transam/xlog.c, do_pg_abort_backup).
 
 use postgres::Client;
+use postgres::types::Type;
 
 use crate::error::{Error, Result};
 use crate::pg::label::BackupLabel;
@@ -62,9 +63,11 @@ impl BackupSession {
         };
         let fast = checkpoint == Checkpoint::Fast;
         // Cancelled while it waits for the checkpoint, it has not begun (access/transam/xlog.c, do_pg_backup_start).
-        let lsn: String = conflict::repeated(|| client.query_one(start, &[&label, &fast]))
-            .and_then(|row| row.try_get(0))
-            .map_err(|error| server_error("start the backup", &error))?;
+        let lsn: String = conflict::repeated(|| {
+            client.query_typed_one(start, &[(&label, Type::TEXT), (&fast, Type::BOOL)])
+        })
+        .and_then(|row| row.try_get(0))
+        .map_err(|error| server_error("start the backup", &error))?;
         Ok(BackupSession {
             client,
             major,
@@ -90,7 +93,7 @@ impl BackupSession {
         }
         let lsn: String = self
             .client
-            .query_one("SELECT pg_current_wal_insert_lsn()::text", &[])
+            .query_typed_one("SELECT pg_current_wal_insert_lsn()::text", &[])
             .and_then(|row| row.try_get(0))
             .map_err(|error| server_error("ask for the position in the WAL", &error))?;
         parse_lsn(&lsn)
@@ -104,10 +107,12 @@ impl BackupSession {
 
     /// An error where the backup is void already: the connection is lost, or the standby is none any more.
     pub fn watch(&mut self) -> Result<()> {
-        let in_recovery: bool =
-            conflict::repeated(|| self.client.query_one("SELECT pg_is_in_recovery()", &[]))
-                .and_then(|row| row.try_get(0))
-                .map_err(|error| server_error("keep the backup's session", &error))?;
+        let in_recovery: bool = conflict::repeated(|| {
+            self.client
+                .query_typed_one("SELECT pg_is_in_recovery()", &[])
+        })
+        .and_then(|row| row.try_get(0))
+        .map_err(|error| server_error("keep the backup's session", &error))?;
         if self.from_standby && !in_recovery {
             return Err(promoted());
         }
@@ -125,7 +130,7 @@ impl BackupSession {
         } else {
             "SELECT lsn::text, labelfile, spcmapfile FROM pg_stop_backup(false, false)"
         };
-        let row = match conflict::repeated(|| self.client.query_one(stop, &[])) {
+        let row = match conflict::repeated(|| self.client.query_typed_one(stop, &[])) {
             Ok(row) => row,
             Err(error) => {
                 self.watch()?;
@@ -150,7 +155,7 @@ impl BackupSession {
     fn applied(&mut self) -> Result<Option<Lsn>> {
         let lsn: Option<String> = conflict::repeated(|| {
             self.client
-                .query_one("SELECT pg_last_wal_replay_lsn()::text", &[])
+                .query_typed_one("SELECT pg_last_wal_replay_lsn()::text", &[])
         })
         .and_then(|row| row.try_get(0))
         .map_err(|error| server_error("ask how much WAL the standby has applied", &error))?;

@@ -41,7 +41,7 @@ SELECT received_tli, flushed_lsn::text FROM pg_stat_wal_receiver \
 /// Asks the server.
 pub fn wal_end(client: &mut Client) -> Result<WalEnd> {
     let failed = |error| server_error("ask how far the WAL reaches", &error);
-    let row = conflict::repeated(|| client.query_one(END, &[])).map_err(failed)?;
+    let row = conflict::repeated(|| client.query_typed_one(END, &[])).map_err(failed)?;
     let in_recovery: bool = row.try_get(0).map_err(failed)?;
     // A standby that has replayed nothing yet has no position.
     let end = position(&row, 1)?.unwrap_or_default();
@@ -52,14 +52,15 @@ pub fn wal_end(client: &mut Client) -> Result<WalEnd> {
             end,
         });
     }
-    let received = match conflict::repeated(|| client.query_opt(RECEIVED, &[])).map_err(failed)? {
-        None => None,
-        Some(row) => {
-            let timeline: i32 = row.try_get(0).map_err(failed)?;
-            let timeline = u32::try_from(timeline).map(Timeline).ok();
-            timeline.zip(position(&row, 1)?)
-        }
-    };
+    let received =
+        match conflict::repeated(|| client.query_typed_opt(RECEIVED, &[])).map_err(failed)? {
+            None => None,
+            Some(row) => {
+                let timeline: i32 = row.try_get(0).map_err(failed)?;
+                let timeline = u32::try_from(timeline).map(Timeline).ok();
+                timeline.zip(position(&row, 1)?)
+            }
+        };
     Ok(WalEnd::Replayed { end, received })
 }
 
