@@ -90,13 +90,21 @@ impl Catalogued {
             if later.databases.contains(database)
                 && !versions.contains(format!("{folder}/PG_VERSION").as_str())
             {
-                let missing = Error::server(format!(
-                    "the server's folder of database {} has no PG_VERSION: {folder}",
-                    database.name
-                ))
-                .hint(
-                    "nobody can connect to it either: drop the database, or bring its folder back",
-                );
+                let version = format!("{folder}/PG_VERSION");
+                let missing = match reader.state(&version)? {
+                    None => Error::server(format!(
+                        "the server's folder of database {} has no PG_VERSION: {folder}",
+                        database.name
+                    ))
+                    .hint(
+                        "nobody can connect to it either: drop the database, or bring its folder back",
+                    ),
+                    Some(_) => Error::server(format!(
+                        "database {} was moved away and back while its files were read: {folder}",
+                        database.name
+                    ))
+                    .momentary(),
+                };
                 return Ok(Some(missing));
             }
         }

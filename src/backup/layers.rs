@@ -5,6 +5,7 @@
 //! Where a pass was broken off that was built on something itself, its layer has the files that it did not get to as files
 //! of which nothing changed, and owes the blocks that it should have read of them.
 
+use std::fs;
 use std::sync::atomic::AtomicU32;
 use std::time::Instant;
 
@@ -13,7 +14,7 @@ use crate::backup::finish::{Description, Extent};
 use crate::backup::journal;
 use crate::backup::parent::Parent;
 use crate::backup::pass::Left;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
 use crate::pg::changed_blocks::ChangedBlocks;
 use crate::pg::incremental;
@@ -200,6 +201,10 @@ fn keep_as_before(
             false => {
                 let path = folder.stored(&bundling.store.path_of(entry.path));
                 path.parent().map(durable::create_folder).transpose()?;
+                // Half of it may be there, if the pass was broken off just then.
+                if durable::exists(&path)? {
+                    fs::remove_file(&path).map_err(|error| Error::io("remove", &path, &error))?;
+                }
                 bundling.store.keep(entry, &content)?;
             }
         }
