@@ -4,6 +4,7 @@ use std::path::Path;
 
 use postgres::Client;
 
+use crate::config::Source;
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
 use crate::repository::catalogue::Catalogue;
@@ -12,6 +13,7 @@ use crate::server::connect::{Connector, server_error};
 use crate::server::facts::{self, Facts};
 use crate::server::permissions;
 use crate::server::reading::FileReader;
+use crate::server::source::{Chosen, Extent};
 use crate::size::readable;
 
 /// One thing that was looked at.
@@ -27,6 +29,7 @@ pub fn run(
     folder: &ServerFolder,
     connector: &Connector,
     workers: usize,
+    source: Option<Source>,
     interrupt: &Interrupt,
 ) -> Result<Vec<Check>> {
     let mut checks = vec![Check {
@@ -47,7 +50,13 @@ pub fn run(
         name: "connection",
         outcome: Ok(connector.describe()),
     });
-    checks.extend(check_server(&mut client, connector, workers, interrupt)?);
+    checks.extend(check_server(
+        &mut client,
+        connector,
+        workers,
+        source,
+        interrupt,
+    )?);
     Ok(checks)
 }
 
@@ -55,6 +64,7 @@ fn check_server(
     client: &mut Client,
     connector: &Connector,
     workers: usize,
+    source: Option<Source>,
     interrupt: &Interrupt,
 ) -> Result<Vec<Check>> {
     let version = match facts::version(client) {
@@ -72,8 +82,7 @@ fn check_server(
     }];
     let role = permissions::current_role(client)?;
     let mut permitted = true;
-    for requirement in permissions::required(version.major) {
-        let met = requirement.is_met(client)?;
+    for (requirement, met) in permissions::met(client, version.major)? {
         permitted &= met;
         let outcome = if met {
             Ok(requirement.describe())
@@ -97,7 +106,7 @@ fn check_server(
         outcome: check_connections(connector, workers, interrupt),
     });
     if permitted {
-        checks.extend(check_settings(client, connector, interrupt)?);
+        checks.extend(check_settings(client, connector, source, interrupt)?);
     }
     Ok(checks)
 }
@@ -105,10 +114,12 @@ fn check_server(
 fn check_settings(
     client: &mut Client,
     connector: &Connector,
+    source: Option<Source>,
     interrupt: &Interrupt,
 ) -> Result<Vec<Check>> {
     let mut reader = FileReader::connect(connector, interrupt)?;
     let facts = Facts::read(client, &mut reader)?;
+    let chosen = Chosen::choose(source, Extent::Cluster, connector, &mut reader, interrupt);
     let role = if facts.in_recovery {
         "a standby"
     } else {
@@ -120,6 +131,10 @@ fn check_settings(
         "off: damaged pages cannot be found"
     };
     Ok(vec![
+        Check {
+            name: "source",
+            outcome: chosen.map(|chosen| chosen.to_string()),
+        },
         Check {
             name: "server",
             outcome: crate::backup::check_facts(&facts)
@@ -149,17 +164,17 @@ fn check_slots(client: &mut Client) -> Result<String> {
     Ok(format!("{used} of {most} replication slots in use"))
 }
 
-/// A backup needs a connection a worker, one for its start and stop, and one for its slot.
+/// A backup needs a connection a worker, one for its start and stop, one for its slot, and one that follows the WAL.
 fn check_connections(
     connector: &Connector,
     workers: usize,
     interrupt: &Interrupt,
 ) -> Result<String> {
-    let connections = (0..=workers)
+    let connections = (0..workers + 2)
         .map(|_| crate::server::connect(connector, interrupt))
         .collect::<Result<Vec<Client>>>();
     connections
-        .map(|_| format!("{} at the same time", workers + 2))
+        .map(|_| format!("{} at the same time", workers + 3))
         .map_err(|error| error.hint("take fewer workers (-j), or raise max_connections"))
 }
 

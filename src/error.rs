@@ -129,7 +129,8 @@ impl Error {
             .unwrap_or_else(|| Error::failed(format!("cannot {doing}: {}", reason(error))))
     }
 
-    fn inside(error: &io::Error) -> Option<&Error> {
+    /// The error of ours that is inside another one.
+    pub fn inside(error: &io::Error) -> Option<&Error> {
         let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
         while let Some(error) = next {
             if let Some(found) = error.downcast_ref::<Error>() {

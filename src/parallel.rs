@@ -8,8 +8,9 @@ use std::time::Duration;
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
 
-/// How often the caller's thread looks after its own affairs while the others work.
-const TICK: Duration = Duration::from_secs(1);
+/// How often the caller's thread looks after its own affairs while the others work. Who reads from the server's disk learns
+/// by that alone that the server is gone, whose WAL may not wait for long.
+const TICK: Duration = Duration::from_millis(200);
 
 /// Tells a task that its result no longer matters.
 pub struct Stop<'a> {
@@ -34,7 +35,7 @@ impl Stop<'_> {
 }
 
 /// Works on the tasks in their order, one thread a worker. Meanwhile `tick` runs in this thread
-/// every second; an error of its fails the whole. The first error is returned once all threads have ended.
+/// five times a second; an error of its fails the whole. The first error is returned once all threads have ended.
 pub fn run<W: Send, T: Sync>(
     workers: &mut [W],
     tasks: &[T],

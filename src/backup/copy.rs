@@ -2,32 +2,35 @@
 
 mod changed;
 mod settled;
+mod sliced;
+mod small;
+mod streamed;
+mod sums;
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::backup::Request;
-use crate::backup::assembly::{Assembly, Part};
+use crate::backup::assembly::Part;
+use crate::backup::copy::sliced::Assemblies;
+use crate::backup::copy::streamed::{Dealer, Work};
 use crate::backup::corruption::{PageCheck, Pages, Suspect, doubtful};
 use crate::backup::journal::{Journal, Notes};
-use crate::backup::plan::{Plan, PlannedFile, Wanted};
+use crate::backup::plan::{Plan, PlannedFile};
 use crate::backup::tasks::Task;
 use crate::backup::wal::following::Followed;
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
 use crate::parallel::{self, Stop};
-use crate::pg::incremental;
 use crate::pg::lsn::Lsn;
 use crate::pg::page::PAGE_SIZE;
 use crate::progress::Progress;
 use crate::rate::RateLimit;
 use crate::repository::durable;
-use crate::repository::file_list::{Crc32c, Files};
+use crate::repository::file_list::Files;
 use crate::repository::layout::{self, BUNDLES, BackupFolder};
 use crate::repository::store::{SLICE_BYTES, Store, Stored};
-use crate::server::reading::{FileReader, Range, ranges};
-use crate::stored::bundle::BundleBuilder;
+use crate::server::reading::{FileReader, Range};
+use crate::server::replication::BaseBackup;
 use crate::stored::coding::Suffix;
 
 /// How often a page is looked at again whose checksum stays wrong.
@@ -73,13 +76,14 @@ pub(super) struct Job<'a> {
 }
 
 impl Job<'_> {
-    /// Copies everything with one thread a reader, while this thread runs `watch` every second. What was copied counts
+    /// Copies everything with one thread a reader, while this thread runs `watch` now and then. What was copied counts
     /// where it ended early too.
     pub(super) fn run(
         &self,
         readers: &mut [FileReader],
+        stream: Option<BaseBackup>,
         interrupt: &Interrupt,
-        watch: impl FnMut() -> Result<()>,
+        mut watch: impl FnMut() -> Result<()>,
     ) -> Result<(Copied, Result<()>)> {
         let assemblies = Assemblies::new(self);
         let mut workers = readers
@@ -87,16 +91,18 @@ impl Job<'_> {
             .enumerate()
             .map(|(number, reader)| Worker::new(self, &assemblies, reader, number))
             .collect::<Result<Vec<Worker<'_>>>>()?;
-        let outcome = parallel::run_dealt(
-            &mut workers,
-            |number| self.plan.tasks.get(number),
-            interrupt,
-            |worker, task, stop| {
-                worker.copy(task, stop)?;
-                worker.note()
-            },
-            watch,
-        );
+        let outcome = streamed::beside(self, stream, |dealer| {
+            parallel::run_dealt(
+                &mut workers,
+                |_| dealer.deal(),
+                interrupt,
+                |worker, work, stop| {
+                    let done = work.and_then(|work| worker.work(work, dealer, stop));
+                    done.inspect_err(|_| dealer.give_up())
+                },
+                || watch().inspect_err(|_| dealer.give_up()),
+            )
+        });
         let mut copied = Copied::default();
         for worker in workers {
             copied.stored.append(worker.store.stored);
@@ -129,58 +135,6 @@ impl Job<'_> {
             }
         }
         Ok(())
-    }
-}
-
-/// The files that are read in slices and not whole yet, by their places in the plan: as many as there are workers, or little more.
-struct Assemblies<'a> {
-    job: &'a Job<'a>,
-    open: Mutex<HashMap<usize, Arc<Sliced<'a>>>>,
-}
-
-/// A file that is read in slices.
-struct Sliced<'a> {
-    assembly: Assembly<'a>,
-    /// What an incremental file begins with.
-    header: Vec<u8>,
-}
-
-impl<'a> Assemblies<'a> {
-    fn new(job: &'a Job<'a>) -> Assemblies<'a> {
-        Assemblies {
-            job,
-            open: Mutex::default(),
-        }
-    }
-
-    /// The one of a file, begun where no other worker has.
-    fn get(&self, file: usize) -> Arc<Sliced<'a>> {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let sliced = open
-            .entry(file)
-            .or_insert_with(|| Arc::new(self.begin(self.job.plan.files.get(file))));
-        Arc::clone(sliced)
-    }
-
-    fn begin(&self, file: PlannedFile<'_>) -> Sliced<'a> {
-        let request = self.job.request;
-        let stored = file.kind().stored_path(file.path).into_owned();
-        let stored = layout::stored_file(&stored, request.coding.suffix());
-        let path = self.job.folder.stored(&stored);
-        let workers = request.workers as u64;
-        Sliced {
-            assembly: Assembly::new(path, request.coding, file.slices(), workers),
-            header: match &file.wanted {
-                Wanted::Whole => Vec::new(),
-                Wanted::Blocks(blocks) => incremental::header(blocks, file.blocks()),
-            },
-        }
-    }
-
-    /// Forgets one that is whole.
-    fn close(&self, file: usize) {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        open.remove(&file);
     }
 }
 
@@ -237,6 +191,14 @@ impl<'a> Worker<'a> {
         )
     }
 
+    fn work(&mut self, work: Work<'_>, dealer: &Dealer<'_>, stop: &Stop<'_>) -> Result<()> {
+        match work {
+            Work::Read(task) => self.copy(task, stop)?,
+            Work::Arrived(arrived) => dealer.take_back(self.store_arrived(arrived, stop)?),
+        }
+        self.note()
+    }
+
     fn copy(&mut self, task: Task<'_>, stop: &Stop<'_>) -> Result<()> {
         match task {
             Task::Slice { file, number } => self.copy_slice(file, number, stop),
@@ -251,165 +213,6 @@ impl<'a> Worker<'a> {
                 bundle: None,
             } => self.copy_small(files, stop),
         }
-    }
-
-    fn copy_slice(&mut self, file: usize, number: u64, stop: &Stop<'_>) -> Result<()> {
-        let job = self.job;
-        let planned = job.plan.files.get(file);
-        let sliced = self.assemblies.get(file);
-        let offset = number * SLICE_BYTES;
-        let expected = SLICE_BYTES.min(planned.stored_size() - offset);
-        match planned.wanted {
-            Wanted::Whole => self.read_slice(file, offset, expected, stop)?,
-            Wanted::Blocks(blocks) => {
-                self.read_changed_slice(file, &sliced.header, blocks, number, stop)?;
-            }
-        }
-        let plain = &self.plain;
-        let part = &mut self.part;
-        part.length = plain.len() as u64;
-        part.crc32c = crc32c::crc32c(plain);
-        part.is_last = part.length < expected;
-        part.frame.clear();
-        if !plain.is_empty() {
-            self.store.compressor.compress(plain, &mut part.frame)?;
-        }
-        let whole = sliced.assembly.put(number, part, || stop.is_set())?;
-        let Some(whole) = whole else {
-            return Ok(());
-        };
-        self.assemblies.close(file);
-        let Some(written) = whole.written else {
-            return vanished(planned);
-        };
-        let entry = planned.entry(whole.size, whole.crc32c, None);
-        let stored = self.store.path_of(&entry.stored_path());
-        self.store.stored.add(&stored, written);
-        self.store.stored.files.push(entry);
-        Ok(())
-    }
-
-    /// Reads a slice of a whole file into `self.plain`, as far as the file goes.
-    fn read_slice(&mut self, file: usize, offset: u64, length: u64, stop: &Stop<'_>) -> Result<()> {
-        let job = self.job;
-        let planned = job.plan.files.get(file);
-        let wanted: Vec<Range<'_>> = ranges(planned.path, offset, length).collect();
-        let plain = &mut self.plain;
-        plain.clear();
-        let mut ended = false;
-        self.reader.read(&wanted, |index, bytes| {
-            stop.check()?;
-            let bytes = bytes.unwrap_or_default();
-            if !ended {
-                plain.extend_from_slice(bytes);
-            }
-            ended |= (bytes.len() as u64) < wanted[index].length;
-            job.progress.advance(wanted[index].length);
-            job.rate.take(bytes.len() as u64, || stop.is_set());
-            Ok(())
-        })?;
-        let Some(relation) = planned.relation() else {
-            return Ok(());
-        };
-        self.plain
-            .truncate(self.plain.len() - self.plain.len() % PAGE_SIZE);
-        let first_block = (offset / PAGE_SIZE as u64) as u32;
-        let suspects = self.pages.look_at(file, relation, first_block, &self.plain);
-        let mut plain = std::mem::take(&mut self.plain);
-        let looked = self.look_again(suspects, &mut plain, |block| {
-            (block - first_block) as usize * PAGE_SIZE
-        });
-        self.plain = plain;
-        looked
-    }
-
-    fn copy_bundle(&mut self, files: &[u32], number: u32, stop: &Stop<'_>) -> Result<()> {
-        let mut bundle = BundleBuilder::new(std::mem::take(&mut self.plain));
-        let mut members = Files::sharing(self.job.plan.files.paths(), files.len());
-        self.read_small(files, stop, |_, planned, content| {
-            let crc32c = Crc32c(crc32c::crc32c(content));
-            let entry = planned.entry(content.len() as u64, crc32c, Some(number));
-            bundle.add(&entry.stored_path(), planned.modified, content)?;
-            members.push(entry);
-            Ok(())
-        })?;
-        self.plain = bundle.finish()?;
-        let path = layout::bundle(number, self.job.request.coding.suffix());
-        self.store.content(&path, &self.plain)?;
-        for member in members.iter() {
-            self.store.stored.files.push(member);
-        }
-        Ok(())
-    }
-
-    fn copy_small(&mut self, files: &[u32], stop: &Stop<'_>) -> Result<()> {
-        self.read_small(files, stop, |store, planned, content| {
-            let crc32c = Crc32c(crc32c::crc32c(content));
-            store.keep(planned.entry(content.len() as u64, crc32c, None), content)
-        })
-    }
-
-    /// Reads small files, each in one row, and hands on those that exist. Empty relations and those
-    /// that did not change need no row.
-    fn read_small(
-        &mut self,
-        files: &[u32],
-        stop: &Stop<'_>,
-        mut keep: impl FnMut(&mut Store<'_>, PlannedFile<'_>, &[u8]) -> Result<()>,
-    ) -> Result<()> {
-        let job = self.job;
-        let planned = |file: usize| job.plan.files.get(file);
-        let mut filled = Vec::new();
-        let mut others = Vec::new();
-        for &file in files {
-            let file = file as usize;
-            let planned = planned(file);
-            match planned.wanted {
-                Wanted::Blocks(blocks) => {
-                    let content = incremental::header(blocks, planned.blocks());
-                    keep(&mut self.store, planned, &content)?;
-                }
-                Wanted::Whole if !planned.is_replayed() => others.push(file),
-                Wanted::Whole if planned.size == 0 => keep(&mut self.store, planned, &[])?,
-                Wanted::Whole => filled.push(file),
-            }
-        }
-        let wanted: Vec<Range<'_>> = filled
-            .iter()
-            .map(|&file| Range {
-                path: planned(file).path,
-                offset: 0,
-                length: planned(file).size,
-            })
-            .collect();
-        let store = &mut self.store;
-        let pages = &mut self.pages;
-        let mut doubtful = Vec::new();
-        self.reader.read(&wanted, |index, bytes| {
-            stop.check()?;
-            let file = filled[index];
-            let planned = planned(file);
-            job.progress.advance(planned.size);
-            let Some(mut content) = bytes else {
-                return vanished(planned);
-            };
-            let mut suspects = Vec::new();
-            if let Some(relation) = planned.relation() {
-                content = &content[..content.len() - content.len() % PAGE_SIZE];
-                suspects = pages.look_at(file, relation, 0, content);
-            }
-            job.rate.take(content.len() as u64, || stop.is_set());
-            if suspects.is_empty() {
-                return keep(store, planned, content);
-            }
-            doubtful.push((file, content.to_vec(), suspects));
-            Ok(())
-        })?;
-        for (file, mut content, suspects) in doubtful {
-            self.look_again(suspects, &mut content, |block| block as usize * PAGE_SIZE)?;
-            keep(&mut self.store, planned(file), &content)?;
-        }
-        self.read_settled(others, stop, &mut keep)
     }
 
     /// A page with a wrong checksum may have been half written when it was read. It is read again, and what is stored is

@@ -167,6 +167,7 @@ impl Description<'_> {
             number_of_files: sealed.list.files.len() as u64,
             elapsed: milliseconds(self.began),
             passes: 1,
+            source: Some(self.facts.source),
             major_version: self.facts.version.major.number(),
             minor_version: self.facts.version.minor,
             system_identifier: control.system_identifier,

@@ -3,6 +3,7 @@
 mod assembly;
 mod catalogued;
 mod changes;
+mod connected;
 mod copy;
 mod corruption;
 mod end;
@@ -25,6 +26,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
+use crate::config::Source;
 use crate::error::{Error, Kind, Result};
 use crate::interrupt::Interrupt;
 use crate::pg::page::PAGE_SIZE;
@@ -42,9 +44,9 @@ use crate::server::session::Checkpoint;
 use crate::stored::coding::Coding;
 use crate::stored::master_key::Keyring;
 
+use connected::Connected;
 use layers::Layers;
 use parent::Parent;
-use pass::Connected;
 use passes::Passes;
 
 /// What to back up, whereto and how.
@@ -70,6 +72,8 @@ pub struct Request<'a> {
     pub workers: usize,
     /// Bytes a second read from the server at most, by all workers together.
     pub max_rate: Option<u64>,
+    /// Which way files are read; `None` for the one that suits the server best.
+    pub source: Option<Source>,
     /// Further files and folders of the server.
     pub extra: &'a [String],
 }

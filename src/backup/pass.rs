@@ -9,6 +9,7 @@ use postgres::Client;
 
 use crate::backup::catalogued::Catalogued;
 use crate::backup::changes::{Changes, Search};
+use crate::backup::connected::Sessions;
 use crate::backup::copy::{self, Copied};
 use crate::backup::corruption::{PageCheck, corrupt_pages, doubtful};
 use crate::backup::finish::{Description, Extent, Finish};
@@ -19,9 +20,7 @@ use crate::backup::plan::Plan;
 use crate::backup::reserved::{ReservedWal, Watch};
 use crate::backup::wal::following::{Following, Meanwhile};
 use crate::backup::wal::{self, NeededWal};
-use crate::backup::{
-    ParentRequest, Request, check_facts, emptied_directories, end, orphans, unlogged,
-};
+use crate::backup::{ParentRequest, Request, emptied_directories, end, orphans, unlogged};
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
 use crate::pg::changed_blocks::ChangedBlocks;
@@ -33,69 +32,16 @@ use crate::repository::backup_info::{BackupInfo, Increment};
 use crate::repository::identifier::Identifier;
 use crate::repository::layout::BackupFolder;
 use crate::repository::store::{Sealed, Stored};
-use crate::server::connect::Connector;
-use crate::server::facts::{self, Facts};
+use crate::server::facts::Facts;
 use crate::server::listing::{self, Listing};
 use crate::server::quiet::Quiet;
 use crate::server::reading::FileReader;
+use crate::server::replication::BaseBackup;
 use crate::server::session::{BackupSession, Checkpoint, Stopped};
-use crate::server::{Instance, permissions};
-
-/// The sessions of a pass, and what they found the server to be.
-pub(super) struct Connected {
-    pub(super) sessions: Sessions,
-    pub(super) instance: Instance,
-    pub(super) facts: Facts,
-}
-
-/// The sessions of a pass.
-pub(super) struct Sessions {
-    /// The one between start and stop.
-    client: Client,
-    /// One a worker.
-    readers: Vec<FileReader>,
-    /// The one that follows a primary's WAL.
-    follower: Option<FileReader>,
-}
-
-impl Connected {
-    /// Connects to a server that can be backed up.
-    pub(super) fn open(
-        request: &Request<'_>,
-        connector: &Connector,
-        interrupt: &Interrupt,
-    ) -> Result<Connected> {
-        let mut client = crate::server::connect(connector, interrupt)?;
-        let version = facts::version(&mut client)?;
-        permissions::check(&mut client, version.major, request.server)?;
-        let instance = crate::server::instance(&mut client)?;
-        let reader = || {
-            let mut reader = FileReader::connect(connector, interrupt)?;
-            reader.check_instance(&instance)?;
-            Ok(reader)
-        };
-        let readers = (0..request.workers).map(|_| reader());
-        let mut readers = readers.collect::<Result<Vec<FileReader>>>()?;
-        let facts = Facts::read(&mut client, &mut readers[0])?;
-        check_facts(&facts)?;
-        let follower = (!facts.in_recovery).then(reader).transpose()?;
-        Ok(Connected {
-            sessions: Sessions {
-                client,
-                readers,
-                follower,
-            },
-            instance,
-            facts,
-        })
-    }
-}
 
 /// What it takes to make a pass.
 pub(super) struct Pass<'a> {
     pub(super) request: &'a Request<'a>,
-    pub(super) connector: &'a Connector,
-    pub(super) instance: &'a Instance,
     pub(super) facts: &'a Facts,
     pub(super) identifier: Identifier,
     /// When the backup began.
@@ -202,15 +148,17 @@ impl Pass<'_> {
             mut client,
             mut readers,
             follower,
+            keeper,
+            stream,
         } = sessions;
         let suffix = request.coding.suffix();
         let major = facts.version.major;
         progress.step("checkpoint", None);
-        let keeper = match reserved.take() {
-            Some(keeper) if keeper.is_held(&mut client)? => keeper,
-            _ => ReservedWal::reserve(self.connector, self.instance, interrupt)?,
+        let held = match reserved.take() {
+            Some(held) if held.is_held(&mut client)? => held,
+            _ => ReservedWal::reserve(keeper)?,
         };
-        let keeper = reserved.insert(keeper);
+        let reserved_wal = reserved.insert(held);
         let mut session = self.start(client)?;
 
         progress.step("list files", None);
@@ -218,7 +166,7 @@ impl Pass<'_> {
         let tablespaces = catalogued.tablespaces();
         let emptied = emptied_directories(facts, tablespaces, &mut readers[0])?;
         let rules = Exclusion::new(major, emptied);
-        let listing = list(&mut session, facts, &rules, &catalogued, request.extra)?;
+        let listing = list(&mut readers[0], facts, &rules, &catalogued, request.extra)?;
         let paths = listing.entries.iter();
         catalogued.expect_in(
             paths.map(|entry| listing.paths.get(entry.path)),
@@ -228,7 +176,14 @@ impl Pass<'_> {
             interrupt,
         )?;
         let changes = self.changes(base, &mut session, &mut readers)?;
-        let plan = Plan::new(listing, &rules, major, suffix, changes.as_ref());
+        let plan = Plan::new(
+            listing,
+            &rules,
+            major,
+            suffix,
+            facts.source,
+            changes.as_ref(),
+        );
         let (increment, changed) = changes
             .map(|changes| (changes.increment, changes.blocks))
             .unzip();
@@ -240,6 +195,10 @@ impl Pass<'_> {
             Some(_) => None,
         };
 
+        let stream = match stream.filter(|_| plan.is_streamed) {
+            Some(stream) => Some(begun_behind(stream.begin(request.label)?, start)?),
+            None => None,
+        };
         progress.step("copy files", Some(plan.bytes));
         let segment_blocks = facts.control.relation_segment_blocks;
         let job = copy::Job {
@@ -258,14 +217,14 @@ impl Pass<'_> {
         job.create_folders()?;
         let following = &Following::new(request, facts, folder, &job.rate, start, timeline);
         let mut watch = Watch {
-            reserved: keeper,
+            reserved: reserved_wal,
             request,
             following,
             size: facts.control.wal_segment_size,
             ticks: 0,
         };
         let (copying, (followed, meanwhile)) = following.beside(follower, || {
-            job.run(&mut readers, interrupt, || {
+            job.run(&mut readers, stream, interrupt, || {
                 session.watch()?;
                 watch.tick(&mut session)?;
                 if quiet.take_if(|quiet| quiet.is_long()).is_some() {
@@ -477,8 +436,21 @@ impl Pass<'_> {
     }
 }
 
+/// A stream of files that are as old as the start at most: what changed before that, no WAL of this backup repeats.
+fn begun_behind(stream: BaseBackup, start: Lsn) -> Result<BaseBackup> {
+    let (begun, _) = stream.start();
+    if begun < start {
+        return Err(Error::server(format!(
+            "the base backup that the server streams begins at {begun}, before this backup does, at {start}"
+        ))
+        .hint("connect to the server itself, not through a load balancer; or set source = sql")
+        .momentary());
+    }
+    Ok(stream)
+}
+
 fn list(
-    session: &mut BackupSession,
+    reader: &mut FileReader,
     facts: &Facts,
     rules: &Exclusion,
     catalogued: &Catalogued,
@@ -486,9 +458,9 @@ fn list(
 ) -> Result<Listing> {
     let mut listing = Listing::default();
     let databases = catalogued.database_oids();
-    listing::data_directory(session.client(), rules, &databases, &mut listing)?;
+    listing::data_directory(reader, rules, &databases, &mut listing)?;
     for path in extra.iter().chain(&facts.configuration_files) {
-        listing::extra(session.client(), path, &mut listing)?;
+        listing::extra(reader, path, &mut listing)?;
     }
     Ok(listing)
 }

@@ -2,11 +2,12 @@
 
 use std::time::{Duration, Instant};
 
+use crate::backup::connected::Connected;
 use crate::backup::finish::milliseconds;
 use crate::backup::hazards::Hazard;
 use crate::backup::layers::{Layers, Whose};
 use crate::backup::parent::Parent;
-use crate::backup::pass::{Base, Broken, Connected, Left, Pass};
+use crate::backup::pass::{Base, Broken, Left, Pass};
 use crate::backup::reserved::ReservedWal;
 use crate::backup::resume::Takeover;
 use crate::backup::{Request, open_parent};
@@ -127,6 +128,7 @@ impl<'a> Passes<'a> {
                 return Err(error.context(format!("given up after {attempt} passes")));
             }
             connected = self.reconnect()?;
+            expect_the_same(&facts, &connected.facts)?;
         }
         Err(Error::failed("no pass was made"))
     }
@@ -145,8 +147,6 @@ impl<'a> Passes<'a> {
         } = connected;
         let pass = Pass {
             request: self.request,
-            connector: self.connector,
-            instance: &instance,
             facts: &facts,
             identifier: self.identifier,
             began: self.began,
@@ -304,6 +304,19 @@ impl<'a> Passes<'a> {
         self.staging.publish(folder)?;
         Ok(info)
     }
+}
+
+/// Another cluster at the same address is no place to go on.
+fn expect_the_same(before: &Facts, now: &Facts) -> Result<()> {
+    let (before, now) = (&before.control, &now.control);
+    if before.system_identifier == now.system_identifier {
+        return Ok(());
+    }
+    Err(Error::server(format!(
+        "the server was lost, and what answers now is another cluster: its system identifier is {}, and was {}",
+        now.system_identifier, before.system_identifier
+    ))
+    .hint("correct `host` and `port`, or stop what has taken the server's place; then start the backup again"))
 }
 
 fn tell(number: u32, hazard: &Hazard) {

@@ -2,6 +2,7 @@
 
 use crate::backup::changes::Changes;
 use crate::backup::tasks::Tasks;
+use crate::config::Source;
 use crate::pg::control::CONTROL_FILE;
 use crate::pg::exclusion::{Exclusion, UnloggedRelations, wal_directories};
 use crate::pg::incremental;
@@ -15,6 +16,9 @@ use crate::repository::store::{BUNDLED_BYTES, SLICE_BYTES};
 use crate::server::listing::{Listed, Listing};
 use crate::stored::coding::Suffix;
 
+/// A stream has all files of the cluster: it is worth its while where at least one part in so many of it is wanted.
+const LEAST_STREAMED: u64 = 4;
+
 /// Everything to copy before `global/pg_control`.
 pub(super) struct Plan {
     /// Directories of PGDATA, parents first.
@@ -25,6 +29,8 @@ pub(super) struct Plan {
     pub(super) tasks: Tasks,
     /// Bytes to read.
     pub(super) bytes: u64,
+    /// Whether the server sends what it can of its own accord.
+    pub(super) is_streamed: bool,
 }
 
 /// Very many files as they were listed: 40 bytes for each, and its path.
@@ -32,6 +38,7 @@ pub(super) struct PlannedFiles {
     /// The one directory of a tablespace that is this server's.
     tablespace_directory: String,
     paths: Paths,
+    /// In the order of their paths.
     files: Vec<Compact>,
 }
 
@@ -81,6 +88,14 @@ impl PlannedFiles {
     /// The file at a place.
     pub(super) fn get(&self, place: usize) -> PlannedFile<'_> {
         self.file(&self.files[place])
+    }
+
+    /// The place of a path.
+    fn find(&self, path: &str) -> Option<usize> {
+        let files = &self.files;
+        files
+            .binary_search_by(|file| self.paths.get(file.path).cmp(path))
+            .ok()
     }
 
     /// All of them.
@@ -182,6 +197,11 @@ impl<'a> PlannedFile<'a> {
         self.relation().is_some() || slru::is_segment(self.path)
     }
 
+    /// Whether it may come in a stream, which has files whole and as they were at some moment.
+    pub(super) fn can_be_streamed(&self) -> bool {
+        self.wanted == Wanted::Whole && self.is_replayed()
+    }
+
     /// Whether it is a further file of the server, not one of PGDATA.
     pub(super) fn is_extra(&self) -> bool {
         self.path.starts_with('/')
@@ -193,6 +213,20 @@ impl<'a> PlannedFile<'a> {
     }
 }
 
+/// Whether the server's tar takes all these names, of files that the backup has and of others: one that is too long
+/// fails a base backup (port/tar.c, tarCreateHeader).
+fn names_fit_a_tar(paths: &Paths, listed: &[Listed]) -> bool {
+    const LONGEST: usize = 99;
+    let mut names = listed.iter().map(|entry| paths.get(entry.path));
+    let too_long = names.find(|name| !name.starts_with('/') && name.len() > LONGEST);
+    if let Some(name) = too_long {
+        log::warn!(
+            "files are read by SQL, as the name of {name} is too long for a stream: rename it, or set source = sql"
+        );
+    }
+    too_long.is_none()
+}
+
 impl Plan {
     /// Leaves out what a backup leaves out, and deals the rest into tasks.
     pub(super) fn new(
@@ -200,9 +234,11 @@ impl Plan {
         rules: &Exclusion,
         major: Major,
         suffix: Suffix,
+        source: Source,
         changes: Option<&Changes>,
     ) -> Plan {
         let Listing { paths, mut entries } = listing;
+        let can_stream = source == Source::Stream && names_fit_a_tar(&paths, &entries);
         // A further file may be listed more than once.
         let path_of = |entry: &Listed| paths.get(entry.path);
         entries.sort_unstable_by(|one, other| path_of(one).cmp(path_of(other)));
@@ -246,12 +282,28 @@ impl Plan {
         directories.sort_unstable();
         directories.dedup();
         files.leave_out_unlogged();
+        let all: u64 = files.iter().map(|file| file.size).sum();
+        let whole = files.iter().filter(PlannedFile::can_be_streamed);
+        let whole: u64 = whole.map(|file| file.size).sum();
+        let is_streamed = can_stream && whole >= all / LEAST_STREAMED;
         Plan {
             directories,
             bytes: files.iter().map(|file| file.wanted_bytes()).sum(),
-            tasks: Tasks::new(&files, suffix),
+            tasks: Tasks::new(
+                &files,
+                suffix,
+                |file| !(is_streamed && files.get(file).can_be_streamed()),
+                0,
+            ),
             files,
+            is_streamed,
         }
+    }
+
+    /// The place of a file that comes in the stream.
+    pub(super) fn streamed(&self, path: &str) -> Option<usize> {
+        let place = self.files.find(path)?;
+        self.files.get(place).can_be_streamed().then_some(place)
     }
 
     /// Once it is carried out; the files need no memory any more.
@@ -342,7 +394,7 @@ mod tests {
         let listing = ten_terabytes();
         let began = Instant::now();
         let rules = Exclusion::new(Major::V17, []);
-        let plan = Plan::new(listing, &rules, Major::V17, suffix, None);
+        let plan = Plan::new(listing, &rules, Major::V17, suffix, Source::Sql, None);
         let tasks = (0..).map_while(|number| plan.tasks.get(number)).count();
         println!(
             "\n10 TB in {FILES} files: planned in {:.2} s, {tasks} tasks, peak memory {} MB",

@@ -9,15 +9,12 @@ use postgres::Client;
 use crate::backup::Request;
 use crate::backup::wal::following::Following;
 use crate::error::{Error, Result};
-use crate::interrupt::Interrupt;
 use crate::pg::segment::SegmentSize;
 use crate::pg::wal_file::WalFileName;
 use crate::repository::wal_archive::WalArchive;
-use crate::server::connect::Connector;
 use crate::server::pg_wal;
 use crate::server::reservation::{Reservation, Reserved};
 use crate::server::session::BackupSession;
-use crate::server::{self, Instance};
 
 /// The WAL from the backup's start on.
 pub(super) struct ReservedWal {
@@ -25,7 +22,7 @@ pub(super) struct ReservedWal {
 }
 
 /// Ticks of the watch between two looks for the WAL where no slot keeps it.
-const TICKS_A_LOOK: u32 = 5;
+const TICKS_A_LOOK: u32 = 25;
 
 /// Looks after the WAL while files are copied.
 pub(super) struct Watch<'a> {
@@ -42,14 +39,8 @@ pub(super) struct Watch<'a> {
 }
 
 impl ReservedWal {
-    /// Asks for a slot; without one there is a warning.
-    pub(super) fn reserve(
-        connector: &Connector,
-        instance: &Instance,
-        interrupt: &Interrupt,
-    ) -> Result<ReservedWal> {
-        let mut client = server::connect(connector, interrupt)?;
-        server::check_instance(&mut client, instance)?;
+    /// Asks for a slot, in a session that is used for nothing else; without one there is a warning.
+    pub(super) fn reserve(client: Client) -> Result<ReservedWal> {
         match Reservation::make(client)? {
             Reserved::Slot(slot) => Ok(ReservedWal { slot: Some(slot) }),
             Reserved::NoSlot(reason) => {

@@ -64,12 +64,17 @@ enum Kind {
 }
 
 impl Tasks {
-    /// Deals files into tasks.
-    pub(super) fn new(files: &PlannedFiles, suffix: Suffix) -> Tasks {
+    /// Deals files into tasks, all those whose places are wanted. The first bundle gets the number `bundle`.
+    pub(super) fn new(
+        files: &PlannedFiles,
+        suffix: Suffix,
+        is_wanted: impl Fn(usize) -> bool,
+        bundle: u32,
+    ) -> Tasks {
         let of = |wanted: &dyn Fn(&PlannedFile<'_>) -> bool| -> Vec<u32> {
             (0..)
                 .zip(files.iter())
-                .filter(|(_, file)| wanted(file))
+                .filter(|(place, file)| is_wanted(*place as usize) && wanted(file))
                 .map(|(place, _)| place)
                 .collect()
         };
@@ -99,7 +104,7 @@ impl Tasks {
         let is_bundled = !suffix.is_plain();
         let data = of(&|file| !file.is_large() && !file.is_extra());
         tasks.add(files, data, |number| Kind::Small {
-            bundle: is_bundled.then_some(number),
+            bundle: is_bundled.then_some(bundle + number),
         });
         let extra = of(&|file| !file.is_large() && file.is_extra());
         tasks.add(files, extra, |_| Kind::Small { bundle: None });
@@ -124,6 +129,13 @@ impl Tasks {
                 bytes = 0;
             }
         }
+    }
+
+    /// How many bundles there are.
+    pub(super) fn bundles(&self) -> u32 {
+        let portions = self.portions.iter();
+        let bundled = |portion: &&Portion| matches!(portion.kind, Kind::Small { bundle: Some(_) });
+        portions.filter(bundled).count() as u32
     }
 
     /// The task with a number, from 0; nothing behind the last one.
@@ -153,7 +165,7 @@ impl Tasks {
 }
 
 /// Tar's own part of a bundle: a header a file, and what fills its last block.
-const BUNDLE_OVERHEAD: u64 = 1024;
+pub(super) const BUNDLE_OVERHEAD: u64 = 1024;
 
 #[cfg(test)]
 mod tests {
@@ -180,6 +192,8 @@ mod tests {
         let tasks = Tasks::new(
             &files(&[8192, SLICE_BYTES + 1, 0, 2 * SLICE_BYTES + 8192]),
             ZSTD,
+            |_| true,
+            0,
         );
         let slice = |file, number| Task::Slice { file, number };
         assert_eq!(
@@ -206,7 +220,7 @@ mod tests {
         ]);
         let slice = Task::Slice { file: 1, number: 0 };
         assert_eq!(
-            all(&Tasks::new(&files, ZSTD)),
+            all(&Tasks::new(&files, ZSTD, |_| true, 0)),
             [slice, Task::Settled { file: 0 }]
         );
     }
@@ -215,7 +229,7 @@ mod tests {
     fn the_slices_of_a_large_cluster_take_no_memory_before_their_turn() {
         const SEGMENTS: usize = 10_000;
         const SEGMENT_BYTES: u64 = 1 << 30;
-        let tasks = Tasks::new(&files(&[SEGMENT_BYTES; SEGMENTS]), ZSTD);
+        let tasks = Tasks::new(&files(&[SEGMENT_BYTES; SEGMENTS]), ZSTD, |_| true, 0);
         let slices = SEGMENT_BYTES / SLICE_BYTES;
         assert_eq!(tasks.sliced.len(), SEGMENTS);
         assert!(tasks.together.is_empty() && tasks.portions.is_empty());
@@ -236,7 +250,7 @@ mod tests {
             is_encrypted: true,
             ..Suffix::PLAIN
         };
-        let tasks = Tasks::new(&files(&[8192]), suffix);
+        let tasks = Tasks::new(&files(&[8192]), suffix, |_| true, 0);
         assert!(matches!(
             all(&tasks)[..],
             [Task::Small {
@@ -248,7 +262,7 @@ mod tests {
 
     #[test]
     fn without_compression_nothing_is_bundled() {
-        let tasks = Tasks::new(&files(&[8192]), Suffix::PLAIN);
+        let tasks = Tasks::new(&files(&[8192]), Suffix::PLAIN, |_| true, 0);
         assert_eq!(
             all(&tasks),
             [Task::Small {
@@ -260,7 +274,7 @@ mod tests {
 
     #[test]
     fn many_small_files_fill_several_bundles_of_bounded_size() {
-        let tasks = Tasks::new(&files(&[BUNDLED_BYTES; 100]), ZSTD);
+        let tasks = Tasks::new(&files(&[BUNDLED_BYTES; 100]), ZSTD, |_| true, 0);
         let bundles: Vec<&[u32]> = all(&tasks)
             .into_iter()
             .filter_map(|task| match task {

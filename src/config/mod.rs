@@ -22,6 +22,7 @@ mod secret;
 mod server;
 mod service;
 mod settings;
+mod source;
 mod suggestion;
 #[cfg(test)]
 mod testing;
@@ -38,6 +39,7 @@ pub use origin::{Entry, Origin};
 pub use retention::Retention;
 pub use secret::Secret;
 pub use server::{ServerConfiguration, ServerName, Storage};
+pub use source::Source;
 pub use tls::{
     ClientCertificate, RootCertificates, SslMode, SslNegotiation, TlsSettings, TlsVersion,
 };

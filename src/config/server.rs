@@ -8,6 +8,7 @@ use super::environment::Environment;
 use super::origin::{Entry, Origin, Sourced};
 use super::retention;
 use super::settings::{self, Common, level_error};
+use super::source::Source;
 use crate::error::{Error, Result};
 use crate::stored::cipher::Cipher;
 use crate::stored::coding::Coding;
@@ -122,6 +123,8 @@ pub struct ServerConfiguration {
     pub workers: Option<NonZero<usize>>,
     /// The most that is read from the server, in bytes a second.
     pub max_rate: Option<NonZero<u64>>,
+    /// Which way the server's files are read; `None` leaves it to pgkeep.
+    pub source: Option<Source>,
     /// How long backups are kept.
     pub retention: Retention,
     /// How old the last verification of a backup may become.
@@ -167,6 +170,7 @@ impl ServerConfiguration {
             storage,
             workers: value_or_default(common.workers),
             max_rate: value_or_default(common.max_rate),
+            source: value_or_default(common.source),
             retention,
             verification: value_or_default(common.verification),
             wal_slot: wal_slot.map(|given| given.value),
@@ -217,6 +221,7 @@ fn overridden(main: &Common, own: Common) -> Common {
         master_key: own.master_key.or_else(|| main.master_key.clone()),
         workers: own.workers.or_else(|| main.workers.clone()),
         max_rate: own.max_rate.or_else(|| main.max_rate.clone()),
+        source: own.source.or_else(|| main.source.clone()),
         retention,
         verification: own.verification.or_else(|| main.verification.clone()),
         create_slot: own.create_slot.or_else(|| main.create_slot.clone()),
@@ -338,6 +343,9 @@ pub(super) fn common_entries(
         }),
         shown("max_rate", &or_default(&common.max_rate), |rate| {
             number(rate.map(NonZero::get))
+        }),
+        shown("source", &or_default(&common.source), |source| {
+            source.map_or("auto".to_owned(), |source| source.to_string())
         }),
         shown(
             "verification",

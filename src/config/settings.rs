@@ -5,6 +5,7 @@ use super::foreign::{self, Ignored};
 use super::ini::{Section, Setting};
 use super::origin::{Origin, Sourced};
 use super::retention;
+use super::source::Source;
 use super::{duration, endpoint, suggestion};
 use crate::error::{Error, Result};
 use crate::size;
@@ -27,6 +28,7 @@ pub(super) const COMMON_KEYS: &[&str] = &[
     "master_key",
     "workers",
     "max_rate",
+    "source",
     "retention",
     "verification",
     "log_level",
@@ -80,6 +82,7 @@ pub(super) struct Common {
     pub(super) master_key: Given<PathBuf>,
     pub(super) workers: Given<Option<NonZero<usize>>>,
     pub(super) max_rate: Given<Option<NonZero<u64>>>,
+    pub(super) source: Given<Option<Source>>,
     pub(super) retention: Given<retention::Fields>,
     pub(super) verification: Given<Option<Duration>>,
     pub(super) create_slot: Given<bool>,
@@ -245,6 +248,9 @@ impl Reader<'_> {
                 }
                 let rate = |text: &str| size::parse(text).map(NonZero::new);
                 common.max_rate = Some(self.read(setting, size::ALLOWED, rate)?);
+            }
+            "source" => {
+                common.source = Some(self.read(setting, Source::ALLOWED, Source::parse)?);
             }
             "retention" => {
                 common.retention =

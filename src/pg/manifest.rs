@@ -158,8 +158,10 @@ mod tests {
             files[1].checksum,
             Checksum::Sha(ShaKind::Sha224, vec![0xAB; 28])
         );
+        let no_utf8 = sealed(&body.replace("c3a9", "c3"));
+        let files = Manifest::parse(no_utf8.as_bytes()).unwrap().files;
+        assert_eq!(files[1].path, "\\xc3");
         for (right, wrong) in [
-            ("c3a9", "c3"),
             ("c3a9", "61"),
             ("c3a9", "c3a"),
             ("SHA224", "SHA256"),

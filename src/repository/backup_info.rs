@@ -10,6 +10,7 @@ use std::fs;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::config::Source;
 use crate::error::{Error, Kind, Result};
 use crate::pg::lsn::{Lsn, Timeline};
 use crate::repository::durable;
@@ -61,6 +62,13 @@ pub struct BackupInfo {
     /// be replayed.
     #[serde(default = "one_pass", skip_serializing_if = "is_one_pass")]
     pub passes: u32,
+    /// Which way the server's files were read; `None` of a backup from before there was a choice.
+    #[serde(
+        rename = "FileSource",
+        default,
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub source: Option<Source>,
     /// PostgreSQL's major version.
     pub major_version: u32,
     /// PostgreSQL's minor version.
@@ -416,6 +424,7 @@ pub(crate) mod tests {
             number_of_files: 971,
             elapsed: 4000,
             passes: 1,
+            source: Some(Source::Sql),
             major_version: 17,
             minor_version: 11,
             system_identifier: 7_710_982_562_572_587_380,

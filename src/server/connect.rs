@@ -22,6 +22,7 @@ mod wire;
 pub use answer::server_error;
 use answer::session_error;
 pub(in crate::server) use fault::Fault;
+pub(in crate::server) use line::Line;
 #[cfg(test)]
 pub(in crate::server) use wire::testing;
 pub(in crate::server) use wire::{Wire, misplaced};
@@ -34,7 +35,7 @@ use failure::{connect_error, may_differ_with_encryption};
 use postgres::config::{ChannelBinding as DriverBinding, SslMode as DriverMode};
 use postgres::{Client, Config, NoTls};
 use source::Failure;
-use std::net::{IpAddr, ToSocketAddrs};
+use std::net::{IpAddr, ToSocketAddrs, UdpSocket};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, OnceLock};
 use std::thread;
@@ -164,6 +165,25 @@ impl Connector {
             None => Err(Error::server(
                 "cannot cancel a query: the server does not answer",
             )),
+        }
+    }
+
+    /// Whether the sessions are by a Unix socket, which does not lead to another machine.
+    pub fn is_by_socket(&self) -> bool {
+        let chosen = self.chosen.get();
+        chosen.is_some_and(|target| target.address.is_none())
+    }
+
+    /// Whether the sessions are with a server of this machine, as far as its address tells.
+    pub fn is_with_this_machine(&self) -> bool {
+        let Some(target) = self.chosen.get() else {
+            return false;
+        };
+        match target.address {
+            // A Unix socket.
+            None => true,
+            // Nobody can listen at another machine's address.
+            Some(address) => address.is_loopback() || UdpSocket::bind((address, 0)).is_ok(),
         }
     }
 

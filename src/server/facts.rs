@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use postgres::Client;
 use postgres::error::SqlState;
 
+use crate::config::Source;
 use crate::error::{Error, Result};
 use crate::pg::control::ControlFile;
 use crate::pg::version::{Major, Version};
@@ -16,6 +17,8 @@ use crate::server::text::ServerText;
 /// What a backup must know of a server before it starts.
 #[derive(Debug, Clone)]
 pub struct Facts {
+    /// Which way its files are read, once that is chosen.
+    pub source: Source,
     /// PostgreSQL's version.
     pub version: Version,
     /// The control file as it was when asked.
@@ -60,7 +63,7 @@ const VERSION: &str = "SELECT current_setting('server_version_num')::int4";
 
 /// The server's version, or why it will not do.
 pub fn version(client: &mut Client) -> Result<Version> {
-    let number: i32 = conflict::repeated(|| client.query_one(VERSION, &[]))
+    let number: i32 = conflict::repeated(|| client.query_typed_one(VERSION, &[]))
         .and_then(|row| row.try_get(0))
         .map_err(|error| server_error("ask for the server's version", &error))?;
     u32::try_from(number)
@@ -96,7 +99,7 @@ impl Facts {
     pub fn read(client: &mut Client, reader: &mut FileReader) -> Result<Facts> {
         let version = version(client)?;
         let (_, control) = reader.read_control_file()?;
-        let row = conflict::repeated(|| client.query_one(SETTINGS, &[]))
+        let row = conflict::repeated(|| client.query_typed_one(SETTINGS, &[]))
             .map_err(|error| server_error("ask for the server's settings", &error))?;
         let read = |error| server_error("ask for the server's settings", &error);
         let data_directory = match row.try_get::<_, Option<ServerText>>(4).map_err(read)? {
@@ -109,6 +112,7 @@ impl Facts {
             .map(|file| named_in_utf8("a configuration file", file))
             .collect::<Result<Vec<String>>>()?;
         Ok(Facts {
+            source: Source::Sql,
             version,
             control,
             in_recovery: row.try_get(0).map_err(read)?,
@@ -172,7 +176,7 @@ SELECT oid, spcname::text, pg_tablespace_location(oid) FROM pg_tablespace
 pub fn tablespaces(client: &mut Client) -> Result<Vec<TablespaceLocation>> {
     let give_up = Instant::now() + DROPPED_WITHIN;
     let rows = loop {
-        match conflict::repeated(|| client.query(TABLESPACES, &[])) {
+        match conflict::repeated(|| client.query_typed(TABLESPACES, &[])) {
             Err(error)
                 if error.code() == Some(&SqlState::UNDEFINED_FILE) && Instant::now() < give_up =>
             {
@@ -228,7 +232,7 @@ SELECT oid, dattablespace, datname::text FROM pg_database WHERE datconnlimit <> 
 
 /// The databases as they are now.
 pub fn databases(client: &mut Client) -> Result<Vec<Database>> {
-    let rows = conflict::repeated(|| client.query(DATABASES, &[]))
+    let rows = conflict::repeated(|| client.query_typed(DATABASES, &[]))
         .map_err(|error| server_error("list the databases", &error))?;
     rows.iter()
         .map(|row| {

@@ -1,6 +1,6 @@
-//! All files of the data directory, by few queries.
+//! All files of the data directory: from its disk, where that is at hand, or by few queries.
 //!
-//! Folders are listed level by level, all those of a level by one query. Symbolic links are followed where PostgreSQL
+//! By SQL, folders are listed level by level, all those of a level by one query. Symbolic links are followed where PostgreSQL
 //! itself has a file or folder of that name, and left out elsewhere, as backup/basebackup.c leaves out what is neither
 //! file nor folder: one may lead back up, or to what is none of the cluster's.
 
@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use postgres::Client;
 use postgres::fallible_iterator::FallibleIterator;
-use postgres::types::ToSql;
+use postgres::types::{ToSql, Type};
 
 use crate::error::{Error, Result};
 use crate::pg::exclusion::Exclusion;
@@ -18,6 +18,7 @@ use crate::pg::relative_path::stays_inside;
 use crate::server::conflict;
 use crate::server::connect::server_error;
 use crate::server::links::{self, Found, State, Way};
+use crate::server::reading::FileReader;
 use crate::server::text::ServerText;
 
 /// A file or directory of the server.
@@ -67,16 +68,21 @@ SELECT getdatabaseencoding() = 'UTF8' OR pg_encoding_max_length(pg_char_to_encod
 /// Lists the data directory, but for what the rules leave out anyway. `databases` are the OIDs of those that the
 /// catalog has.
 pub fn data_directory(
-    client: &mut Client,
+    reader: &mut FileReader,
     rules: &Exclusion,
     databases: &HashSet<u32>,
     listing: &mut Listing,
 ) -> Result<()> {
-    Walk::new(client, Some(Cluster { rules, databases }), listing)?.run(String::new())
+    let cluster = Cluster { rules, databases };
+    match reader.disk() {
+        Some(disk) => disk.list(cluster, reader, listing),
+        None => Walk::new(reader.client(), Some(cluster), listing)?.run(String::new()),
+    }
 }
 
 /// Lists a further file, or a folder with all below it, links followed. Nothing there is an error.
-pub fn extra(client: &mut Client, path: &str, listing: &mut Listing) -> Result<()> {
+pub fn extra(reader: &mut FileReader, path: &str, listing: &mut Listing) -> Result<()> {
+    let client = reader.client();
     let inside = path.trim_matches('/');
     if path.starts_with("//") || !inside.is_empty() && !stays_inside(inside) {
         return Err(Error::server(format!(
@@ -107,7 +113,7 @@ pub fn extra(client: &mut Client, path: &str, listing: &mut Listing) -> Result<(
 }
 
 impl Listing {
-    fn push(&mut self, path: &str, state: State) {
+    pub(super) fn push(&mut self, path: &str, state: State) {
         let path = self.paths.push(path);
         self.entries.push(Listed {
             path,
@@ -120,25 +126,39 @@ impl Listing {
 
 /// What is known of a data directory before it is listed.
 #[derive(Clone, Copy)]
-struct Cluster<'a> {
-    rules: &'a Exclusion,
+pub(super) struct Cluster<'a> {
+    pub(super) rules: &'a Exclusion,
     databases: &'a HashSet<u32>,
 }
 
 impl Cluster<'_> {
-    fn is_own_file(self, path: &str) -> bool {
+    pub(super) fn is_own_file(self, path: &str) -> bool {
         own_path::is_file(path, self.rules.tablespace_directory())
     }
 
-    fn is_own_folder(self, path: &str) -> bool {
+    pub(super) fn is_own_folder(self, path: &str) -> bool {
         let tablespace_directory = self.rules.tablespace_directory();
         own_path::is_folder(path, tablespace_directory)
             && own_path::database(path, tablespace_directory)
                 .is_none_or(|oid| self.databases.contains(&oid))
     }
 
-    fn keeps(self, path: &str) -> bool {
+    pub(super) fn keeps(self, path: &str) -> bool {
         self.rules.keeps_file(path) || self.rules.keeps_directory(path)
+    }
+
+    /// Whether an entry is looked at as what it leads to, should it be a link. Of what a backup does not look into, a
+    /// link is as good as a folder.
+    pub(super) fn follows(self, path: &str) -> bool {
+        self.is_own_file(path)
+            || self.is_own_folder(path)
+            || !self.rules.keeps_file(path)
+            || !self.rules.descends_into(path)
+    }
+
+    /// Whether a folder that a backup looks into is none of PostgreSQL's.
+    pub(super) fn is_strange_folder(self, path: &str) -> bool {
+        !self.is_own_folder(path) && self.rules.descends_into(path)
     }
 }
 
@@ -163,10 +183,18 @@ struct Walk<'a> {
     tells_links: Option<bool>,
     takes_utf8: bool,
     listing: &'a mut Listing,
-    links: Vec<String>,
+    left_out: LeftOut,
+}
+
+/// What a listing does without, of which its reader is told.
+#[derive(Default)]
+pub(super) struct LeftOut {
+    pub(super) links: Vec<String>,
     /// Entries of further folders that lead to nothing.
     dangling: Vec<String>,
-    unnameable: Vec<String>,
+    pub(super) unnameable: Vec<String>,
+    /// Pipes, sockets and devices.
+    pub(super) special: Vec<String>,
 }
 
 impl<'a> Walk<'a> {
@@ -175,7 +203,7 @@ impl<'a> Walk<'a> {
         cluster: Option<Cluster<'a>>,
         listing: &'a mut Listing,
     ) -> Result<Walk<'a>> {
-        let takes_utf8 = conflict::repeated(|| client.query_one(TAKES_UTF8, &[]))
+        let takes_utf8 = conflict::repeated(|| client.query_typed_one(TAKES_UTF8, &[]))
             .and_then(|row| row.try_get(0))
             .map_err(|error| server_error("ask for the database's encoding", &error))?;
         Ok(Walk {
@@ -184,9 +212,7 @@ impl<'a> Walk<'a> {
             tells_links: None,
             takes_utf8,
             listing,
-            links: Vec::new(),
-            dangling: Vec::new(),
-            unnameable: Vec::new(),
+            left_out: LeftOut::default(),
         })
     }
 
@@ -207,7 +233,7 @@ impl<'a> Walk<'a> {
             folders = self.level(&folders)?;
             depth += 1;
         }
-        self.warn();
+        self.left_out.warn();
         Ok(())
     }
 
@@ -215,7 +241,10 @@ impl<'a> Walk<'a> {
     fn level(&mut self, folders: &[Folder]) -> Result<Vec<Folder>> {
         let entries = self.entries(folders)?;
         let (own, mut strangers): (Vec<Entry>, Vec<Entry>) =
-            entries.into_iter().partition(|entry| self.follows(entry));
+            entries.into_iter().partition(|entry| {
+                self.cluster
+                    .is_none_or(|cluster| cluster.follows(&entry.path))
+            });
         let mut next = Vec::new();
         let paths: Vec<&str> = own.iter().map(|entry| entry.path.as_str()).collect();
         let found = match paths.is_empty() {
@@ -225,12 +254,15 @@ impl<'a> Walk<'a> {
         for (entry, found) in own.into_iter().zip(found) {
             match found {
                 Found::Entry(state)
-                    if state.is_directory && self.is_strange_folder(&entry.path) =>
+                    if state.is_directory
+                        && self
+                            .cluster
+                            .is_some_and(|cluster| cluster.is_strange_folder(&entry.path)) =>
                 {
                     strangers.push(entry);
                 }
                 Found::Entry(state) => next.extend(self.take(entry.path, state, None)?),
-                Found::Nothing if self.cluster.is_none() => self.dangling.push(entry.path),
+                Found::Nothing if self.cluster.is_none() => self.left_out.dangling.push(entry.path),
                 Found::Link | Found::Nothing => {}
             }
         }
@@ -245,17 +277,20 @@ impl<'a> Walk<'a> {
             .iter()
             .map(|path| self.holds_relations(path))
             .collect();
-        let parameters: [&(dyn ToSql + Sync); 2] = [&paths, &holds_relations];
+        let parameters: [(&(dyn ToSql + Sync), Type); 2] = [
+            (&paths, Type::TEXT_ARRAY),
+            (&holds_relations, Type::BOOL_ARRAY),
+        ];
         let (cluster, takes_utf8) = (self.cluster, self.takes_utf8);
         let (known, bytes) = (self.listing.entries.len(), self.listing.paths.bytes());
-        let unnameable = self.unnameable.len();
+        let unnameable = self.left_out.unnameable.len();
         let mut entries = Vec::new();
         let wrong = conflict::repeated(|| {
             entries.clear();
             self.listing.entries.truncate(known);
             self.listing.paths.truncate(bytes);
-            self.unnameable.truncate(unnameable);
-            let mut rows = self.client.query_raw(ENTRIES, parameters)?;
+            self.left_out.unnameable.truncate(unnameable);
+            let mut rows = self.client.query_typed_raw(ENTRIES, parameters.clone())?;
             while let Some(row) = rows.next()? {
                 let folder: i32 = row.try_get(0)?;
                 let name: ServerText = row.try_get(1)?;
@@ -269,11 +304,13 @@ impl<'a> Walk<'a> {
                 let name = match name.utf8() {
                     Ok(name) if name.is_ascii() || takes_utf8 => name,
                     Ok(name) => {
-                        self.unnameable.push(join(within, &name));
+                        self.left_out.unnameable.push(join(within, &name));
                         continue;
                     }
                     Err(name) => {
-                        self.unnameable.push(join(within, &name.to_string()));
+                        self.left_out
+                            .unnameable
+                            .push(join(within, &name.to_string()));
                         continue;
                     }
                 };
@@ -308,24 +345,6 @@ impl<'a> Walk<'a> {
         })
     }
 
-    /// Whether an entry is looked at as what it leads to, should it be a link. Of what a backup does not look into, a
-    /// link is as good as a folder.
-    fn follows(&self, entry: &Entry) -> bool {
-        self.cluster.is_none_or(|cluster| {
-            cluster.is_own_file(&entry.path)
-                || cluster.is_own_folder(&entry.path)
-                || !cluster.rules.keeps_file(&entry.path)
-                || !cluster.rules.descends_into(&entry.path)
-        })
-    }
-
-    /// Whether a folder that a backup looks into is none of PostgreSQL's.
-    fn is_strange_folder(&self, path: &str) -> bool {
-        self.cluster.is_some_and(|cluster| {
-            !cluster.is_own_folder(path) && cluster.rules.descends_into(path)
-        })
-    }
-
     /// Looks at what PostgreSQL does not know, and leaves out the links.
     fn strangers(
         &mut self,
@@ -355,7 +374,7 @@ impl<'a> Walk<'a> {
             for (path, found) in paths.into_iter().zip(found) {
                 match found {
                     Found::Entry(state) => next.extend(self.take(path, state, way)?),
-                    Found::Link => self.links.push(path),
+                    Found::Link => self.left_out.links.push(path),
                     Found::Nothing => {}
                 }
             }
@@ -397,9 +416,11 @@ impl<'a> Walk<'a> {
         self.listing.push(&path, state);
         Ok(folder)
     }
+}
 
-    /// Says what was left out.
-    fn warn(&self) {
+impl LeftOut {
+    /// Says what it is.
+    pub(super) fn warn(&self) {
         for (left_out, why) in [
             (
                 &self.links,
@@ -414,6 +435,7 @@ impl<'a> Walk<'a> {
                 &self.unnameable,
                 "its name is not UTF-8, or not valid in the encoding of the database that pgkeep connects to",
             ),
+            (&self.special, "neither a file nor a folder"),
         ] {
             for path in left_out.iter().take(NAMED) {
                 log::warn!("left out of the backup: {path}: {why}");
@@ -428,7 +450,7 @@ impl<'a> Walk<'a> {
     }
 }
 
-fn join(folder: &str, name: &str) -> String {
+pub(super) fn join(folder: &str, name: &str) -> String {
     match folder {
         "" => name.to_owned(),
         "/" => format!("/{name}"),

@@ -5,6 +5,7 @@
 
 mod conflict;
 pub mod connect;
+pub mod disk;
 pub mod facts;
 mod links;
 pub mod listing;
@@ -16,8 +17,10 @@ pub mod replication;
 pub mod reservation;
 pub mod session;
 pub mod slot;
+pub mod source;
 mod text;
 pub mod wal_end;
+mod witness;
 
 use postgres::Client;
 
@@ -46,10 +49,17 @@ pub struct Instance(String);
 /// Which run of which server a session is with. Behind a load balancer, sessions of one backup could be
 /// with a primary and its standby.
 pub fn instance(client: &mut Client) -> Result<Instance> {
-    conflict::repeated(|| client.query_one("SELECT pg_postmaster_start_time()::text", &[]))
+    conflict::repeated(|| client.query_typed_one("SELECT pg_postmaster_start_time()::text", &[]))
         .and_then(|row| row.try_get(0))
         .map(Instance)
         .map_err(|error| server_error("ask when the server was started", &error))
+}
+
+/// Whether the server is a standby.
+pub fn is_in_recovery(client: &mut Client) -> Result<bool> {
+    conflict::repeated(|| client.query_typed_one("SELECT pg_is_in_recovery()", &[]))
+        .and_then(|row| row.try_get(0))
+        .map_err(|error| server_error("ask whether it is a standby", &error))
 }
 
 /// An error where a session is not with the same server as the others.

@@ -68,37 +68,41 @@ impl Requirement {
         }
     }
 
-    /// Whether the connected role has it.
-    pub fn is_met(self, client: &mut Client) -> Result<bool> {
-        let answer = match self {
-            Requirement::Replication => client.query_one(
-                "SELECT rolsuper OR rolreplication FROM pg_roles WHERE rolname = current_user",
-                &[],
-            ),
-            Requirement::Member(group) => client.query_one(
-                "SELECT pg_has_role(current_user, $1::text, 'USAGE')",
-                &[&group],
-            ),
-            Requirement::Execute(function) => client.query_one(
-                "SELECT has_function_privilege($1::text, 'EXECUTE')",
-                &[&function],
-            ),
-        };
-        answer
-            .and_then(|row| row.try_get(0))
-            .map_err(|error| server_error("ask for the role's permissions", &error))
+    /// Whether the connected role has it, as an expression of SQL.
+    fn is_met(self) -> String {
+        match self {
+            Requirement::Replication => {
+                "(SELECT rolsuper OR rolreplication FROM pg_roles WHERE rolname = current_user)"
+                    .to_owned()
+            }
+            Requirement::Member(group) => {
+                format!("pg_has_role(current_user, {}, 'USAGE')", literal(group))
+            }
+            Requirement::Execute(function) => {
+                format!("has_function_privilege({}, 'EXECUTE')", literal(function))
+            }
+        }
     }
+}
+
+/// Everything required, and whether the connected role has it.
+pub fn met(client: &mut Client, major: Major) -> Result<Vec<(Requirement, bool)>> {
+    let required = required(major);
+    let expressions: Vec<String> = required.iter().map(|one| one.is_met()).collect();
+    let answers: Vec<bool> = client
+        .query_typed_one(&format!("SELECT ARRAY[{}]", expressions.join(", ")), &[])
+        .and_then(|row| row.try_get(0))
+        .map_err(|error| server_error("ask for the role's permissions", &error))?;
+    Ok(required.into_iter().zip(answers).collect())
 }
 
 /// Everything required that the connected role lacks.
 pub fn missing(client: &mut Client, major: Major) -> Result<Vec<Requirement>> {
-    let mut missing = Vec::new();
-    for requirement in required(major) {
-        if !requirement.is_met(client)? {
-            missing.push(requirement);
-        }
-    }
-    Ok(missing)
+    let lacking = |(requirement, is_met): (Requirement, bool)| (!is_met).then_some(requirement);
+    Ok(met(client, major)?
+        .into_iter()
+        .filter_map(lacking)
+        .collect())
 }
 
 /// An error that names what the role lacks with the SQL that grants it; fine where nothing lacks.
@@ -121,7 +125,7 @@ pub fn check(client: &mut Client, major: Major, server: &str) -> Result<()> {
 /// The role the connection runs as.
 pub fn current_role(client: &mut Client) -> Result<String> {
     client
-        .query_one("SELECT current_user::text", &[])
+        .query_typed_one("SELECT current_user::text", &[])
         .and_then(|row| row.try_get(0))
         .map_err(|error| server_error("ask for the role's name", &error))
 }

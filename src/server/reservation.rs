@@ -12,11 +12,12 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use postgres::Client;
-use postgres::error::SqlState;
+use postgres::types::Type;
 
 use crate::error::{Error, Result};
 use crate::server::conflict;
 use crate::server::connect::server_error;
+use crate::server::witness::NO_SLOT;
 
 /// A slot that keeps all WAL from its creation on until this is dropped, unless the server gives it up.
 pub struct Reservation {
@@ -74,7 +75,7 @@ impl Reservation {
 
     /// Whether the server still has the slot, by the word of another session.
     pub fn is_held(&self, client: &mut Client) -> Result<bool> {
-        conflict::repeated(|| client.query_one(IS_HELD, &[&self.name]))
+        conflict::repeated(|| client.query_typed_one(IS_HELD, &[(&self.name, Type::TEXT)]))
             .and_then(|row| row.try_get(0))
             .map_err(|error| server_error("look for the replication slot of this backup", &error))
     }
@@ -94,12 +95,6 @@ impl Drop for Reservation {
         }
     }
 }
-
-/// All slots are in use, or there are none at all.
-const NO_SLOT: [SqlState; 2] = [
-    SqlState::CONFIGURATION_LIMIT_EXCEEDED,
-    SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
-];
 
 /// How long a slot is left alone where no timeout makes it shorter.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
@@ -141,7 +136,7 @@ SELECT CASE WHEN restart_lsn <= CASE WHEN pg_is_in_recovery() THEN pg_last_wal_r
 
 /// Makes the slot active for a moment, and gives the time in which that must happen again; or says why there is no slot.
 fn renew(client: &mut Client) -> std::result::Result<Duration, String> {
-    let row = conflict::repeated(|| client.query_opt(RENEW, &[]))
+    let row = conflict::repeated(|| client.query_typed_opt(RENEW, &[]))
         .map_err(|error| server_error("keep it active", &error).message().to_owned())?
         .ok_or("the server has given it up")?;
     let moved: Option<String> = row.try_get(0).map_err(|error| error.to_string())?;

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use postgres::Client;
 
+use crate::config::Source;
 use crate::error::{Error, Kind, Result};
 use crate::interrupt::Interrupt;
 use crate::parallel;
@@ -29,6 +30,7 @@ use crate::repository::wal_archive::{ClusterIdentity, Gap, Inventory, Stored, Wa
 use crate::server::connect::Connector;
 use crate::server::reading::FileReader;
 use crate::server::slot::{self, Limit, Slot};
+use crate::server::source::{Chosen, Extent};
 use crate::server::wal_end::wal_end;
 use crate::server::{Instance, facts, permissions, pg_wal};
 use crate::stored::coding::Coding;
@@ -53,6 +55,8 @@ pub struct Request<'a> {
     pub workers: usize,
     /// Bytes a second read from the server at most, by all workers together.
     pub max_rate: Option<u64>,
+    /// Which way files are read; `None` for the one that suits the server best.
+    pub source: Option<Source>,
     /// The slot that keeps the server's WAL.
     pub slot: Option<&'a str>,
     /// Whether to create that slot.
@@ -163,6 +167,7 @@ struct Session<'a> {
     interrupt: &'a Interrupt,
     client: Client,
     instance: Instance,
+    chosen: Chosen,
     /// The first is there from the beginning, the others come when there is something for them to do.
     readers: Vec<FileReader>,
     archive: WalArchive,
@@ -187,6 +192,14 @@ impl<'a> Session<'a> {
         let instance = crate::server::instance(&mut client)?;
         let mut reader = FileReader::connect(connector, interrupt)?;
         reader.check_instance(&instance)?;
+        let chosen = Chosen::choose(
+            request.source,
+            Extent::Parts,
+            connector,
+            &mut reader,
+            interrupt,
+        )?;
+        log::debug!("the way of the files: {chosen}");
         let cluster = identity(major, &mut reader)?;
         let archive = WalArchive::claim(
             request.folder,
@@ -200,6 +213,7 @@ impl<'a> Session<'a> {
             interrupt,
             client,
             instance,
+            chosen,
             readers: vec![reader],
             archive,
             block_maps: BlockMaps::of(request.folder),
@@ -367,6 +381,7 @@ impl<'a> Session<'a> {
         while self.readers.len() < self.request.workers.min(segments.len()) {
             let mut reader = FileReader::connect(self.connector, self.interrupt)?;
             reader.check_instance(&self.instance)?;
+            reader.read_from(&self.chosen);
             self.readers.push(reader);
         }
         let bytes = size.bytes() * segments.len() as u64;

@@ -86,7 +86,7 @@ fn assert_same(restored: &Path, unpacked: &Path) {
 fn an_archive_is_what_a_restore_writes(major: u32, compression: &str, suffix: &str) {
     let cluster = Cluster::new(major);
     let before = Before::of(&cluster);
-    let pgkeep = Pgkeep::of(&cluster).with("compression", compression);
+    let pgkeep = Pgkeep::without_stream(&cluster).with("compression", compression);
     let load = Load::on(&cluster);
     let backup = pgkeep.backup();
     let at_most = cluster.number("select count(*) from pgbench_history");
@@ -116,7 +116,7 @@ fn a_chain_is_rebuilt_on_the_way(major: u32) {
         cluster.sql("select pg_reload_conf()");
     }
     cluster.sql("create table t as select i, repeat('x', 500) x from generate_series(1, 20000) i");
-    let pgkeep = Pgkeep::of(&cluster);
+    let pgkeep = Pgkeep::without_stream(&cluster);
     let mut backup = pgkeep.backup();
     for change in [
         "update t set x = repeat('y', 500) where i % 40 = 0",
@@ -163,7 +163,7 @@ fn with_tablespaces(major: u32) -> Cluster {
 fn tablespaces_start_where_an_archive_is_unpacked(major: u32, compression: &str) {
     let cluster = with_tablespaces(major);
     let before = Before::of(&cluster);
-    let pgkeep = Pgkeep::of(&cluster).with("compression", compression);
+    let pgkeep = Pgkeep::without_stream(&cluster).with("compression", compression);
     pgkeep.backup();
     let report = archive(&pgkeep, "newest", &[]);
     drop(cluster);
@@ -357,7 +357,7 @@ fn a_full_disk_is_told_and_nothing_is_left() {
     let small = SmallDisk::new("1m");
     let cluster = Cluster::new(17);
     for (encryption, compression) in [("none", "zstd"), ("aes-256-gcm", "none")] {
-        let pgkeep = Pgkeep::of(&cluster).with("compression", compression);
+        let pgkeep = Pgkeep::without_stream(&cluster).with("compression", compression);
         let pgkeep = if encryption == "none" {
             pgkeep
         } else {

@@ -52,7 +52,7 @@ fn a_server_that_lies_writes_nothing_outside_of_the_repository() {
     fs::write(cluster.ground().path().join("pwned"), "x").unwrap();
     cluster
         .sql("alter function pg_catalog.pg_ls_dir(text, boolean, boolean) rename to true_ls_dir");
-    let pgkeep = Pgkeep::of(&cluster);
+    let pgkeep = Pgkeep::of(&cluster).with("source", "sql");
     for name in [
         "../pwned",
         "base/../../pwned",

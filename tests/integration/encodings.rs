@@ -54,7 +54,7 @@ fn with_names_beyond_ascii(major: u32, encoding: &str) {
         "create table far tablespace \"café\" as select 1 as i",
     );
     fs::write(source.data().join("été"), "one's own").unwrap();
-    let pgkeep = Pgkeep::of(&source);
+    let pgkeep = Pgkeep::without_stream(&source);
     pgkeep.ok(&["check", SERVER]);
     let backup = pgkeep.finished(&pgkeep.ok(&["backup", SERVER, "--label", "après-midi"]));
     pgkeep.ok(&["verify", SERVER, "newest"]);
@@ -126,7 +126,7 @@ fn a_tablespace_whose_folder_is_not_named_in_utf8_is_refused() {
         "create tablespace fast location E'{}\\xe9'",
         folder.display()
     ));
-    let pgkeep = Pgkeep::of(&source);
+    let pgkeep = Pgkeep::without_stream(&source);
     for command in ["backup", "check"] {
         let error = pgkeep.run(&[command, SERVER]);
         assert!(
@@ -147,7 +147,7 @@ fn names_that_an_encoding_cannot_have_are_left_out() {
     let ground = Ground::new();
     let source = cluster(18, "EUC_JP", &ground);
     fs::write(source.data().join("été"), "one's own").unwrap();
-    let pgkeep = Pgkeep::of(&source);
+    let pgkeep = Pgkeep::of(&source).with("source", "sql");
     let backup = pgkeep.run(&["backup", SERVER]);
     backup.succeeded();
     assert!(

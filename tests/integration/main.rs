@@ -52,6 +52,7 @@ mod restored_settings;
 mod settled_files;
 mod shortened_relations;
 mod slots;
+mod sources;
 mod standby;
 mod status;
 mod strangers;

@@ -16,7 +16,7 @@ use crate::support::{Cluster, Load, Pgkeep, wait_until};
 
 /// A backup that has copied its largest files, and still has small ones to copy.
 fn halfway(pgkeep: &Pgkeep, arguments: &[&str]) -> Running {
-    let mut running = pgkeep.spawn(&[&["backup", SERVER, "-v"], arguments].concat());
+    let mut running = pgkeep.spawn(&[&["backup", SERVER, "-vv"], arguments].concat());
     wait_until_copying(&mut running, pgkeep);
     wait_until("the first small files are stored", || {
         assert!(running.is_running(), "the backup ended too early");
@@ -78,7 +78,7 @@ fn forgetful(major: u32) -> Cluster {
 fn a_server_that_is_restarted_costs_a_pass(major: u32, how: Postmaster) {
     let mut cluster = forgetful(major);
     let before = Before::of(&cluster);
-    let pgkeep = Pgkeep::of(&cluster).with("max_rate", "8MB");
+    let pgkeep = Pgkeep::without_stream(&cluster).with("max_rate", "8MB");
     let mut running = halfway(&pgkeep, &[]);
     cluster.sql("update pgbench_accounts set filler = 'before' where aid < 5000");
     wait_until_followed(&mut running, &cluster);
@@ -122,7 +122,7 @@ fn a_server_of_18_that_is_restarted_at_once_costs_a_pass() {
 fn an_incremental_backup_that_loses_its_server_stays_one() {
     for compression in ["zstd", "none"] {
         let mut cluster = forgetful(17);
-        let pgkeep = Pgkeep::of(&cluster).with("compression", compression);
+        let pgkeep = Pgkeep::without_stream(&cluster).with("compression", compression);
         pgkeep.backup();
         cluster.sql("update pgbench_accounts set filler = 'changed'");
         cluster.sql(
@@ -130,7 +130,7 @@ fn an_incremental_backup_that_loses_its_server_stays_one() {
         );
         let before = Before::of(&cluster);
         let pgkeep = pgkeep.with("max_rate", "6MB");
-        let mut running = pgkeep.spawn(&["backup", SERVER, "newest"]);
+        let mut running = pgkeep.spawn(&["backup", SERVER, "newest", "-vv"]);
         wait_until_copying(&mut running, &pgkeep);
         std::thread::sleep(Duration::from_secs(1));
         cluster.sql("delete from added where i > 19000");
@@ -163,7 +163,7 @@ fn an_incremental_backup_that_loses_its_server_stays_one() {
 fn a_session_that_is_ended_costs_a_pass() {
     let cluster = Cluster::new(18);
     let before = Before::of(&cluster);
-    let pgkeep = Pgkeep::of(&cluster).with("max_rate", "4MB");
+    let pgkeep = Pgkeep::without_stream(&cluster).with("max_rate", "4MB");
     let mut running = pgkeep.spawn(&["backup", SERVER]);
     wait_until_copying(&mut running, &pgkeep);
     cluster.sql(
@@ -180,7 +180,7 @@ fn a_network_that_is_gone_for_a_while_costs_a_pass() {
     let cluster = Cluster::new(16);
     let before = Before::of(&cluster);
     let link = Link::to(&cluster);
-    let pgkeep = Pgkeep::of(&cluster)
+    let pgkeep = Pgkeep::without_stream(&cluster)
         .with("max_rate", "8MB")
         .with_server("host", "127.0.0.1")
         .with_server("port", &link.port.to_string());
@@ -204,7 +204,7 @@ fn a_standby_goes_on_from_the_same_restartpoint() {
     let standby = primary.standby();
     standby.catch_up_with(&primary);
     let before = Before::of(&primary);
-    let pgkeep = Pgkeep::of(&standby).with("max_rate", "8MB");
+    let pgkeep = Pgkeep::without_stream(&standby).with("max_rate", "8MB");
     let running = halfway(&pgkeep, &[]);
     primary.sql("update pgbench_tellers set filler = 'later'");
     standby.catch_up_with(&primary);
@@ -227,7 +227,7 @@ fn a_standby_that_is_promoted_costs_a_pass() {
         let standby = primary.standby();
         standby.catch_up_with(&primary);
         let before = Before::of(&primary);
-        let pgkeep = Pgkeep::of(&standby).with("max_rate", "8MB");
+        let pgkeep = Pgkeep::without_stream(&standby).with("max_rate", "8MB");
         let running = halfway(&pgkeep, &[]);
         standby.sql("select pg_promote()");
         standby.wait_until_writable();
@@ -249,7 +249,7 @@ fn a_standby_that_is_promoted_costs_a_pass() {
 fn without_the_wal_since_the_first_pass_a_backup_starts_anew() {
     let mut cluster = forgetful(15);
     let before = Before::of(&cluster);
-    let pgkeep = Pgkeep::of(&cluster).with("max_rate", "8MB");
+    let pgkeep = Pgkeep::without_stream(&cluster).with("max_rate", "8MB");
     let running = halfway(&pgkeep, &[]);
     running.signal(Signal::STOP);
     cluster.sql("update pgbench_accounts set filler = 'before'");
@@ -281,7 +281,7 @@ fn a_backup_that_was_killed_is_taken_over(major: u32, keeps: &str, compression: 
     let mut cluster = Cluster::stopped(major, &Options::default());
     cluster.set(keeps);
     cluster.start();
-    let pgkeep = Pgkeep::of(&cluster)
+    let pgkeep = Pgkeep::without_stream(&cluster)
         .with("max_rate", "8MB")
         .with("compression", compression);
     let whole = pgkeep.run(&["backup", SERVER, "-v"]);
@@ -328,7 +328,7 @@ fn only_what_is_as_it_was_stored_is_taken_over() {
     cluster.set("summarize_wal = on");
     cluster.start();
     let before = Before::of(&cluster);
-    let pgkeep = Pgkeep::of(&cluster).with("max_rate", "8MB");
+    let pgkeep = Pgkeep::without_stream(&cluster).with("max_rate", "8MB");
     killed(&pgkeep);
     // As a power cut leaves what was never synced.
     let (mut damaged, mut pass) = (0, None);
@@ -370,7 +370,7 @@ fn only_what_is_as_it_was_stored_is_taken_over() {
 fn a_backup_that_was_killed_is_left_alone_by_who_does_not_want_it() {
     let cluster = Cluster::new(16);
     let before = Before::of(&cluster);
-    let pgkeep = Pgkeep::of(&cluster).with("max_rate", "8MB");
+    let pgkeep = Pgkeep::without_stream(&cluster).with("max_rate", "8MB");
     killed(&pgkeep);
     let pgkeep = pgkeep.with("max_rate", "0");
     let run = pgkeep.run(&["backup", SERVER, "--no-resume", "-v"]);
@@ -388,7 +388,7 @@ fn a_machine_that_stops_leaves_a_backup_to_the_next_one() {
     cluster.set("wal_keep_size = 1GB");
     cluster.start();
     let before = Before::of(&cluster);
-    let pgkeep = Pgkeep::of(&cluster).with("max_rate", "8MB");
+    let pgkeep = Pgkeep::without_stream(&cluster).with("max_rate", "8MB");
     let running = halfway(&pgkeep, &[]);
     running.signal(Signal::TERM);
     running.wait().failed(1);
@@ -410,7 +410,7 @@ fn a_backup_killed_at_any_moment_is_taken_over() {
     cluster.set("wal_keep_size = 1GB");
     cluster.start();
     let before = Before::of(&cluster);
-    let pgkeep = Pgkeep::of(&cluster).with("max_rate", "32MB");
+    let pgkeep = Pgkeep::without_stream(&cluster).with("max_rate", "32MB");
     let load = Load::on(&cluster);
     let mut random = Random::seeded();
     let mut made = 0;
@@ -443,4 +443,33 @@ fn a_backup_killed_at_any_moment_is_taken_over() {
         std::fs::remove_dir_all(data).unwrap();
     }
     load.stop();
+}
+
+/// What has come of a stream by then is not read again.
+#[test]
+fn a_stream_that_is_broken_off_costs_a_pass() {
+    let major = 18;
+    let cluster = Cluster::new(major);
+    let before = Before::of(&cluster);
+    let pgkeep = Pgkeep::of(&cluster)
+        .with("source", "stream")
+        .with("max_rate", "4MB");
+    let mut running = pgkeep.spawn(&["backup", SERVER, "-v"]);
+    wait_until_copying(&mut running, &pgkeep);
+    cluster.sql("update pgbench_accounts set filler = 'meanwhile' where aid % 10 = 0");
+    let ended = "select count(pg_terminate_backend(pid)) from pg_stat_activity where backend_type = 'walsender'";
+    assert_eq!(cluster.value(ended), "1");
+    let run = running.wait();
+    let backup = run.succeeded().at("Response.Backup");
+    assert!(
+        run.stderr
+            .contains("pass 1 was broken off: cannot take a base backup"),
+        "{run:?}"
+    );
+    let info = pgkeep.ok(&["info", SERVER, "newest"]);
+    assert_eq!(info.at("Response.Passes"), "2");
+    cluster.assert_nothing_is_left();
+    pgkeep.ok(&["verify", SERVER, &backup]);
+    let restored = checks::is_whole(major, &pgkeep.restore(&backup), &before, 0);
+    assert_same(&cluster, &restored, &["pgbench_accounts"]);
 }

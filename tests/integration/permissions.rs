@@ -98,7 +98,7 @@ fn check_says_what_a_server_lacks() {
     let mut cluster = Cluster::stopped(16, &Options::default());
     cluster.set("wal_level = minimal\nmax_wal_senders = 0");
     cluster.start();
-    let pgkeep = Pgkeep::of(&cluster);
+    let pgkeep = Pgkeep::of(&cluster).with("source", "auto");
     let run = pgkeep.run(&["check", SERVER]);
     run.failed(5);
     assert!(run.stdout.contains("wal_level"), "{run:?}");

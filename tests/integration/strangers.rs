@@ -165,13 +165,26 @@ fn pipes_and_sockets_are_not_waited_for() {
     run(account::command("mkfifo").arg(data.join("base/1/pipe")));
     let _socket = UnixListener::bind(data.join(".s.PGSQL.1")).unwrap();
     fs::write(data.join("empty"), "").unwrap();
-    let pgkeep = Pgkeep::of(&cluster);
     let before = Before::of(&cluster);
+    let pgkeep = Pgkeep::of(&cluster).with("source", "sql");
     pgkeep.backup();
     let restored = pgkeep.restore("newest");
     for path in ["pipe", "base/1/pipe", ".s.PGSQL.1", "empty"] {
         let metadata = fs::symlink_metadata(restored.join(path)).unwrap();
         assert!(metadata.is_file() && metadata.size() == 0, "{path}");
+    }
+    checks::is_whole(18, &restored, &before, 0);
+
+    // The disk tells them from empty files.
+    let pgkeep = pgkeep.with("source", "direct");
+    let backup = pgkeep.run(&["backup", SERVER]);
+    let backup_report = backup.succeeded();
+    let restored = pgkeep.restore(&backup_report.at("Response.Backup"));
+    assert!(restored.join("empty").exists());
+    for path in ["pipe", "base/1/pipe", ".s.PGSQL.1"] {
+        assert!(!restored.join(path).exists(), "{path}");
+        let warning = format!("left out of the backup: {path}: neither a file nor a folder");
+        assert!(backup.stderr.contains(&warning), "{path}: {backup:?}");
     }
     checks::is_whole(18, &restored, &before, 0);
 }

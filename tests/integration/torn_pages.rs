@@ -65,7 +65,7 @@ fn pages_torn_under_the_reader_are_stored_whole(major: u32) {
             ));
         }
     };
-    let pgkeep = Pgkeep::of(&cluster);
+    let pgkeep = Pgkeep::of(&cluster).with("source", "sql");
     tear_blocks(300, 1);
     let full = pgkeep.backup();
     let at_full = cluster.value(sum);

@@ -28,6 +28,14 @@ pub fn uid() -> u32 {
     )
 }
 
+/// The group id that servers and pgkeep run with.
+pub fn gid() -> u32 {
+    other().map_or_else(
+        || rustix::process::getegid().as_raw(),
+        |account| account.gid,
+    )
+}
+
 /// The account to change to: none, unless this process is root's.
 fn other() -> Option<Account> {
     static ACCOUNT: OnceLock<Option<Account>> = OnceLock::new();

@@ -10,6 +10,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use pgkeep::pg::lsn::Lsn;
 use rustix::process::{Signal, kill_process};
 use serde_json::Value;
 
@@ -19,6 +20,21 @@ use super::{PATIENCE, account, ground::Ground, wait_until};
 
 /// The name that the tests' one server has in the configuration.
 pub const SERVER: &str = "primary";
+
+/// Which way files are read where a test does not say: a third of the tests take each, always the same third, unless
+/// `PGKEEP_TEST_SOURCE` says otherwise. PostgreSQL 14 streams nothing.
+fn source(major: u32) -> String {
+    let source = std::env::var("PGKEEP_TEST_SOURCE").unwrap_or_else(|_| {
+        let thread = std::thread::current();
+        let name = thread.name().unwrap_or_default();
+        let sum: usize = name.bytes().map(usize::from).sum();
+        ["direct", "sql", "stream"][sum % 3].to_owned()
+    });
+    match (source.as_str(), major) {
+        ("stream", 14) => "sql".to_owned(),
+        _ => source,
+    }
+}
 
 /// One installation: binary, configuration file, repository.
 pub struct Pgkeep {
@@ -38,12 +54,22 @@ impl Pgkeep {
         let pgkeep = Pgkeep {
             ground,
             base,
-            global: Vec::new(),
+            global: vec![("source".into(), source(cluster.major))],
             server: vec![("host".into(), host), ("user".into(), "postgres".into())],
             runs: AtomicU32::new(0),
         };
         pgkeep.write_configuration();
         pgkeep
+    }
+
+    /// The same for a test that must know which files come first, and how fast, or how much WAL there is: a stream has its own
+    /// order, and switches to new segments.
+    pub fn without_stream(cluster: &Cluster) -> Pgkeep {
+        let pgkeep = Pgkeep::of(cluster);
+        match source(cluster.major).as_str() {
+            "stream" => pgkeep.with("source", "sql"),
+            _ => pgkeep,
+        }
     }
 
     /// Sets a key of the section `[pgkeep]`.
@@ -192,6 +218,18 @@ impl Pgkeep {
     pub fn spawn_in_shell(&self, script: &str, arguments: &[&str]) -> Running {
         let mut command = self.command("bash");
         command.args(["-c", script, "bash"]).arg(binary());
+        command.arg("-c").arg(self.configuration());
+        self.spawn_command(command.args(arguments))
+    }
+
+    /// The same as root.
+    pub fn spawn_in_roots_shell(&self, script: &str, arguments: &[&str]) -> Running {
+        let mut command = self.command("bash");
+        command
+            .uid(0)
+            .gid(0)
+            .args(["-c", script, "bash"])
+            .arg(binary());
         command.arg("-c").arg(self.configuration());
         self.spawn_command(command.args(arguments))
     }
@@ -395,18 +433,22 @@ pub fn wait_until_copying(running: &mut Running, pgkeep: &Pgkeep) {
     });
 }
 
-/// Waits until a running backup has copied all WAL of a primary: it has asked for more since, and there was none.
+/// Waits until a running backup has copied all WAL of a primary, as its log tells with `-vv`.
 pub fn wait_until_followed(running: &mut Running, cluster: &Cluster) {
-    let now = cluster.value("select clock_timestamp()");
-    let idle = format!(
-        "select count(*) from pg_stat_activity
-          where query = 'SELECT pg_current_wal_flush_lsn()::text' and query_start > '{now}'
-            and state = 'idle' and state_change < clock_timestamp() - interval '50 ms'"
-    );
+    let written = position(&cluster.value("select pg_current_wal_flush_lsn()"));
     wait_until("the WAL is copied", || {
         assert!(running.is_running(), "the backup ended before that");
-        cluster.value(&idle) == "1"
+        let stderr = fs::read_to_string(&running.stderr).unwrap();
+        let mut told = stderr
+            .lines()
+            .filter_map(|line| line.split_once("copied up to "));
+        told.any(|(_, lsn)| position(lsn) >= written)
     });
+}
+
+fn position(lsn: &str) -> u64 {
+    let lsn: Lsn = lsn.parse().unwrap();
+    lsn.0
 }
 
 /// Waits until a backup has got to the pass with a number.

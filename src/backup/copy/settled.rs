@@ -14,7 +14,7 @@ use crate::parallel::Stop;
 use crate::repository::durable;
 use crate::repository::file_list::Crc32c;
 use crate::repository::store::{SLICE_BYTES, Store};
-use crate::server::reading::{Range, ranges};
+use crate::server::reading::Range;
 use crate::stored::writer::{StoredWriter, Written};
 
 /// How often a file is looked at that changes all the time.
@@ -166,20 +166,19 @@ impl Worker<'_> {
         let mut size = 0;
         let mut crc32c = 0;
         loop {
-            let wanted: Vec<Range<'_>> = ranges(planned.path, size, SLICE_BYTES).collect();
+            let slice = Range {
+                path: planned.path,
+                offset: size,
+                length: SLICE_BYTES,
+            };
             let plain = &mut self.plain;
             plain.clear();
-            let mut has_ended = false;
-            self.reader.read(&wanted, |index, bytes| {
+            self.reader.append(slice, plain, |_, read| {
                 stop.check()?;
-                let bytes = bytes.unwrap_or_default();
-                if !has_ended {
-                    plain.extend_from_slice(bytes);
-                }
-                has_ended |= (bytes.len() as u64) < wanted[index].length;
-                job.rate.take(bytes.len() as u64, || stop.is_set());
+                job.rate.take(read, || stop.is_set());
                 Ok(())
             })?;
+            let has_ended = (plain.len() as u64) < SLICE_BYTES;
             size += plain.len() as u64;
             crc32c = crc32c::crc32c_append(crc32c, plain);
             if !plain.is_empty() {

@@ -197,7 +197,11 @@ impl<'a> Follower<'a> {
                     return Ok(());
                 }
             };
+            let is_new = !self.plain.is_empty();
             self.take()?;
+            if is_new && !has_more {
+                log::debug!("the WAL is copied up to {}", self.records.awaited());
+            }
             let pause = match has_more {
                 true => Duration::ZERO,
                 false => PAUSE,

@@ -4,6 +4,7 @@ use crate::backup::{self, ParentRequest};
 use crate::cli::app::App;
 use crate::cli::commands::describe;
 use crate::cli::report::{Answer, Fields, field};
+use crate::config::Source;
 use crate::error::{Error, Result};
 use crate::repository::identifier::Selector;
 use crate::server::session::Checkpoint;
@@ -11,8 +12,8 @@ use crate::size::readable;
 
 /// Make a backup of a server
 ///
-/// Makes a backup of a running server, primary or standby, over ordinary SQL
-/// connections: a full one, or on PARENT an incremental one, with only the blocks that changed
+/// Makes a backup of a running server, primary or standby, from its disk, over ordinary SQL
+/// connections, or from a stream that it compresses: a full one, or on PARENT an incremental one, with only the blocks that changed
 /// since. It becomes visible only once it is complete and synced.
 #[derive(Debug, Args)]
 pub(crate) struct Backup {
@@ -29,6 +30,9 @@ pub(crate) struct Backup {
     /// Whether the checkpoint at the start is hurried
     #[arg(long, value_enum, default_value_t = CheckpointMode::Fast)]
     checkpoint: CheckpointMode,
+    /// Which way the server's files are read, whatever the configuration says
+    #[arg(long, value_enum, value_name = "WAY")]
+    source: Option<SourceMode>,
     /// Read everything anew, whatever a full backup that died has left
     #[arg(long, conflicts_with = "parent")]
     no_resume: bool,
@@ -41,6 +45,30 @@ enum CheckpointMode {
     Fast,
     /// Spread over time, gentle to the server; takes minutes.
     Spread,
+}
+
+/// Which way the server's files are read.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum SourceMode {
+    /// The one that suits the server best.
+    Auto,
+    /// From the server's disk, on its machine.
+    Direct,
+    /// By queries.
+    Sql,
+    /// From a stream that the server compresses.
+    Stream,
+}
+
+impl From<SourceMode> for Option<Source> {
+    fn from(mode: SourceMode) -> Option<Source> {
+        match mode {
+            SourceMode::Auto => None,
+            SourceMode::Direct => Some(Source::Direct),
+            SourceMode::Sql => Some(Source::Sql),
+            SourceMode::Stream => Some(Source::Stream),
+        }
+    }
 }
 
 /// The longest label that PostgreSQL takes, in bytes (MAXPGPATH).
@@ -84,6 +112,10 @@ impl Backup {
             coding: &coding,
             workers: server.workers,
             max_rate: configuration.max_rate.map(u64::from),
+            source: match self.source {
+                Some(source) => source.into(),
+                None => configuration.source,
+            },
             extra: &configuration.extra,
         };
         let info = backup::run(

@@ -27,6 +27,7 @@ impl Check {
             &server.folder,
             &server.connector()?,
             server.workers,
+            server.configuration.source,
             &app.interrupt,
         )?;
         let failed: Vec<&Line> = lines.iter().filter(|line| line.outcome.is_err()).collect();

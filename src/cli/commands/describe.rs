@@ -108,6 +108,9 @@ pub(crate) fn details(catalogue: &Catalogue, backup: &Backup) -> Result<Fields> 
         field("CorruptPages", info.corrupt_pages),
         field("Annotations", annotations(info)),
     ]);
+    if let Some(source) = info.source {
+        fields.push(field("FileSource", source.to_string()));
+    }
     if let Some(encrypted) = info.encryption {
         fields.push(field("MasterKey", encrypted.key.to_string()));
     }

@@ -76,7 +76,7 @@ impl Line {
     }
 
     /// Ends the connection because it is time to stop.
-    pub(super) fn cut(&self) {
+    pub(in crate::server) fn cut(&self) {
         self.0.is_cut.store(true, Ordering::SeqCst);
         if let Some(socket) = &*self.held() {
             socket.shut_down();
@@ -84,7 +84,7 @@ impl Line {
     }
 
     /// Whether it was time to stop.
-    pub(super) fn is_cut(&self) -> bool {
+    pub(in crate::server) fn is_cut(&self) -> bool {
         self.0.is_cut.load(Ordering::SeqCst)
     }
 

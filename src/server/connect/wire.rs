@@ -47,6 +47,11 @@ impl Wire {
         }
     }
 
+    /// What ends the connection from another thread.
+    pub(in crate::server) fn line(&self) -> Line {
+        self.line.clone()
+    }
+
     /// What the server says its version is.
     pub(in crate::server) fn server_version(&self) -> Option<&str> {
         self.server_version.as_deref()

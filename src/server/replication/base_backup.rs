@@ -9,7 +9,7 @@
 //! | `n` | the archive that begins, and the tablespace's path, both with a zero byte at their end |
 //! | `d` | a part of that archive |
 //! | `p` | how many bytes the server has read, in eight bytes |
-//! | `m` | nothing; the manifest begins, which pgkeep does not ask for |
+//! | `m` | nothing; the manifest begins, behind the last archive |
 //!
 //! An archive ends where another begins, or the stream ends.
 
@@ -20,10 +20,11 @@ use super::{CommandError, ReplicationSession};
 use crate::error::{Error, Result};
 use crate::pg::lsn::{Lsn, Timeline};
 use crate::pg::version::Major;
-use crate::server::connect::{Fault, misplaced};
+use crate::server::connect::{Fault, Line, misplaced};
 use crate::stored::compression::Algorithm;
 use postgres_protocol::message::backend::{COPY_DATA_TAG, COPY_DONE_TAG, Message};
 use std::ffi::OsString;
+use std::io::{self, Read};
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
@@ -56,6 +57,8 @@ pub struct BaseBackup {
     tablespaces: Vec<Tablespace>,
     /// Archives that did not begin yet; None is the data directory's.
     awaited: Vec<Option<u32>>,
+    /// Whether the manifest is still to come.
+    awaits_manifest: bool,
     state: State,
 }
 
@@ -63,20 +66,29 @@ pub struct BaseBackup {
 enum State {
     /// Before the first archive.
     Start,
-    /// An archive was announced, and nobody has taken it yet.
-    Announced(Option<u32>),
-    /// In an archive, so many bytes before the next message.
+    /// A part was announced, and nobody has taken it yet.
+    Announced(Part),
+    /// In a part, so many bytes before the next message.
     Within(usize),
-    /// Behind the last archive.
+    /// Behind the last part.
     Done,
     /// What was read did not go on.
     Failed(Error),
 }
 
+/// What comes of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    /// That of a tablespace; None of the data directory.
+    Archive(Option<u32>),
+    /// Behind all archives.
+    Manifest,
+}
+
 /// A message of the stream.
 #[derive(Debug, PartialEq, Eq)]
 enum Event {
-    Archive(Option<u32>),
+    Begin(Part),
     Data(usize),
     Done,
 }
@@ -114,6 +126,7 @@ impl ReplicationSession {
             start,
             size_kib,
             awaited: oids.chain([None]).collect(),
+            awaits_manifest: options.with_manifest,
             tablespaces,
             state: State::Start,
             session: self,
@@ -122,7 +135,28 @@ impl ReplicationSession {
     }
 }
 
+/// Ends a base backup from another thread, and whatever waits for more of it.
+#[derive(Clone)]
+pub struct Ending(Line);
+
+impl Ending {
+    /// Ends it.
+    pub fn end(&self) {
+        self.0.cut();
+    }
+
+    /// Whether it was ended.
+    pub fn is_ended(&self) -> bool {
+        self.0.is_cut()
+    }
+}
+
 impl BaseBackup {
+    /// What ends it from elsewhere.
+    pub fn ending(&self) -> Ending {
+        Ending(self.session.wire.line())
+    }
+
     /// Where recovery from this backup starts: the redo position of its checkpoint.
     pub fn start(&self) -> (Lsn, Timeline) {
         self.start
@@ -142,12 +176,31 @@ impl BaseBackup {
     ///
     /// After a failure every call fails in the same way.
     pub fn next_archive(&mut self) -> Result<Option<Archive<'_>>> {
-        let tablespace = loop {
+        let Some(Part::Archive(tablespace)) = self.announcement()? else {
+            return Ok(None);
+        };
+        self.state = State::Within(0);
+        Ok(Some(Archive::new(self, tablespace)))
+    }
+
+    /// The manifest, if it was asked for: of all files that the archives have. Archives that were not read are passed over.
+    pub fn manifest(&mut self) -> Result<Option<impl Read>> {
+        while self.next_archive()?.is_some() {}
+        let Some(Part::Manifest) = self.announcement()? else {
+            return Ok(None);
+        };
+        self.state = State::Within(0);
+        Ok(Some(Archive::new(self, None)))
+    }
+
+    /// What comes next, and what was not read of the part before is passed over; nothing behind the last one.
+    fn announcement(&mut self) -> Result<Option<Part>> {
+        loop {
             match self.state {
-                State::Announced(tablespace) => break tablespace,
+                State::Announced(part) => return Ok(Some(part)),
                 State::Done => return Ok(None),
                 State::Start => match self.event() {
-                    Ok(Event::Archive(tablespace)) => self.state = State::Announced(tablespace),
+                    Ok(Event::Begin(part)) => self.state = State::Announced(part),
                     Ok(Event::Done) => self.state = State::Done,
                     Ok(Event::Data(_)) => return Err(self.fail(misplaced())),
                     Err(fault) => return Err(self.fail(fault)),
@@ -158,15 +211,16 @@ impl BaseBackup {
                 }
                 State::Failed(ref error) => return Err(error.clone()),
             }
-        };
-        self.state = State::Within(0);
-        Ok(Some(Archive::new(self, tablespace)))
+        }
     }
 
     /// Ends the backup and gives the position up to which its WAL is needed. Archives that were not read are passed
     /// over. Pages that the server found to be wrong make it fail.
     pub fn finish(mut self) -> Result<(Lsn, Timeline)> {
-        while self.next_archive()?.is_some() {}
+        if let Some(mut manifest) = self.manifest()? {
+            io::copy(&mut manifest, &mut io::sink())
+                .map_err(|error| Error::from_read("read a manifest", &error))?;
+        }
         let wire = &mut self.session.wire;
         let ended = result::position(wire).and_then(|position| {
             loop {
@@ -191,7 +245,7 @@ impl BaseBackup {
             match self.state {
                 State::Within(0) => match self.event() {
                     Ok(Event::Data(length)) => self.state = State::Within(length),
-                    Ok(Event::Archive(tablespace)) => self.state = State::Announced(tablespace),
+                    Ok(Event::Begin(part)) => self.state = State::Announced(part),
                     Ok(Event::Done) => self.state = State::Done,
                     Err(fault) => return Err(self.fail(fault)),
                 },
@@ -248,6 +302,10 @@ impl BaseBackup {
                     wire.read_exact(&mut body)?;
                     return self.announced(&body);
                 }
+                b'm' if length == 0 && self.awaits_manifest && self.awaited.is_empty() => {
+                    self.awaits_manifest = false;
+                    return Ok(Event::Begin(Part::Manifest));
+                }
                 b'm' => {
                     let text = "the server sent a manifest that nobody asked for";
                     return Err(Fault::Garbled(text.to_owned()));
@@ -280,7 +338,10 @@ impl BaseBackup {
                 .position(|awaited| *awaited == tablespace)
         });
         match awaited {
-            Some(place) => Ok(Event::Archive(self.awaited.swap_remove(place))),
+            Some(place) => {
+                let tablespace = self.awaited.swap_remove(place);
+                Ok(Event::Begin(Part::Archive(tablespace)))
+            }
             None => {
                 let shown = &name[..name.len().min(100)];
                 Err(Fault::Garbled(format!(
@@ -292,10 +353,12 @@ impl BaseBackup {
     }
 
     fn done(&mut self) -> std::result::Result<Event, Fault> {
-        match self.awaited.is_empty() {
-            true => Ok(Event::Done),
-            false => Err(Fault::Garbled("the server left an archive out".to_owned())),
-        }
+        let left_out = match (self.awaited.is_empty(), self.awaits_manifest) {
+            (true, false) => return Ok(Event::Done),
+            (true, true) => "the manifest",
+            (false, _) => "an archive",
+        };
+        Err(Fault::Garbled(format!("the server left {left_out} out")))
     }
 }
 

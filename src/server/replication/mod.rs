@@ -10,7 +10,7 @@ mod options;
 mod result;
 
 pub use archive::Archive;
-pub use base_backup::{BaseBackup, Tablespace};
+pub use base_backup::{BaseBackup, Ending, Tablespace};
 pub use options::{BaseBackupOptions, ServerCompression};
 
 use crate::error::{Error, Result};

@@ -75,6 +75,8 @@ pub struct BaseBackupOptions {
     pub compression: ServerCompression,
     /// Whether the server looks at all files beforehand, to say how large the tablespaces are.
     pub with_sizes: bool,
+    /// Whether a manifest comes behind the archives, with the CRC-32C of each file.
+    pub with_manifest: bool,
     /// Whether the server checks the pages that it reads, where the cluster has checksums. A page that is wrong
     /// fails the backup, at its end.
     pub verify_checksums: bool,
@@ -89,12 +91,12 @@ impl BaseBackupOptions {
             max_rate: None,
             compression: ServerCompression::None,
             with_sizes: false,
+            with_manifest: false,
             verify_checksums: false,
         }
     }
 
-    /// The command of PostgreSQL 15 and later (backup/basebackup.c, parse_basebackup_options()). There is no manifest,
-    /// and nobody waits for WAL to be archived.
+    /// The command of PostgreSQL 15 and later (backup/basebackup.c, parse_basebackup_options()). Nobody waits for WAL to be archived.
     pub(super) fn command(&self) -> String {
         let checkpoint = match self.fast_checkpoint {
             true => "fast",
@@ -102,11 +104,15 @@ impl BaseBackupOptions {
         };
         let mut command = format!(
             "BASE_BACKUP (LABEL {}, CHECKPOINT '{checkpoint}', WAIT false, TABLESPACE_MAP true, \
-             MANIFEST 'no', PROGRESS {}, VERIFY_CHECKSUMS {}",
+             MANIFEST '{}', PROGRESS {}, VERIFY_CHECKSUMS {}",
             quoted(&self.label),
+            if self.with_manifest { "yes" } else { "no" },
             self.with_sizes,
             self.verify_checksums,
         );
+        if self.with_manifest {
+            command.push_str(", MANIFEST_CHECKSUMS 'CRC32C'");
+        }
         if let Some(rate) = self.max_rate {
             let _ = write!(command, ", MAX_RATE {rate}");
         }

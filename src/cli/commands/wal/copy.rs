@@ -50,6 +50,7 @@ impl Copy {
             keys: server.keys(),
             workers: server.workers,
             max_rate: configuration.max_rate.map(u64::from),
+            source: configuration.source,
             slot: configuration.wal_slot.as_deref(),
             create_slot: configuration.create_slot,
             follow: self.follow,

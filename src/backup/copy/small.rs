@@ -1,0 +1,116 @@
+//! Small files, many together.
+
+use crate::backup::copy::{Worker, vanished};
+use crate::backup::plan::{PlannedFile, Wanted};
+use crate::error::Result;
+use crate::parallel::Stop;
+use crate::pg::incremental;
+use crate::pg::page::PAGE_SIZE;
+use crate::repository::file_list::{Crc32c, Files};
+use crate::repository::layout;
+use crate::repository::store::Store;
+use crate::server::reading::Range;
+use crate::stored::bundle::BundleBuilder;
+
+impl Worker<'_> {
+    /// Reads small files, and stores them as one bundle.
+    pub(super) fn copy_bundle(
+        &mut self,
+        files: &[u32],
+        number: u32,
+        stop: &Stop<'_>,
+    ) -> Result<()> {
+        let mut bundle = BundleBuilder::new(std::mem::take(&mut self.plain));
+        let mut members = Files::sharing(self.job.plan.files.paths(), files.len());
+        self.read_small(files, stop, |_, planned, content| {
+            let crc32c = Crc32c(crc32c::crc32c(content));
+            let entry = planned.entry(content.len() as u64, crc32c, Some(number));
+            bundle.add(&entry.stored_path(), planned.modified, content)?;
+            members.push(entry);
+            Ok(())
+        })?;
+        self.plain = bundle.finish()?;
+        self.store_bundle(number, &members)
+    }
+
+    /// Stores `self.plain`, which is a bundle of these.
+    pub(super) fn store_bundle(&mut self, number: u32, members: &Files) -> Result<()> {
+        let path = layout::bundle(number, self.job.request.coding.suffix());
+        self.store.content(&path, &self.plain)?;
+        for member in members.iter() {
+            self.store.stored.files.push(member);
+        }
+        Ok(())
+    }
+
+    /// Reads small files, and stores each by itself.
+    pub(super) fn copy_small(&mut self, files: &[u32], stop: &Stop<'_>) -> Result<()> {
+        self.read_small(files, stop, |store, planned, content| {
+            let crc32c = Crc32c(crc32c::crc32c(content));
+            store.keep(planned.entry(content.len() as u64, crc32c, None), content)
+        })
+    }
+
+    /// Reads small files, each in one row, and hands on those that exist. Empty relations and those
+    /// that did not change need no row.
+    fn read_small(
+        &mut self,
+        files: &[u32],
+        stop: &Stop<'_>,
+        mut keep: impl FnMut(&mut Store<'_>, PlannedFile<'_>, &[u8]) -> Result<()>,
+    ) -> Result<()> {
+        let job = self.job;
+        let planned = |file: usize| job.plan.files.get(file);
+        let mut filled = Vec::new();
+        let mut others = Vec::new();
+        for &file in files {
+            let file = file as usize;
+            let planned = planned(file);
+            match planned.wanted {
+                Wanted::Blocks(blocks) => {
+                    let content = incremental::header(blocks, planned.blocks());
+                    keep(&mut self.store, planned, &content)?;
+                }
+                Wanted::Whole if !planned.is_replayed() => others.push(file),
+                Wanted::Whole if planned.size == 0 => keep(&mut self.store, planned, &[])?,
+                Wanted::Whole => filled.push(file),
+            }
+        }
+        let wanted: Vec<Range<'_>> = filled
+            .iter()
+            .map(|&file| Range {
+                path: planned(file).path,
+                offset: 0,
+                length: planned(file).size,
+            })
+            .collect();
+        let store = &mut self.store;
+        let pages = &mut self.pages;
+        let mut doubtful = Vec::new();
+        self.reader.read(&wanted, |index, bytes| {
+            stop.check()?;
+            let file = filled[index];
+            let planned = planned(file);
+            job.progress.advance(planned.size);
+            let Some(mut content) = bytes else {
+                return vanished(planned);
+            };
+            let mut suspects = Vec::new();
+            if let Some(relation) = planned.relation() {
+                content = &content[..content.len() - content.len() % PAGE_SIZE];
+                suspects = pages.look_at(file, relation, 0, content);
+            }
+            job.rate.take(content.len() as u64, || stop.is_set());
+            if suspects.is_empty() {
+                return keep(store, planned, content);
+            }
+            doubtful.push((file, content.to_vec(), suspects));
+            Ok(())
+        })?;
+        for (file, mut content, suspects) in doubtful {
+            self.look_again(suspects, &mut content, |block| block as usize * PAGE_SIZE)?;
+            keep(&mut self.store, planned(file), &content)?;
+        }
+        self.read_settled(others, stop, &mut keep)
+    }
+}

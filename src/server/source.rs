@@ -1,0 +1,238 @@
+//! Which way a server's files are read, and why.
+
+use std::fmt;
+use std::sync::Arc;
+
+use postgres::Client;
+
+use crate::config::Source;
+use crate::error::{Error, Kind, Result};
+use crate::interrupt::Interrupt;
+use crate::server::conflict;
+use crate::server::connect::{Connector, server_error};
+use crate::server::disk::DataDirectory;
+use crate::server::reading::FileReader;
+use crate::server::replication::{
+    BaseBackup, BaseBackupOptions, ReplicationSession, ServerCompression,
+};
+use crate::server::witness;
+
+/// How much is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extent {
+    /// All of the cluster.
+    Cluster,
+    /// Some blocks of it, or its WAL.
+    Parts,
+}
+
+/// The way that was chosen.
+pub struct Chosen {
+    /// In words: why it is this one.
+    pub why: String,
+    way: Way,
+}
+
+enum Way {
+    Direct(Arc<DataDirectory>),
+    Sql,
+    Stream(Box<Stream>),
+}
+
+/// A session that can stream, and how the server compresses.
+pub struct Stream {
+    session: ReplicationSession,
+    compression: ServerCompression,
+}
+
+/// A way, or why it is out of the question.
+type Suits<T> = std::result::Result<T, Error>;
+
+/// "sql (the server is on another machine)".
+impl fmt::Display for Chosen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.source(), self.why)
+    }
+}
+
+impl Chosen {
+    /// Chooses for the server that a reader is with, which then reads that way; `wanted` is what the user says.
+    pub fn choose(
+        wanted: Option<Source>,
+        extent: Extent,
+        connector: &Connector,
+        reader: &mut FileReader,
+        interrupt: &Interrupt,
+    ) -> Result<Chosen> {
+        let chosen = match wanted {
+            Some(Source::Sql) => Chosen::sql("as configured"),
+            Some(Source::Direct) => Chosen::direct(connector, reader)?.map_err(|why| {
+                why.context("the server's files cannot be read from its disk").hint(
+                    "run pgkeep on the server's machine as the account that the server runs as, or as root; or set source = auto",
+                )
+            })?,
+            Some(Source::Stream) if extent == Extent::Parts => Chosen::sql(PARTS),
+            Some(Source::Stream) => Chosen::stream(connector, reader, interrupt)?
+                .map_err(|why| why.context("the server cannot stream its files"))?,
+            None if connector.is_with_this_machine() => {
+                Chosen::direct(connector, reader)?.unwrap_or_else(|why| Chosen::sql(in_words(&why)))
+            }
+            None if extent == Extent::Parts => Chosen::sql(PARTS),
+            None => Chosen::stream(connector, reader, interrupt)?.unwrap_or_else(|why| {
+                Chosen::sql(format!(
+                    "the server is on another machine, and the network carries files as large as they are: {}",
+                    in_words(&why)
+                ))
+            }),
+        };
+        reader.read_from(&chosen);
+        Ok(chosen)
+    }
+
+    /// Which it is.
+    pub fn source(&self) -> Source {
+        match self.way {
+            Way::Direct(_) => Source::Direct,
+            Way::Sql => Source::Sql,
+            Way::Stream(_) => Source::Stream,
+        }
+    }
+
+    /// The data directory, where files are read from disk.
+    pub(super) fn disk(&self) -> Option<Arc<DataDirectory>> {
+        match &self.way {
+            Way::Direct(directory) => Some(Arc::clone(directory)),
+            Way::Sql | Way::Stream(_) => None,
+        }
+    }
+
+    /// What can stream.
+    pub fn into_stream(self) -> Option<Stream> {
+        match self.way {
+            Way::Stream(stream) => Some(*stream),
+            Way::Direct(_) | Way::Sql => None,
+        }
+    }
+
+    fn sql(why: impl Into<String>) -> Chosen {
+        Chosen {
+            why: why.into(),
+            way: Way::Sql,
+        }
+    }
+
+    /// From the server's disk, or why not.
+    fn direct(connector: &Connector, reader: &mut FileReader) -> Result<Suits<Chosen>> {
+        if !connector.is_with_this_machine() {
+            return Ok(Err(Error::server("the server is on another machine")));
+        }
+        let proven = match DataDirectory::prove(connector, reader) {
+            // This machine's own trouble does not keep the server from reading.
+            Err(error) if error.kind() == Kind::Failed => {
+                return Ok(Err(Error::server(error.message())));
+            }
+            proven => proven?,
+        };
+        Ok(proven
+            .map(|directory| Chosen {
+                why: format!("{} is on this machine", directory.path().display()),
+                way: Way::Direct(Arc::new(directory)),
+            })
+            .map_err(|reason| Error::server(reason.0)))
+    }
+
+    /// From a stream, or why not.
+    fn stream(
+        connector: &Connector,
+        reader: &mut FileReader,
+        interrupt: &Interrupt,
+    ) -> Result<Suits<Chosen>> {
+        let Some(compression) = compression(reader.client())? else {
+            let old = Error::server("PostgreSQL 14 does not compress what it sends");
+            return Ok(Err(old.hint("set source = auto")));
+        };
+        let mut session = match connector.connect_replication(interrupt) {
+            Ok(session) => session,
+            // A server that is gone does not answer to SQL either.
+            Err(error) if error.kind() == Kind::Server => return Ok(Err(error)),
+            Err(error) => return Err(error),
+        };
+        // Behind a load balancer it could be another one, whose files are of another moment.
+        let is_the_same = witness::ask(reader.client(), |name| {
+            let rows = session.query(&format!("READ_REPLICATION_SLOT {name}"))?;
+            Ok(matches!(&rows[..], [row] if row.first().is_some_and(Option::is_some)))
+        })?;
+        Ok(match is_the_same {
+            Some(true) => Ok(Chosen {
+                why: format!("the server compresses what it sends, by {}", compression.algorithm()),
+                way: Way::Stream(Box::new(Stream {
+                    session,
+                    compression,
+                })),
+            }),
+            Some(false) => Err(Error::server(
+                "the session for replication is with another server",
+            )
+            .hint("connect to the server itself, not through a load balancer; or set source = sql")),
+            None => Err(Error::server(
+                "the server has no replication slot left to prove by that both sessions are with it",
+            )
+            .hint("raise max_replication_slots on the server and restart it, or set source = auto")),
+        })
+    }
+}
+
+/// An error as a reason.
+fn in_words(error: &Error) -> String {
+    match error.advice() {
+        Some(advice) => format!("{} ({advice})", error.message()),
+        None => error.message().to_owned(),
+    }
+}
+
+/// Blocks and WAL are asked for.
+const PARTS: &str = "only parts of the cluster are read";
+
+/// What a server can compress by is among the values of `wal_compression`, which has had these since 15; before,
+/// BASE_BACKUP compresses nothing.
+const COMPRESSION: &str = "\
+SELECT current_setting('server_version_num')::int4 >= 150000, coalesce(enumvals, '{}')
+  FROM pg_settings WHERE name = 'wal_compression'";
+
+/// How a server compresses best that can at all.
+fn compression(client: &mut Client) -> Result<Option<ServerCompression>> {
+    let failed = |error| server_error("ask what the server can compress by", &error);
+    let row = conflict::repeated(|| client.query_typed_one(COMPRESSION, &[])).map_err(failed)?;
+    let (can, values): (bool, Vec<String>) = (
+        row.try_get(0).map_err(failed)?,
+        row.try_get(1).map_err(failed)?,
+    );
+    let has = |algorithm: &str| values.iter().any(|value| value == algorithm);
+    Ok(can.then(|| {
+        if has("zstd") {
+            ServerCompression::Zstd {
+                level: Some(LEVEL),
+                workers: None,
+            }
+        } else if has("lz4") {
+            ServerCompression::Lz4 { level: None }
+        } else {
+            ServerCompression::Gzip { level: Some(LEVEL) }
+        }
+    }))
+}
+
+/// The server's machine has other things to do.
+const LEVEL: i32 = 1;
+
+impl Stream {
+    /// Begins to stream the whole cluster; waits for a checkpoint.
+    pub fn begin(self, label: &str) -> Result<BaseBackup> {
+        let options = BaseBackupOptions {
+            compression: self.compression,
+            with_manifest: true,
+            ..BaseBackupOptions::new(label)
+        };
+        Ok(self.session.base_backup(&options)?)
+    }
+}
