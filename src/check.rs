@@ -13,7 +13,7 @@ use crate::server::connect::{Connector, server_error};
 use crate::server::facts::{self, Facts};
 use crate::server::permissions;
 use crate::server::reading::FileReader;
-use crate::server::source::{Chosen, Extent};
+use crate::server::source::{Amount, Chosen};
 use crate::size::readable;
 
 /// One thing that was looked at.
@@ -119,7 +119,9 @@ fn check_settings(
 ) -> Result<Vec<Check>> {
     let mut reader = FileReader::connect(connector, interrupt)?;
     let facts = Facts::read(client, &mut reader)?;
-    let chosen = Chosen::choose(source, Extent::Cluster, connector, &mut reader, interrupt);
+    let major = facts.version.major;
+    let amount = Amount::All;
+    let chosen = Chosen::choose(source, amount, major, connector, &mut reader, interrupt);
     let role = if facts.in_recovery {
         "a standby"
     } else {

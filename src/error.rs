@@ -121,9 +121,9 @@ impl Error {
         failure
     }
 
-    /// What went wrong while reading through other readers: the error of ours that is inside, or else "cannot
+    /// What went wrong while reading or writing through others: the error of ours that is inside, or else "cannot
     /// DOING: reason".
-    pub fn from_read(doing: &str, error: &io::Error) -> Error {
+    pub fn from_io(doing: &str, error: &io::Error) -> Error {
         Error::inside(error)
             .cloned()
             .unwrap_or_else(|| Error::failed(format!("cannot {doing}: {}", reason(error))))
@@ -215,13 +215,13 @@ mod tests {
         let ours = Error::server("lost").hint("look").momentary();
         let once = io::Error::other(ours);
         let twice = io::Error::other(once);
-        let found = Error::from_read("read", &twice);
+        let found = Error::from_io("read", &twice);
         assert_eq!(found.kind(), Kind::Server);
         assert_eq!(found.message(), "lost");
         assert!(found.is_momentary());
 
         let foreign = io::Error::new(io::ErrorKind::InvalidData, "no frame");
-        let found = Error::from_read("read an archive", &foreign);
+        let found = Error::from_io("read an archive", &foreign);
         assert_eq!(found.message(), "cannot read an archive: no frame");
         assert_eq!(found.kind(), Kind::Failed);
     }

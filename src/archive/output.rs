@@ -65,10 +65,7 @@ pub(super) fn write(
 
 /// An error of writing in the words it had when it happened.
 pub(super) fn told(error: io::Error) -> Error {
-    match error.downcast::<Error>() {
-        Ok(error) => error,
-        Err(error) => Error::failed(format!("cannot write the tar: {error}")),
-    }
+    Error::from_io("write the tar", &error)
 }
 
 impl<'a> Output<'a> {

@@ -5,12 +5,13 @@ use std::thread::{self, ScopedJoinHandle};
 use postgres::Client;
 
 use crate::backup::{Request, check_facts};
+use crate::config::Source;
 use crate::error::Result;
 use crate::interrupt::Interrupt;
 use crate::server::connect::Connector;
 use crate::server::facts::{self, Facts};
 use crate::server::reading::FileReader;
-use crate::server::source::{Chosen, Extent, Stream};
+use crate::server::source::{Amount, Chosen, Stream};
 use crate::server::{self, Instance, permissions};
 
 /// The sessions of a pass, and what they found the server to be.
@@ -18,6 +19,8 @@ pub(super) struct Connected {
     pub(super) sessions: Sessions,
     pub(super) instance: Instance,
     pub(super) facts: Facts,
+    /// Which way files are read.
+    pub(super) source: Source,
 }
 
 /// The sessions of a pass, all with the same server.
@@ -58,15 +61,21 @@ impl Connected {
             let others: Vec<_> = (0..others).map(|_| scope.spawn(reader)).collect();
             let keeper = scope.spawn(connect);
             let mut first = reader()?;
-            let extent = match request.parent {
-                None => Extent::Cluster,
-                Some(_) => Extent::Parts,
-            };
-            let mut facts = Facts::read(&mut client, &mut first)?;
+            let facts = Facts::read(&mut client, &mut first)?;
             check_facts(&facts)?;
-            let chosen = Chosen::choose(request.source, extent, connector, &mut first, interrupt)?;
+            let amount = match request.parent {
+                None => Amount::All,
+                Some(_) => Amount::Parts,
+            };
+            let chosen = Chosen::choose(
+                request.source,
+                amount,
+                version.major,
+                connector,
+                &mut first,
+                interrupt,
+            )?;
             log::info!("the way of the files: {chosen}");
-            facts.source = chosen.source();
             let mut readers = vec![first];
             for other in others {
                 let mut reader = joined(other)?;
@@ -77,6 +86,7 @@ impl Connected {
                 true => readers.pop(),
                 false => None,
             };
+            let source = chosen.source();
             let sessions = Sessions {
                 client,
                 readers,
@@ -88,6 +98,7 @@ impl Connected {
                 sessions,
                 instance: instance.clone(),
                 facts,
+                source,
             })
         })
     }

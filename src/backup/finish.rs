@@ -7,6 +7,7 @@ use std::time::Instant;
 use crate::backup::Request;
 use crate::backup::end::End;
 use crate::backup::wal::NeededWal;
+use crate::config::Source;
 use crate::error::Result;
 use crate::pg::control::CONTROL_FILE;
 use crate::pg::label::{BACKUP_LABEL_FILE, IncrementalFrom, with_incremental_from};
@@ -42,6 +43,8 @@ pub(super) struct Description<'a> {
     /// The pages that no replay mends.
     pub(super) corrupt: Vec<CorruptPage>,
     pub(super) increment: Option<Increment>,
+    /// Which way files were read; nothing asks that of what is no backup yet.
+    pub(super) source: Option<Source>,
     pub(super) identifier: Identifier,
     pub(super) began: Instant,
 }
@@ -167,7 +170,7 @@ impl Description<'_> {
             number_of_files: sealed.list.files.len() as u64,
             elapsed: milliseconds(self.began),
             passes: 1,
-            source: Some(self.facts.source),
+            source: self.source,
             major_version: self.facts.version.major.number(),
             minor_version: self.facts.version.minor,
             system_identifier: control.system_identifier,

@@ -131,6 +131,7 @@ impl Layers {
             // Whatever may be damaged is read again.
             corrupt: Vec::new(),
             increment,
+            source: None,
             identifier,
             began,
         };
@@ -199,7 +200,7 @@ fn keep_as_before(
         match bundling.takes(entry) {
             true => bundling.add(entry, &content)?,
             false => {
-                let path = folder.stored(&bundling.store.path_of(entry.path));
+                let path = folder.stored(&bundling.store.path_of(&entry.stored_path()));
                 path.parent().map(durable::create_folder).transpose()?;
                 // Half of it may be there, if the pass was broken off just then.
                 if durable::exists(&path)? {

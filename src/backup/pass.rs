@@ -21,6 +21,7 @@ use crate::backup::reserved::{ReservedWal, Watch};
 use crate::backup::wal::following::{Following, Meanwhile};
 use crate::backup::wal::{self, NeededWal};
 use crate::backup::{ParentRequest, Request, emptied_directories, end, orphans, unlogged};
+use crate::config::Source;
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
 use crate::pg::changed_blocks::ChangedBlocks;
@@ -43,6 +44,8 @@ use crate::server::session::{BackupSession, Checkpoint, Stopped};
 pub(super) struct Pass<'a> {
     pub(super) request: &'a Request<'a>,
     pub(super) facts: &'a Facts,
+    /// Which way files are read.
+    pub(super) source: Source,
     pub(super) identifier: Identifier,
     /// When the backup began.
     pub(super) began: Instant,
@@ -181,7 +184,7 @@ impl Pass<'_> {
             &rules,
             major,
             suffix,
-            facts.source,
+            self.source,
             changes.as_ref(),
         );
         let (increment, changed) = changes
@@ -278,6 +281,7 @@ impl Pass<'_> {
                 tablespaces,
                 corrupt,
                 increment,
+                source: Some(self.source),
                 identifier: self.identifier,
                 began: self.began,
             },
@@ -305,6 +309,7 @@ impl Pass<'_> {
             tablespaces: &[],
             corrupt: Vec::new(),
             increment,
+            source: None,
             identifier: self.identifier,
             began: self.began,
         };

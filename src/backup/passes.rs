@@ -144,10 +144,12 @@ impl<'a> Passes<'a> {
             sessions,
             instance,
             facts,
+            source,
         } = connected;
         let pass = Pass {
             request: self.request,
             facts: &facts,
+            source,
             identifier: self.identifier,
             began: self.began,
             folder,

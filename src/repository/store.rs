@@ -169,7 +169,7 @@ impl<'a> Store<'a> {
         system_identifier: u64,
         ranges: &[WalRange],
     ) -> Result<()> {
-        let failed = |error| told("cannot make the manifest", error);
+        let failed = |error: io::Error| Error::from_io("make the manifest", &error);
         self.stored.files.sort();
         let stored = self.path_of(BACKUP_MANIFEST_FILE);
         let content = ContentWriter::create(self.folder, stored, self.coding)?;
@@ -221,7 +221,7 @@ impl<'a> Store<'a> {
         let stored = layout::file_list(self.coding.suffix());
         let mut content = ContentWriter::create(self.folder, stored, self.coding)?;
         list.write(&mut content)
-            .map_err(|error| told("cannot make the list of files", error))?;
+            .map_err(|error| Error::from_io("make the list of files", &error))?;
         let written = content.finish()?;
         *bytes += written.written.size;
         checksums.insert(&written.path, written.written.sha512);
@@ -230,20 +230,12 @@ impl<'a> Store<'a> {
         let mut content = ContentWriter::create(self.folder, CHECKSUMS.to_owned(), &plain)?;
         checksums
             .write(&mut content)
-            .map_err(|error| told("cannot make the list of checksums", error))?;
+            .map_err(|error| Error::from_io("make the list of checksums", &error))?;
         let written = content.finish()?.written;
         Ok(Sealed {
             list,
             bytes: *bytes + written.size,
             checksums: written.sha512,
         })
-    }
-}
-
-/// An error of a stored file in the words it had when it happened.
-fn told(what: &str, error: io::Error) -> Error {
-    match error.downcast::<Error>() {
-        Ok(error) => error,
-        Err(error) => Error::failed(format!("{what}: {error}")),
     }
 }

@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 use postgres::Client;
 use postgres::error::SqlState;
 
-use crate::config::Source;
 use crate::error::{Error, Result};
 use crate::pg::control::ControlFile;
 use crate::pg::version::{Major, Version};
@@ -17,8 +16,6 @@ use crate::server::text::ServerText;
 /// What a backup must know of a server before it starts.
 #[derive(Debug, Clone)]
 pub struct Facts {
-    /// Which way its files are read, once that is chosen.
-    pub source: Source,
     /// PostgreSQL's version.
     pub version: Version,
     /// The control file as it was when asked.
@@ -112,7 +109,6 @@ impl Facts {
             .map(|file| named_in_utf8("a configuration file", file))
             .collect::<Result<Vec<String>>>()?;
         Ok(Facts {
-            source: Source::Sql,
             version,
             control,
             in_recovery: row.try_get(0).map_err(read)?,

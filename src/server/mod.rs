@@ -1,4 +1,4 @@
-//! One PostgreSQL server over ordinary SQL connections.
+//! One PostgreSQL server: over ordinary SQL connections, its disk, and a stream that it compresses.
 //!
 //! Nothing here knows the repository: it tells what the server is, brackets a
 //! backup, lists files and reads them.

@@ -57,9 +57,7 @@ impl FileState {
             changed: metadata.ctime(),
         }
     }
-}
 
-impl FileState {
     /// That in a row, from a column on; of no file, NULLs.
     pub(super) fn of_row(row: &Row, column: usize) -> Result<Option<FileState>, postgres::Error> {
         let number = |column: usize| row.try_get::<_, Option<i64>>(column);
@@ -68,8 +66,8 @@ impl FileState {
             .zip(modified)
             .zip(changed)
             .map(|((size, modified), changed)| FileState {
-                // No file has a size below zero.
-                size: size.max(0) as u64,
+                // A size below zero is found to be impossible by whoever looks at it.
+                size: u64::try_from(size).unwrap_or(u64::MAX),
                 modified,
                 changed,
             }))
@@ -373,17 +371,16 @@ impl FileReader {
         let Some(row) = row else {
             return Ok(None);
         };
-        let number = |column: usize| row.try_get::<_, i64>(column).map_err(failed);
-        let state = FileState {
-            size: u64::try_from(number(0)?)
-                .map_err(|_| Error::server(format!("the server gives {path} a size below zero")))?,
-            modified: number(1)?,
-            changed: number(2)?,
+        let Some(state) = FileState::of_row(&row, 0).map_err(failed)? else {
+            return Ok(None);
         };
-        Ok(Some((
-            state,
-            number(3)? - state.modified.max(state.changed),
-        )))
+        if state.size > i64::MAX as u64 {
+            return Err(Error::server(format!(
+                "the server gives {path} a size below zero"
+            )));
+        }
+        let now: i64 = row.try_get(3).map_err(failed)?;
+        Ok(Some((state, now - state.modified.max(state.changed))))
     }
 
     /// Reads `global/pg_control`. The server writes it in place, so a reader may
@@ -411,7 +408,7 @@ impl FileReader {
 }
 
 /// Between two looks at a control file that was being written.
-const CONTROL_FILE_PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
+pub(super) const CONTROL_FILE_PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
 
 enum Ended {
     Complete,

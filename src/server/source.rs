@@ -8,6 +8,7 @@ use postgres::Client;
 use crate::config::Source;
 use crate::error::{Error, Kind, Result};
 use crate::interrupt::Interrupt;
+use crate::pg::version::Major;
 use crate::server::conflict;
 use crate::server::connect::{Connector, server_error};
 use crate::server::disk::DataDirectory;
@@ -19,9 +20,9 @@ use crate::server::witness;
 
 /// How much is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Extent {
-    /// All of the cluster.
-    Cluster,
+pub enum Amount {
+    /// The whole cluster.
+    All,
     /// Some blocks of it, or its WAL.
     Parts,
 }
@@ -59,26 +60,27 @@ impl Chosen {
     /// Chooses for the server that a reader is with, which then reads that way; `wanted` is what the user says.
     pub fn choose(
         wanted: Option<Source>,
-        extent: Extent,
+        amount: Amount,
+        major: Major,
         connector: &Connector,
         reader: &mut FileReader,
         interrupt: &Interrupt,
     ) -> Result<Chosen> {
         let chosen = match wanted {
             Some(Source::Sql) => Chosen::sql("as configured"),
-            Some(Source::Direct) => Chosen::direct(connector, reader)?.map_err(|why| {
+            Some(Source::Direct) => Chosen::direct(major, connector, reader)?.map_err(|why| {
                 why.context("the server's files cannot be read from its disk").hint(
                     "run pgkeep on the server's machine as the account that the server runs as, or as root; or set source = auto",
                 )
             })?,
-            Some(Source::Stream) if extent == Extent::Parts => Chosen::sql(PARTS),
-            Some(Source::Stream) => Chosen::stream(connector, reader, interrupt)?
+            Some(Source::Stream) if amount == Amount::Parts => Chosen::sql(PARTS),
+            Some(Source::Stream) => Chosen::stream(major, connector, reader, interrupt)?
                 .map_err(|why| why.context("the server cannot stream its files"))?,
             None if connector.is_with_this_machine() => {
-                Chosen::direct(connector, reader)?.unwrap_or_else(|why| Chosen::sql(in_words(&why)))
+                Chosen::direct(major, connector, reader)?.unwrap_or_else(|why| Chosen::sql(in_words(&why)))
             }
-            None if extent == Extent::Parts => Chosen::sql(PARTS),
-            None => Chosen::stream(connector, reader, interrupt)?.unwrap_or_else(|why| {
+            None if amount == Amount::Parts => Chosen::sql(PARTS),
+            None => Chosen::stream(major, connector, reader, interrupt)?.unwrap_or_else(|why| {
                 Chosen::sql(format!(
                     "the server is on another machine, and the network carries files as large as they are: {}",
                     in_words(&why)
@@ -122,11 +124,15 @@ impl Chosen {
     }
 
     /// From the server's disk, or why not.
-    fn direct(connector: &Connector, reader: &mut FileReader) -> Result<Suits<Chosen>> {
+    fn direct(
+        major: Major,
+        connector: &Connector,
+        reader: &mut FileReader,
+    ) -> Result<Suits<Chosen>> {
         if !connector.is_with_this_machine() {
             return Ok(Err(Error::server("the server is on another machine")));
         }
-        let proven = match DataDirectory::prove(connector, reader) {
+        let proven = match DataDirectory::prove(major, connector, reader) {
             // This machine's own trouble does not keep the server from reading.
             Err(error) if error.kind() == Kind::Failed => {
                 return Ok(Err(Error::server(error.message())));
@@ -143,14 +149,16 @@ impl Chosen {
 
     /// From a stream, or why not.
     fn stream(
+        major: Major,
         connector: &Connector,
         reader: &mut FileReader,
         interrupt: &Interrupt,
     ) -> Result<Suits<Chosen>> {
-        let Some(compression) = compression(reader.client())? else {
+        if major < Major::V15 {
             let old = Error::server("PostgreSQL 14 does not compress what it sends");
             return Ok(Err(old.hint("set source = auto")));
-        };
+        }
+        let compression = compression(reader.client())?;
         let mut session = match connector.connect_replication(interrupt) {
             Ok(session) => session,
             // A server that is gone does not answer to SQL either.
@@ -193,33 +201,26 @@ fn in_words(error: &Error) -> String {
 /// Blocks and WAL are asked for.
 const PARTS: &str = "only parts of the cluster are read";
 
-/// What a server can compress by is among the values of `wal_compression`, which has had these since 15; before,
-/// BASE_BACKUP compresses nothing.
+/// What a server can compress by is among the values of `wal_compression`, which has had these since 15.
 const COMPRESSION: &str = "\
-SELECT current_setting('server_version_num')::int4 >= 150000, coalesce(enumvals, '{}')
-  FROM pg_settings WHERE name = 'wal_compression'";
+SELECT coalesce(enumvals, '{}') FROM pg_settings WHERE name = 'wal_compression'";
 
-/// How a server compresses best that can at all.
-fn compression(client: &mut Client) -> Result<Option<ServerCompression>> {
-    let failed = |error| server_error("ask what the server can compress by", &error);
-    let row = conflict::repeated(|| client.query_typed_one(COMPRESSION, &[])).map_err(failed)?;
-    let (can, values): (bool, Vec<String>) = (
-        row.try_get(0).map_err(failed)?,
-        row.try_get(1).map_err(failed)?,
-    );
+/// How a server compresses best.
+fn compression(client: &mut Client) -> Result<ServerCompression> {
+    let values: Vec<String> = conflict::repeated(|| client.query_typed_one(COMPRESSION, &[]))
+        .and_then(|row| row.try_get(0))
+        .map_err(|error| server_error("ask what the server can compress by", &error))?;
     let has = |algorithm: &str| values.iter().any(|value| value == algorithm);
-    Ok(can.then(|| {
-        if has("zstd") {
-            ServerCompression::Zstd {
-                level: Some(LEVEL),
-                workers: None,
-            }
-        } else if has("lz4") {
-            ServerCompression::Lz4 { level: None }
-        } else {
-            ServerCompression::Gzip { level: Some(LEVEL) }
+    Ok(if has("zstd") {
+        ServerCompression::Zstd {
+            level: Some(LEVEL),
+            workers: None,
         }
-    }))
+    } else if has("lz4") {
+        ServerCompression::Lz4 { level: None }
+    } else {
+        ServerCompression::Gzip { level: Some(LEVEL) }
+    })
 }
 
 /// The server's machine has other things to do.
@@ -233,6 +234,13 @@ impl Stream {
             with_manifest: true,
             ..BaseBackupOptions::new(label)
         };
-        Ok(self.session.base_backup(&options)?)
+        self.session.base_backup(&options).map_err(|refused| {
+            let is_unsupported = refused.is_unsupported();
+            let error = Error::from(refused);
+            match is_unsupported {
+                true => error.hint("set source = sql"),
+                false => error,
+            }
+        })
     }
 }

@@ -1,4 +1,4 @@
-//! All WAL of a server that is not here yet, over SQL.
+//! All WAL of a server that is not here yet, from its disk or over SQL.
 //!
 //! History files come first, then whole segments, the oldest first, then the one that is being written, as far as it is
 //! flushed. A replication slot, where one is configured, keeps the WAL on the server until it
@@ -30,7 +30,7 @@ use crate::repository::wal_archive::{ClusterIdentity, Gap, Inventory, Stored, Wa
 use crate::server::connect::Connector;
 use crate::server::reading::FileReader;
 use crate::server::slot::{self, Limit, Slot};
-use crate::server::source::{Chosen, Extent};
+use crate::server::source::{Amount, Chosen};
 use crate::server::wal_end::wal_end;
 use crate::server::{Instance, facts, permissions, pg_wal};
 use crate::stored::coding::Coding;
@@ -194,7 +194,8 @@ impl<'a> Session<'a> {
         reader.check_instance(&instance)?;
         let chosen = Chosen::choose(
             request.source,
-            Extent::Parts,
+            Amount::Parts,
+            major,
             connector,
             &mut reader,
             interrupt,

@@ -1,6 +1,6 @@
 //! WAL on its way into the archive and out of it again.
 //!
-//! [`push`] takes one file from a server's `archive_command`, [`copy`] fetches over SQL what is not here yet,
+//! [`push`] takes one file from a server's `archive_command`, [`copy`] fetches what is not here yet,
 //! [`get`] serves a server's `restore_command`, and [`list`] says what there is. Whatever comes in is
 //! read back record by record before it counts, and what its blocks changed is noted in a block map.
 

@@ -217,6 +217,16 @@ impl Certificates<'_> {
         assert!(output.status.success(), "{arguments}: {output:?}");
     }
 
+    /// A root, a certificate of it for localhost, which the server shows from now on, and one for the user `certified`.
+    pub fn usual(&self) {
+        self.root("root");
+        let of_host = Some("subjectAltName=DNS:localhost");
+        self.signed("root", "host", "elsewhere", of_host);
+        let of_client = Some("keyUsage=digitalSignature");
+        self.signed("root", "client", "certified", of_client);
+        self.serve("host");
+    }
+
     /// A root, NAME.crt and NAME.key.
     pub fn root(&self, name: &str) {
         self.openssl(&format!(

@@ -362,21 +362,8 @@ fn tls_is_as_safe_as_sslmode_says() {
         assert_refused(required, "does not support TLS", "postgresql.conf");
 
         let certificates = Certificates(&cluster);
-        certificates.root("root");
+        certificates.usual();
         certificates.root("stranger");
-        certificates.signed(
-            "root",
-            "host",
-            "elsewhere",
-            Some("subjectAltName=DNS:localhost"),
-        );
-        certificates.signed(
-            "root",
-            "client",
-            "certified",
-            Some("keyUsage=digitalSignature"),
-        );
-        certificates.serve("host");
         let root = cluster.path("root.crt");
         let trusted = ("PGSSLROOTCERT", &*root);
         let stranger = cluster.path("stranger.crt");

@@ -159,6 +159,49 @@ fn an_incremental_backup_that_loses_its_server_stays_one() {
     }
 }
 
+/// Half of an incremental file lies where the layer has one of which nothing changed.
+#[test]
+fn an_incremental_backup_that_is_broken_off_within_a_file_stays_one() {
+    let mut cluster = Cluster::stopped(17, &Options::default());
+    cluster.set("autovacuum = off\nwal_keep_size = 1GB");
+    cluster.start();
+    cluster
+        .sql("create table half as select i, md5(i::text) body from generate_series(1, 400000) i");
+    // Nobody who reads it later leaves hints on its pages.
+    cluster.sql("vacuum half");
+    let pgkeep = Pgkeep::without_stream(&cluster).with("compression", "none");
+    pgkeep.backup();
+    cluster.sql("update half set body = 'changed' where i < 200000");
+    let before = Before::of(&cluster);
+    let pgkeep = pgkeep.with("max_rate", "8MB");
+    let mut running = pgkeep.spawn(&["backup", SERVER, "newest"]);
+    wait_until("half of the file is stored", || {
+        assert!(running.is_running(), "the backup ended too early");
+        let files = walkdir::WalkDir::new(pgkeep.backups())
+            .into_iter()
+            .flatten();
+        { files }.any(|file| {
+            let path = file.path().to_string_lossy().into_owned();
+            let is_half = file
+                .metadata()
+                .is_ok_and(|metadata| metadata.len() > 300_000);
+            path.contains("building/1/data/base/5/INCREMENTAL.") && is_half
+        })
+    });
+    cluster.sql(
+        "select pg_terminate_backend(pid) from pg_stat_activity
+          where application_name = 'pgkeep' order by backend_start limit 1",
+    );
+    let run = running.wait();
+    assert_eq!(run.succeeded().at("Response.Incremental"), "true");
+    let info = pgkeep.ok(&["info", SERVER, "newest"]);
+    assert_eq!(info.at("Response.Passes"), "2");
+    let pgkeep = pgkeep.with("max_rate", "0");
+    pgkeep.ok(&["verify", SERVER, "newest"]);
+    let restored = checks::is_whole(17, &pgkeep.restore("newest"), &before, 0);
+    assert_same(&cluster, &restored, &["half"]);
+}
+
 #[test]
 fn a_session_that_is_ended_costs_a_pass() {
     let cluster = Cluster::new(18);

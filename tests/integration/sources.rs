@@ -1,6 +1,8 @@
 //! Which way a server's files are read: what comes of each is the same, and the disk is believed only where it is the server's.
 
+use std::ffi::OsStr;
 use std::fs::{self, Permissions};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 
@@ -28,6 +30,17 @@ fn quiet(major: u32) -> Cluster {
             .sql("create table near tablespace inside as select i from generate_series(1, 3000) i");
     }
     cluster.sql("create unlogged table fleeting as select i from generate_series(1, 3000) i");
+    // A stranger whose name is not UTF-8.
+    let within = cluster.file_of("far");
+    let beside = cluster
+        .data()
+        .join(&within)
+        .parent()
+        .unwrap()
+        .parent()
+        .unwrap()
+        .to_owned();
+    fs::write(beside.join(OsStr::from_bytes(b"caf\xe9")), "one's own").unwrap();
     fs::create_dir(cluster.data().join("conf.d")).unwrap();
     fs::write(cluster.data().join("conf.d/own.conf"), "one's own").unwrap();
     fs::write(cluster.data().join("empty"), "").unwrap();
@@ -387,6 +400,16 @@ impl Elsewhere {
         elsewhere
     }
 
+    /// A pgkeep that knows a cluster by this address, and what leads there.
+    fn knowing(&self, cluster: &Cluster) -> (Link, Pgkeep) {
+        let link = Link::at(&self.address, cluster);
+        let pgkeep = Pgkeep::of(cluster)
+            .with_server("host", &self.address)
+            .with_server("port", &link.port.to_string())
+            .with("source", "auto");
+        (link, pgkeep)
+    }
+
     fn run(&self, pgkeep: &Pgkeep, arguments: &[&str]) -> Run {
         let script = format!(
             "exec ip netns exec {} setpriv --reuid={} --regid={} --clear-groups \"$@\"",
@@ -413,12 +436,8 @@ fn from_another_machine_the_server_compresses_where_it_can() {
     let elsewhere = Elsewhere::new();
     for (major, expected) in [(14, "sql"), (18, "stream")] {
         let cluster = quiet_without_tablespace(major);
-        let link = Link::at(&elsewhere.address, &cluster);
         let before = Before::of(&cluster);
-        let pgkeep = Pgkeep::of(&cluster)
-            .with_server("host", &elsewhere.address)
-            .with_server("port", &link.port.to_string())
-            .with("source", "auto");
+        let (_link, pgkeep) = elsewhere.knowing(&cluster);
         let run = elsewhere.run(&pgkeep, &["-v", "backup", SERVER]);
         run.succeeded();
         assert_eq!(source_of(&pgkeep, "newest"), expected);
@@ -485,11 +504,7 @@ fn without_a_sender_to_spare_files_come_by_sql() {
         "a name too long for tar",
     )
     .unwrap();
-    let link = Link::at(&elsewhere.address, &cluster);
-    let pgkeep = Pgkeep::of(&cluster)
-        .with_server("host", &elsewhere.address)
-        .with_server("port", &link.port.to_string())
-        .with("source", "auto");
+    let (_link, pgkeep) = elsewhere.knowing(&cluster);
     let run = elsewhere.run(&pgkeep, &["-v", "backup", SERVER]);
     run.succeeded();
     assert!(reason(&run).contains("max_wal_senders"), "{run:?}");

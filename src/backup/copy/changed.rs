@@ -3,12 +3,12 @@
 use std::borrow::Cow;
 
 use crate::backup::copy::Worker;
+use crate::backup::copy::small::store_alone;
 use crate::backup::plan::Wanted;
 use crate::error::Result;
 use crate::parallel::Stop;
 use crate::pg::incremental;
 use crate::pg::page::PAGE_SIZE;
-use crate::repository::file_list::Crc32c;
 use crate::repository::store::{SLICE_BYTES, Store};
 use crate::server::reading::{ROW_BYTES, Range};
 
@@ -43,10 +43,7 @@ impl Worker<'_> {
             })
             .collect();
         self.read_changed(&changed, stop, |store, changed, content| {
-            let size = content.len() as u64;
-            let crc32c = Crc32c(crc32c::crc32c(content));
-            let entry = job.plan.files.get(changed.file).entry(size, crc32c, None);
-            store.keep(entry, content)
+            store_alone(store, job.plan.files.get(changed.file), content)
         })
     }
 

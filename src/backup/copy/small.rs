@@ -12,6 +12,35 @@ use crate::repository::store::Store;
 use crate::server::reading::Range;
 use crate::stored::bundle::BundleBuilder;
 
+/// A bundle that is being filled.
+pub(super) struct Bundle {
+    number: u32,
+    tar: BundleBuilder,
+    members: Files,
+}
+
+impl Bundle {
+    /// Adds a file of the plan.
+    pub(super) fn add(&mut self, planned: PlannedFile<'_>, content: &[u8]) -> Result<()> {
+        let crc32c = Crc32c(crc32c::crc32c(content));
+        let entry = planned.entry(content.len() as u64, crc32c, Some(self.number));
+        self.tar
+            .add(&entry.stored_path(), planned.modified, content)?;
+        self.members.push(entry);
+        Ok(())
+    }
+}
+
+/// Stores a file of the plan by itself.
+pub(super) fn store_alone(
+    store: &mut Store<'_>,
+    planned: PlannedFile<'_>,
+    content: &[u8],
+) -> Result<()> {
+    let crc32c = Crc32c(crc32c::crc32c(content));
+    store.keep(planned.entry(content.len() as u64, crc32c, None), content)
+}
+
 impl Worker<'_> {
     /// Reads small files, and stores them as one bundle.
     pub(super) fn copy_bundle(
@@ -20,35 +49,36 @@ impl Worker<'_> {
         number: u32,
         stop: &Stop<'_>,
     ) -> Result<()> {
-        let mut bundle = BundleBuilder::new(std::mem::take(&mut self.plain));
-        let mut members = Files::sharing(self.job.plan.files.paths(), files.len());
+        let mut bundle = self.bundle(number, files.len());
         self.read_small(files, stop, |_, planned, content| {
-            let crc32c = Crc32c(crc32c::crc32c(content));
-            let entry = planned.entry(content.len() as u64, crc32c, Some(number));
-            bundle.add(&entry.stored_path(), planned.modified, content)?;
-            members.push(entry);
-            Ok(())
+            bundle.add(planned, content)
         })?;
-        self.plain = bundle.finish()?;
-        self.store_bundle(number, &members)
-    }
-
-    /// Stores `self.plain`, which is a bundle of these.
-    pub(super) fn store_bundle(&mut self, number: u32, members: &Files) -> Result<()> {
-        let path = layout::bundle(number, self.job.request.coding.suffix());
-        self.store.content(&path, &self.plain)?;
-        for member in members.iter() {
-            self.store.stored.files.push(member);
-        }
-        Ok(())
+        self.store_bundle(bundle)
     }
 
     /// Reads small files, and stores each by itself.
     pub(super) fn copy_small(&mut self, files: &[u32], stop: &Stop<'_>) -> Result<()> {
-        self.read_small(files, stop, |store, planned, content| {
-            let crc32c = Crc32c(crc32c::crc32c(content));
-            store.keep(planned.entry(content.len() as u64, crc32c, None), content)
-        })
+        self.read_small(files, stop, store_alone)
+    }
+
+    /// Begins a bundle of so many files, in the memory of `self.plain`.
+    pub(super) fn bundle(&mut self, number: u32, files: usize) -> Bundle {
+        Bundle {
+            number,
+            tar: BundleBuilder::new(std::mem::take(&mut self.plain)),
+            members: Files::sharing(self.job.plan.files.paths(), files),
+        }
+    }
+
+    /// Stores a bundle.
+    pub(super) fn store_bundle(&mut self, bundle: Bundle) -> Result<()> {
+        self.plain = bundle.tar.finish()?;
+        let path = layout::bundle(bundle.number, self.job.request.coding.suffix());
+        self.store.content(&path, &self.plain)?;
+        for member in bundle.members.iter() {
+            self.store.stored.files.push(member);
+        }
+        Ok(())
     }
 
     /// Reads small files, each in one row, and hands on those that exist. Empty relations and those

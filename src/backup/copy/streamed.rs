@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
+use crate::backup::copy::small::store_alone;
 use crate::backup::copy::sums::{Summed, Sums, arrived_damaged};
 use crate::backup::copy::{Job, Worker};
 use crate::backup::plan::PlannedFile;
@@ -16,10 +17,8 @@ use crate::backup::tasks::{BUNDLE_OVERHEAD, Task, Tasks};
 use crate::error::Result;
 use crate::parallel::Stop;
 use crate::pg::page::PAGE_SIZE;
-use crate::repository::file_list::{Crc32c, Files};
-use crate::repository::store::SLICE_BYTES;
+use crate::repository::store::{SLICE_BYTES, Store};
 use crate::server::replication::{BaseBackup, Ending};
-use crate::stored::bundle::BundleBuilder;
 
 /// What a worker does next.
 pub(super) enum Work<'a> {
@@ -150,17 +149,11 @@ impl Worker<'_> {
                 files,
                 mut content,
             } => {
-                let mut bundle = BundleBuilder::new(std::mem::take(&mut self.plain));
-                let mut members = Files::sharing(self.job.plan.files.paths(), files.len());
+                let mut bundle = self.bundle(number, files.len());
                 self.check_small(files, &mut content, |_, planned, content| {
-                    let crc32c = Crc32c(crc32c::crc32c(content));
-                    let entry = planned.entry(content.len() as u64, crc32c, Some(number));
-                    bundle.add(&entry.stored_path(), planned.modified, content)?;
-                    members.push(entry);
-                    Ok(())
+                    bundle.add(planned, content)
                 })?;
-                self.plain = bundle.finish()?;
-                self.store_bundle(number, &members)?;
+                self.store_bundle(bundle)?;
                 Ok(content)
             }
             Arrived::Small {
@@ -168,11 +161,7 @@ impl Worker<'_> {
                 files,
                 mut content,
             } => {
-                self.check_small(files, &mut content, |worker, planned, content| {
-                    let crc32c = Crc32c(crc32c::crc32c(content));
-                    let entry = planned.entry(content.len() as u64, crc32c, None);
-                    worker.store.keep(entry, content)
-                })?;
+                self.check_small(files, &mut content, store_alone)?;
                 Ok(content)
             }
         }
@@ -183,7 +172,7 @@ impl Worker<'_> {
         &mut self,
         files: Vec<(usize, Range<usize>)>,
         content: &mut [u8],
-        mut keep: impl FnMut(&mut Self, PlannedFile<'_>, &[u8]) -> Result<()>,
+        mut keep: impl FnMut(&mut Store<'_>, PlannedFile<'_>, &[u8]) -> Result<()>,
     ) -> Result<()> {
         for (file, place) in files {
             let planned = self.job.plan.files.get(file);
@@ -194,7 +183,7 @@ impl Worker<'_> {
                 let suspects = self.pages.look_at(file, relation, 0, content);
                 self.look_again(suspects, content, |block| block as usize * PAGE_SIZE)?;
             }
-            keep(self, planned, content)?;
+            keep(&mut self.store, planned, content)?;
         }
         Ok(())
     }

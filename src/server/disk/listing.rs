@@ -45,9 +45,7 @@ impl DataDirectory {
     }
 
     fn folder(&self, path: &str) -> Result<Option<OwnedFd>, Errno> {
-        if path.is_empty() {
-            return Ok(Some(self.folder.try_clone().map_err(|_| Errno::MFILE)?));
-        }
+        let path = if path.is_empty() { "." } else { path };
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         match openat(&self.folder, path, flags, Mode::empty()) {
             Ok(folder) => Ok(Some(folder)),

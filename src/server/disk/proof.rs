@@ -12,14 +12,13 @@ use rustix::fs::{AtFlags, Mode, OFlags, openat, statat};
 use rustix::io::Errno;
 
 use super::DataDirectory;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::pg::control::{CONTROL_FILE, CONTROL_FILE_SIZE, ControlFault, ControlFile};
-use crate::pg::version::Version;
+use crate::pg::version::Major;
 use crate::server::conflict;
 use crate::server::connect::{Connector, server_error};
 use crate::server::disk::Opened;
-use crate::server::facts;
-use crate::server::reading::{FileReader, FileState};
+use crate::server::reading::{CONTROL_FILE_PAUSE, FileReader, FileState};
 use crate::server::text::ServerText;
 use crate::server::witness;
 
@@ -48,14 +47,14 @@ const FOLDERS: [&str; 16] = [
     "pg_xact",
 ];
 
-/// These, and those of databases and tablespaces.
+/// These, and those of databases and tablespaces. What else there may be need not have a name in UTF-8.
 const THEIRS: &str = "\
 WITH tablespaces AS (SELECT 'pg_tblspc/' || oid || '/' || $2 AS path FROM pg_tablespace WHERE spcname NOT IN ('pg_default', 'pg_global'))
 SELECT path, s.size, floor(extract(epoch FROM s.modification))::int8, floor(extract(epoch FROM s.change))::int8
   FROM (SELECT unnest($1) AS path
         UNION ALL SELECT 'base/' || oid FROM pg_database
         UNION ALL SELECT path FROM tablespaces
-        UNION ALL SELECT path || '/' || name FROM tablespaces, pg_ls_dir(path, true, false) AS name) AS folders,
+        UNION ALL SELECT path || '/' || d.oid FROM tablespaces, pg_database AS d) AS folders,
        pg_stat_file(path, true) AS s";
 
 /// Whom a role may not ask for the setting, its session's own folder tells.
@@ -72,6 +71,7 @@ struct Whereabouts {
 impl DataDirectory {
     /// The data directory of a server that runs on this machine, if it can be read here; or why not.
     pub(in crate::server) fn prove(
+        major: Major,
         connector: &Connector,
         reader: &mut FileReader,
     ) -> Result<Proven<DataDirectory>> {
@@ -83,11 +83,8 @@ impl DataDirectory {
         let directory = match DataDirectory::open(&whereabouts.path) {
             Ok(directory) => directory,
             Err(error) => {
-                return Ok(Err(Reason(format!(
-                    "this account cannot open {shown} here: {}",
-                    rustix::io::Errno::from_io_error(&error)
-                        .map_or_else(|| error.to_string(), |errno| errno.to_string())
-                ))));
+                let error = Error::io("open", &whereabouts.path, &error);
+                return Ok(Err(Reason(format!("this account {}", error.message()))));
             }
         };
         if !connector.is_by_socket() && directory.is_shared()? {
@@ -101,9 +98,8 @@ impl DataDirectory {
         if let Err(reason) = directory.shows_slot(reader)? {
             return Ok(Err(reason));
         }
-        let version = facts::version(reader.client())?;
         Ok(directory
-            .has_the_servers_folders(reader, version)?
+            .has_the_servers_folders(reader, major)?
             .map(|()| directory))
     }
 
@@ -127,7 +123,7 @@ impl DataDirectory {
                     ))));
                 }
                 // It is just being written.
-                Err(ControlFault::Checksum { .. }) => {}
+                Err(ControlFault::Checksum { .. }) => std::thread::sleep(CONTROL_FILE_PAUSE),
                 Err(fault) => return Ok(Err(Reason(format!("{shown}/{CONTROL_FILE}: {fault}")))),
             }
         }
@@ -157,13 +153,9 @@ impl DataDirectory {
 
     /// Whether all folders are the same for this process as for the server, which may see other disks: behind links to the WAL
     /// and to tablespaces, and where anything is mounted over a folder.
-    fn has_the_servers_folders(
-        &self,
-        reader: &mut FileReader,
-        version: Version,
-    ) -> Result<Proven<()>> {
+    fn has_the_servers_folders(&self, reader: &mut FileReader, major: Major) -> Result<Proven<()>> {
         let failed = |error| server_error("compare the server's folders", &error);
-        let directory = version.major.tablespace_directory();
+        let directory = major.tablespace_directory();
         let parameters: [(&(dyn ToSql + Sync), Type); 2] = [
             (&FOLDERS.as_slice(), Type::TEXT_ARRAY),
             (&directory, Type::TEXT),
@@ -213,9 +205,9 @@ impl DataDirectory {
         // What is made or removed there meanwhile changes them.
         const LOOKS: u32 = 10;
         for _ in 0..LOOKS {
-            let here = || match fs::metadata(self.path.join(path)) {
-                Ok(metadata) => Some(FileState::of(&metadata)),
-                Err(_) => None,
+            let here = || {
+                let metadata = fs::metadata(self.path.join(path)).ok()?;
+                Some(FileState::of(&metadata))
             };
             let before = here();
             let theirs = reader.state(path)?;

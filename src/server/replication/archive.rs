@@ -8,7 +8,7 @@ use std::io::{self, BufRead, Read};
 /// A tablespace as a tar archive, read as it arrives: the bytes are those that the server sent, compressed where
 /// that was asked for.
 ///
-/// An error of reading has one of pgkeep's inside, which [`Error::from_read`] takes out again.
+/// An error of reading has one of pgkeep's inside, which [`Error::from_io`] takes out again.
 pub struct Archive<'a> {
     backup: &'a mut BaseBackup,
     tablespace: Option<u32>,
@@ -28,7 +28,7 @@ impl<'a> Archive<'a> {
     pub fn decompressed(self) -> Result<Box<dyn Read + 'a>> {
         let algorithm = self.backup.algorithm();
         decompress(algorithm, self)
-            .map_err(|error| Error::from_read("decompress what the server sends", &error))
+            .map_err(|error| Error::from_io("decompress what the server sends", &error))
     }
 }
 

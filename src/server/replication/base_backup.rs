@@ -41,8 +41,6 @@ pub struct Tablespace {
     pub oid: u32,
     /// Where it is on the server. Of one in the data directory itself (`allow_in_place_tablespaces`), relative to that.
     pub location: PathBuf,
-    /// Its size in KiB, if that was asked for.
-    pub size_kib: Option<u64>,
 }
 
 /// A base backup that the server is sending; dropping it ends it on the server too.
@@ -53,7 +51,6 @@ pub struct BaseBackup {
     algorithm: Algorithm,
     suffix: &'static str,
     start: (Lsn, Timeline),
-    size_kib: Option<u64>,
     tablespaces: Vec<Tablespace>,
     /// Archives that did not begin yet; None is the data directory's.
     awaited: Vec<Option<u32>>,
@@ -114,7 +111,7 @@ impl ReplicationSession {
         self.send(&options.command()).map_err(failed)?;
         let start = result::position(&mut self.wire).map_err(failed)?;
         let rows = result::rows(&mut self.wire).map_err(failed)?;
-        let (size_kib, tablespaces) = tablespaces(rows).map_err(failed)?;
+        let tablespaces = tablespaces(rows).map_err(failed)?;
         match self.wire.message().map_err(failed)? {
             Message::CopyOutResponse(_) => {}
             _ => return Err(failed(misplaced())),
@@ -124,7 +121,6 @@ impl ReplicationSession {
             algorithm: options.compression.algorithm(),
             suffix: options.compression.suffix(),
             start,
-            size_kib,
             awaited: oids.chain([None]).collect(),
             awaits_manifest: options.with_manifest,
             tablespaces,
@@ -160,11 +156,6 @@ impl BaseBackup {
     /// Where recovery from this backup starts: the redo position of its checkpoint.
     pub fn start(&self) -> (Lsn, Timeline) {
         self.start
-    }
-
-    /// The size of the data directory in KiB, if that was asked for.
-    pub fn size_kib(&self) -> Option<u64> {
-        self.size_kib
     }
 
     /// The tablespaces besides those in the data directory, each of which has an archive.
@@ -219,7 +210,7 @@ impl BaseBackup {
     pub fn finish(mut self) -> Result<(Lsn, Timeline)> {
         if let Some(mut manifest) = self.manifest()? {
             io::copy(&mut manifest, &mut io::sink())
-                .map_err(|error| Error::from_read("read a manifest", &error))?;
+                .map_err(|error| Error::from_io("read a manifest", &error))?;
         }
         let wire = &mut self.session.wire;
         let ended = result::position(wire).and_then(|position| {
@@ -368,37 +359,35 @@ fn fail(state: &mut State, doing: &str, fault: Fault) -> Error {
     error
 }
 
-/// The tablespaces, and the size of the data directory in KiB (backup/basebackup_copy.c, SendTablespaceList()).
-fn tablespaces(rows: Vec<Row>) -> std::result::Result<(Option<u64>, Vec<Tablespace>), Fault> {
+/// The tablespaces; the data directory is one of the rows (backup/basebackup_copy.c, SendTablespaceList()).
+fn tablespaces(rows: Vec<Row>) -> std::result::Result<Vec<Tablespace>, Fault> {
     let garbled = || Fault::Garbled("the server's list of tablespaces is malformed".to_owned());
-    let mut base = None;
+    let mut has_base = false;
     let mut tablespaces: Vec<Tablespace> = Vec::new();
     for row in rows {
         let Ok([oid, location, size]) = <[_; 3]>::try_from(row) else {
             return Err(garbled());
         };
-        let size_kib = match size {
-            Some(size) => Some(number::<u64>(&size).ok_or_else(garbled)?),
-            None => None,
-        };
+        if size.is_some_and(|size| number::<u64>(&size).is_none()) {
+            return Err(garbled());
+        }
         match (oid, location) {
-            (None, None) if base.is_none() => base = Some(size_kib),
+            (None, None) if !has_base => has_base = true,
             (Some(oid), Some(location)) if !location.is_empty() => {
                 let oid = number(&oid).filter(|oid| *oid != 0).ok_or_else(garbled)?;
                 if tablespaces.iter().any(|other| other.oid == oid) {
                     return Err(garbled());
                 }
                 let location = PathBuf::from(OsString::from_vec(location));
-                tablespaces.push(Tablespace {
-                    oid,
-                    location,
-                    size_kib,
-                });
+                tablespaces.push(Tablespace { oid, location });
             }
             _ => return Err(garbled()),
         }
     }
-    Ok((base.ok_or_else(garbled)?, tablespaces))
+    match has_base {
+        true => Ok(tablespaces),
+        false => Err(garbled()),
+    }
 }
 
 #[cfg(test)]

@@ -67,19 +67,12 @@ impl ServerCompression {
 pub struct BaseBackupOptions {
     /// The name that `backup_label` has.
     pub label: String,
-    /// Whether the checkpoint at its beginning is made at once; else it takes its time, minutes often.
-    pub fast_checkpoint: bool,
     /// The most that the server reads, in KiB a second; it takes 32 to 1048576.
     pub max_rate: Option<u32>,
     /// How the server compresses what it sends.
     pub compression: ServerCompression,
-    /// Whether the server looks at all files beforehand, to say how large the tablespaces are.
-    pub with_sizes: bool,
     /// Whether a manifest comes behind the archives, with the CRC-32C of each file.
     pub with_manifest: bool,
-    /// Whether the server checks the pages that it reads, where the cluster has checksums. A page that is wrong
-    /// fails the backup, at its end.
-    pub verify_checksums: bool,
 }
 
 impl BaseBackupOptions {
@@ -87,28 +80,20 @@ impl BaseBackupOptions {
     pub fn new(label: impl Into<String>) -> BaseBackupOptions {
         BaseBackupOptions {
             label: label.into(),
-            fast_checkpoint: true,
             max_rate: None,
             compression: ServerCompression::None,
-            with_sizes: false,
             with_manifest: false,
-            verify_checksums: false,
         }
     }
 
-    /// The command of PostgreSQL 15 and later (backup/basebackup.c, parse_basebackup_options()). Nobody waits for WAL to be archived.
+    /// The command of PostgreSQL 15 and later (backup/basebackup.c, parse_basebackup_options()). The checkpoint is
+    /// made at once, pages are checked by who stores them, and nobody waits for WAL to be archived.
     pub(super) fn command(&self) -> String {
-        let checkpoint = match self.fast_checkpoint {
-            true => "fast",
-            false => "spread",
-        };
         let mut command = format!(
-            "BASE_BACKUP (LABEL {}, CHECKPOINT '{checkpoint}', WAIT false, TABLESPACE_MAP true, \
-             MANIFEST '{}', PROGRESS {}, VERIFY_CHECKSUMS {}",
+            "BASE_BACKUP (LABEL {}, CHECKPOINT 'fast', WAIT false, TABLESPACE_MAP true, \
+             MANIFEST '{}', PROGRESS false, VERIFY_CHECKSUMS false",
             quoted(&self.label),
             if self.with_manifest { "yes" } else { "no" },
-            self.with_sizes,
-            self.verify_checksums,
         );
         if self.with_manifest {
             command.push_str(", MANIFEST_CHECKSUMS 'CRC32C'");
@@ -148,10 +133,8 @@ mod tests {
              MANIFEST 'no', PROGRESS false, VERIFY_CHECKSUMS false)"
         );
         let full = BaseBackupOptions {
-            fast_checkpoint: false,
             max_rate: Some(64),
-            with_sizes: true,
-            verify_checksums: true,
+            with_manifest: true,
             compression: ServerCompression::Zstd {
                 level: Some(-3),
                 workers: Some(2),
@@ -160,9 +143,9 @@ mod tests {
         };
         assert_eq!(
             full.command(),
-            "BASE_BACKUP (LABEL 'l', CHECKPOINT 'spread', WAIT false, TABLESPACE_MAP true, \
-             MANIFEST 'no', PROGRESS true, VERIFY_CHECKSUMS true, MAX_RATE 64, COMPRESSION 'zstd', \
-             COMPRESSION_DETAIL 'level=-3,workers=2')"
+            "BASE_BACKUP (LABEL 'l', CHECKPOINT 'fast', WAIT false, TABLESPACE_MAP true, \
+             MANIFEST 'yes', PROGRESS false, VERIFY_CHECKSUMS false, MANIFEST_CHECKSUMS 'CRC32C', \
+             MAX_RATE 64, COMPRESSION 'zstd', COMPRESSION_DETAIL 'level=-3,workers=2')"
         );
         let gzip = ServerCompression::Gzip { level: None };
         let gzip = BaseBackupOptions {

@@ -11,7 +11,7 @@ use crate::wal::copy::{self, Copied};
 
 /// Copy all WAL that is not here yet
 ///
-/// One run copies over SQL every segment and history file of the server, primary or standby, that
+/// One run copies every segment and history file of the server, primary or standby, that
 /// the archive lacks, checks each, and then the unfinished segment as far as it is flushed. With wal_slot and
 /// create_slot = yes in the configuration the server keeps its WAL until it is here. A gap, WAL that the
 /// server has removed before it was copied, is exit status 3, and the copy goes on behind it.
