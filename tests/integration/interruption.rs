@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use crate::support::checks::{self, Before};
-use crate::support::cluster::Postmaster;
+use crate::support::cluster::{Options, Postmaster};
 use crate::support::pgkeep::{Backup, SERVER, wait_until_copying};
 use crate::support::small_disk::SmallDisk;
 use crate::support::{Cluster, Load, Pgkeep, account};
@@ -139,7 +139,7 @@ fn a_second_run_meets_the_lock_at_once() {
 
 #[test]
 fn a_full_disk_fails_the_backup_and_no_other() {
-    let cluster = Cluster::new(17);
+    let cluster = Cluster::with(17, &Options::of_default_segments());
     let pgkeep = Pgkeep::of(&cluster).with("compression", "none");
     if !account::is_root() {
         a_file_size_limit_fails_the_backup(&pgkeep);

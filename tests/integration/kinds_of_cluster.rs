@@ -32,15 +32,9 @@ fn a_cluster_without_checksums_restores() {
 }
 
 #[test]
-fn a_cluster_with_wal_segments_of_1_mb_restores() {
+fn a_cluster_with_wal_segments_of_16_mb_restores() {
     for major in crate::support::versions(&[14, 18]) {
-        a_backup_under_load_restores(
-            major,
-            &Options {
-                wal_segment_mb: 1,
-                ..Options::default()
-            },
-        );
+        a_backup_under_load_restores(major, &Options::of_default_segments());
     }
 }
 

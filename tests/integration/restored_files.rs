@@ -131,7 +131,7 @@ fn a_pg_wal_that_is_a_link_is_restored_as_a_folder() {
 
 #[test]
 fn only_the_wal_that_the_backup_needs_is_kept() {
-    let cluster = Cluster::new(17);
+    let cluster = Cluster::with(17, &Options::of_default_segments());
     let pgkeep = Pgkeep::of(&cluster);
     for _ in 0..5 {
         cluster.sql(

@@ -16,6 +16,8 @@ use super::template;
 /// What kind of cluster to make.
 pub struct Options {
     pub checksums: bool,
+    /// 1 where nothing depends on it: the server fills a whole one at every switch, and each is copied, checked and
+    /// replayed. 16 is what PostgreSQL makes.
     pub wal_segment_mb: u32,
     pub group_access: bool,
 }
@@ -24,13 +26,21 @@ impl Default for Options {
     fn default() -> Options {
         Options {
             checksums: true,
-            wal_segment_mb: 16,
+            wal_segment_mb: 1,
             group_access: false,
         }
     }
 }
 
 impl Options {
+    /// With segments of the size that PostgreSQL makes.
+    pub fn of_default_segments() -> Options {
+        Options {
+            wal_segment_mb: 16,
+            ..Options::default()
+        }
+    }
+
     /// Names the kind, for the template's folder.
     pub fn kind(&self) -> String {
         format!(

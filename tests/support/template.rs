@@ -13,11 +13,12 @@ use super::ground;
 const SETTINGS: &str = "
 listen_addresses = ''
 fsync = off
+wal_init_zero = off
 wal_level = replica
 max_wal_senders = 10
 shared_buffers = 32MB
 max_wal_size = 512MB
-autovacuum_naptime = 5s
+autovacuum_naptime = 20s
 allow_in_place_tablespaces = on
 log_checkpoints = off
 log_min_messages = warning
