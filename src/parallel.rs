@@ -1,7 +1,8 @@
 //! Tasks dealt out to a few threads, the first failure stopping them all; or two things at once.
 
+use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::mpsc::{self, RecvTimeoutError, SyncSender};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -101,6 +102,82 @@ pub fn run_dealt<W: Send, T>(
     }
 }
 
+/// Fewer of them a thread are not worth it.
+const LEAST_SHARE: usize = 512;
+
+/// Does the same with each of many things, by as many threads as there are cores. The answers are in the order of the things.
+pub fn map<T: Sync, U: Send>(things: &[T], answer: impl Fn(&T) -> U + Sync) -> Vec<U> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let share = things.len().div_ceil(threads).max(LEAST_SHARE);
+    let (own, others) = things.split_at(share.min(things.len()));
+    let answers = |things: &[T]| things.iter().map(&answer).collect::<Vec<U>>();
+    std::thread::scope(|scope| {
+        let answers = &answers;
+        let others = others.chunks(share);
+        let others: Vec<_> = others
+            .map(|share| scope.spawn(move || answers(share)))
+            .collect();
+        let mut all = answers(own);
+        for other in others {
+            match other.join() {
+                Ok(answers) => all.extend(answers),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+        all
+    })
+}
+
+/// Bytes that are handed on together.
+const PIPED_BYTES: usize = 64 * 1024;
+
+/// How many such parts may wait.
+const PIPED_PARTS: usize = 4;
+
+/// The end of a pipe to whoever writes in a thread beside.
+struct Pipe {
+    part: Vec<u8>,
+    parts: SyncSender<Vec<u8>>,
+}
+
+impl Write for Pipe {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.part.extend_from_slice(bytes);
+        if self.part.len() >= PIPED_BYTES {
+            self.flush()?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let next = Vec::with_capacity(PIPED_BYTES);
+        let part = std::mem::replace(&mut self.part, next);
+        self.parts
+            .send(part)
+            .map_err(|_| io::ErrorKind::BrokenPipe.into())
+    }
+}
+
+/// Makes something in this thread while a thread beside it writes what is made already.
+pub fn piped(
+    mut output: impl Write + Send,
+    make: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> io::Result<()> {
+    let (parts, waiting) = mpsc::sync_channel::<Vec<u8>>(PIPED_PARTS);
+    let make = move || {
+        let mut pipe = Pipe {
+            part: Vec::with_capacity(PIPED_BYTES),
+            parts,
+        };
+        make(&mut pipe)?;
+        pipe.flush()
+    };
+    let write = move || waiting.iter().try_for_each(|part| output.write_all(&part));
+    // Where the writer fails, that is why its pipe is broken.
+    let (made, written) = both(make, write);
+    written.and(made)
+}
+
 /// Does one thing in this thread and another in a thread beside it; ends with both.
 pub fn both<A, B: Send>(here: impl FnOnce() -> A, beside: impl FnOnce() -> B + Send) -> (A, B) {
     std::thread::scope(|scope| {
@@ -153,6 +230,26 @@ mod tests {
         .unwrap_err();
         assert_eq!(error.message(), "first");
         assert!(done.iter().sum::<i32>() <= 1);
+    }
+
+    #[test]
+    fn the_answers_of_all_threads_are_in_order() {
+        let things: Vec<usize> = (0..10 * LEAST_SHARE + 7).collect();
+        let expected: Vec<usize> = things.iter().map(|thing| thing * 2).collect();
+        assert_eq!(map(&things, |thing| thing * 2), expected);
+        assert!(map(&[0; 0], |thing| *thing).is_empty());
+    }
+
+    #[test]
+    fn what_is_piped_arrives_whole_or_fails_for_its_reason() {
+        let line = vec![7; PIPED_BYTES / 3];
+        let make = |pipe: &mut dyn Write| (0..100).try_for_each(|_| pipe.write_all(&line));
+        let mut whole = Vec::new();
+        piped(&mut whole, make).unwrap();
+        assert_eq!(whole, vec![7; 100 * line.len()]);
+        let mut small = [0; PIPED_BYTES];
+        let error = piped(&mut small[..], make).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::WriteZero);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::fs;
 use std::io;
 
 use crate::error::{Error, Result};
+use crate::parallel;
 use crate::pg::history::WalRange;
 use crate::pg::manifest::{BACKUP_MANIFEST_FILE, ManifestWriter};
 use crate::pg::version::Major;
@@ -172,17 +173,18 @@ impl<'a> Store<'a> {
         let failed = |error: io::Error| Error::from_io("make the manifest", &error);
         self.stored.files.sort();
         let stored = self.path_of(BACKUP_MANIFEST_FILE);
-        let content = ContentWriter::create(self.folder, stored, self.coding)?;
-        let version = major.manifest_version();
-        let mut manifest =
-            ManifestWriter::new(content, version, system_identifier).map_err(failed)?;
+        let mut content = ContentWriter::create(self.folder, stored, self.coding)?;
         let files = self.stored.files.iter();
-        for file in files.filter(|file| !file.is_extra() && !file.path.starts_with("pg_wal/")) {
-            manifest
-                .file(&file.stored_path(), file.size, file.modified, file.crc32c.0)
-                .map_err(failed)?;
-        }
-        let written = manifest.finish(ranges).map_err(failed)?.finish()?;
+        parallel::piped(&mut content, |output| {
+            let version = major.manifest_version();
+            let mut manifest = ManifestWriter::new(output, version, system_identifier)?;
+            for file in files.filter(|file| !file.is_extra() && !file.path.starts_with("pg_wal/")) {
+                manifest.file(&file.stored_path(), file.size, file.modified, file.crc32c.0)?;
+            }
+            manifest.finish(ranges).map(drop)
+        })
+        .map_err(failed)?;
+        let written = content.finish()?;
         self.stored.add(&written.path, written.written);
         self.stored.files.push(FileEntry {
             path: BACKUP_MANIFEST_FILE,
@@ -220,7 +222,7 @@ impl<'a> Store<'a> {
         };
         let stored = layout::file_list(self.coding.suffix());
         let mut content = ContentWriter::create(self.folder, stored, self.coding)?;
-        list.write(&mut content)
+        parallel::piped(&mut content, |output| list.write(output))
             .map_err(|error| Error::from_io("make the list of files", &error))?;
         let written = content.finish()?;
         *bytes += written.written.size;
@@ -228,8 +230,7 @@ impl<'a> Store<'a> {
         checksums.sort();
         let plain = Coding::PLAIN;
         let mut content = ContentWriter::create(self.folder, CHECKSUMS.to_owned(), &plain)?;
-        checksums
-            .write(&mut content)
+        parallel::piped(&mut content, |output| checksums.write(output))
             .map_err(|error| Error::from_io("make the list of checksums", &error))?;
         let written = content.finish()?.written;
         Ok(Sealed {

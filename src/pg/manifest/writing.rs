@@ -22,6 +22,8 @@ pub struct ManifestWriter<W: Write> {
     checksum: Sha256,
     line: Vec<u8>,
     has_files: bool,
+    /// A time, and how it is written: many files were changed in the same second.
+    time: Option<(Timestamp, String)>,
 }
 
 impl<W: Write> ManifestWriter<W> {
@@ -33,6 +35,7 @@ impl<W: Write> ManifestWriter<W> {
             checksum: Sha256::new(),
             line: Vec::new(),
             has_files: false,
+            time: None,
         };
         writeln!(
             writer.line,
@@ -64,11 +67,13 @@ impl<W: Write> ManifestWriter<W> {
         write!(self.line, "{{ \"Path\": ")?;
         // JSON escapes as escape_json in utils/adt/json.c writes them.
         serde_json::to_writer(&mut self.line, path)?;
+        let same = self.time.take().filter(|(time, _)| *time == modified);
+        let written = || (modified, modified.strftime(LAST_MODIFIED).to_string());
+        let (_, time) = self.time.insert(same.unwrap_or_else(written));
         write!(
             self.line,
-            ", \"Size\": {size}, \"Last-Modified\": \"{}\", \
+            ", \"Size\": {size}, \"Last-Modified\": \"{time}\", \
              \"Checksum-Algorithm\": \"CRC32C\", \"Checksum\": \"{}\" }}",
-            modified.strftime(LAST_MODIFIED),
             hexadecimal(&crc32c.to_le_bytes())
         )?;
         self.write_out()

@@ -7,6 +7,7 @@ use rustix::io::Errno;
 
 use super::DataDirectory;
 use crate::error::{Error, Result};
+use crate::parallel;
 use crate::pg::relative_path::stays_inside;
 use crate::server::links::State;
 use crate::server::listing::{Cluster, LeftOut, Listing, join};
@@ -67,95 +68,120 @@ struct Walk<'a> {
     folders: Vec<String>,
 }
 
+/// How many entries of a folder are looked at together.
+const TOGETHER: usize = 16 * 1024;
+
+/// What there is of an entry that a backup may keep.
+enum Look {
+    /// It was removed just now, or leads nowhere.
+    Nothing,
+    File(State),
+    Folder(State),
+    /// A link that PostgreSQL itself follows.
+    LinkToFolder(State),
+    /// One that nobody follows.
+    Link,
+    /// A pipe, socket or device.
+    Special,
+}
+
 impl Walk<'_> {
     fn folder(&mut self, within: &str) -> Result<()> {
         let failed = |error: Errno| self.directory.failed("list", within, &error.into());
         let Some(folder) = self.directory.folder(within).map_err(failed)? else {
             return Ok(());
         };
-        for entry in Dir::read_from(&folder).map_err(failed)? {
-            let entry =
-                entry.map_err(|error| self.directory.failed("list", within, &error.into()))?;
-            let Ok(name) = entry.file_name().to_str() else {
-                let name = entry.file_name().to_bytes().escape_ascii().to_string();
-                self.left_out.unnameable.push(join(within, &name));
-                continue;
-            };
-            if stays_inside(name) {
-                self.entry(&folder, within, name)?;
+        let mut entries = Dir::read_from(&folder).map_err(failed)?;
+        let mut is_at_end = false;
+        while !std::mem::replace(&mut is_at_end, true) {
+            let mut names = Vec::new();
+            for entry in entries.by_ref().take(TOGETHER) {
+                is_at_end = false;
+                let entry = entry.map_err(failed)?;
+                match entry.file_name().to_str() {
+                    Ok(name) if stays_inside(name) => names.push(name.to_owned()),
+                    Ok(_) => {}
+                    Err(_) => {
+                        let name = entry.file_name().to_bytes().escape_ascii().to_string();
+                        self.left_out.unnameable.push(join(within, &name));
+                    }
+                }
+            }
+            // Each look is a call of the system.
+            let looks = parallel::map(&names, |name| {
+                let path = join(within, name);
+                self.look(&folder, &path, name).map(|look| (path, look))
+            });
+            for look in looks {
+                let (path, look) = look?;
+                self.take(path, look);
             }
         }
         Ok(())
     }
 
-    fn entry(&mut self, folder: &OwnedFd, within: &str, name: &str) -> Result<()> {
-        let path = join(within, name);
-        let is_own_file = self.cluster.is_own_file(&path);
-        if !is_own_file && !self.cluster.keeps(&path) {
-            return Ok(());
-        }
-        let Some(stat) = self.stat(folder, &path, name, AtFlags::SYMLINK_NOFOLLOW)? else {
-            return Ok(());
-        };
-        let found = match FileType::from_raw_mode(stat.st_mode) {
-            FileType::Symlink if self.cluster.follows(&path) => {
-                let Some(target) = self.stat(folder, &path, name, AtFlags::empty())? else {
-                    return Ok(());
-                };
-                let is_directory = is_directory(&target);
-                if is_directory && self.cluster.is_strange_folder(&path) {
-                    self.left_out.links.push(path);
-                    return Ok(());
-                }
-                if is_directory {
+    fn take(&mut self, path: String, look: Look) {
+        match look {
+            Look::Nothing => {}
+            Look::Link => self.left_out.links.push(path),
+            Look::Special => self.left_out.special.push(path),
+            Look::File(state) => self.listing.push(&path, state),
+            Look::Folder(state) | Look::LinkToFolder(state) => {
+                if matches!(look, Look::LinkToFolder(_)) {
                     self.followed.push(path.clone());
                 }
-                target
-            }
-            FileType::Symlink => {
-                self.left_out.links.push(path);
-                return Ok(());
-            }
-            _ => stat,
-        };
-        match FileType::from_raw_mode(found.st_mode) {
-            FileType::RegularFile => self.listing.push(&path, state(&found)),
-            FileType::Directory if self.cluster.keeps(&path) => {
-                self.listing.push(&path, state(&found));
-                if self.cluster.rules.descends_into(&path) {
-                    self.folders.push(path);
+                if self.cluster.keeps(&path) {
+                    self.listing.push(&path, state);
+                    if self.cluster.rules.descends_into(&path) {
+                        self.folders.push(path);
+                    }
                 }
             }
-            FileType::Directory => {}
-            _ => self.left_out.special.push(path),
         }
-        Ok(())
     }
 
-    /// What is there; nothing where it was removed just now, or a link leads nowhere.
-    fn stat(
-        &self,
-        folder: &OwnedFd,
-        path: &str,
-        name: &str,
-        flags: AtFlags,
-    ) -> Result<Option<Stat>> {
-        match statat(folder.as_fd(), name, flags) {
+    fn look(&self, folder: &OwnedFd, path: &str, name: &str) -> Result<Look> {
+        if !self.cluster.is_own_file(path) && !self.cluster.keeps(path) {
+            return Ok(Look::Nothing);
+        }
+        let stat = |flags| match statat(folder.as_fd(), name, flags) {
             Ok(stat) => Ok(Some(stat)),
             Err(Errno::NOENT) => Ok(None),
             Err(error) => Err(self.directory.failed("look at", path, &error.into())),
+        };
+        let Some(found) = stat(AtFlags::SYMLINK_NOFOLLOW)? else {
+            return Ok(Look::Nothing);
+        };
+        if file_type(&found) != FileType::Symlink {
+            return Ok(match file_type(&found) {
+                FileType::RegularFile => Look::File(state(&found)),
+                FileType::Directory => Look::Folder(state(&found)),
+                _ => Look::Special,
+            });
         }
+        if !self.cluster.follows(path) {
+            return Ok(Look::Link);
+        }
+        let Some(target) = stat(AtFlags::empty())? else {
+            return Ok(Look::Nothing);
+        };
+        Ok(match file_type(&target) {
+            FileType::Directory if self.cluster.is_strange_folder(path) => Look::Link,
+            FileType::Directory => Look::LinkToFolder(state(&target)),
+            FileType::RegularFile => Look::File(state(&target)),
+            _ => Look::Special,
+        })
     }
 }
 
-fn is_directory(stat: &Stat) -> bool {
-    FileType::from_raw_mode(stat.st_mode) == FileType::Directory
+fn file_type(stat: &Stat) -> FileType {
+    FileType::from_raw_mode(stat.st_mode)
 }
 
 fn state(stat: &Stat) -> State {
     State {
         size: u64::try_from(stat.st_size).unwrap_or_default(),
         modified: stat.st_mtime,
-        is_directory: is_directory(stat),
+        is_directory: file_type(stat) == FileType::Directory,
     }
 }
