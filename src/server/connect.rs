@@ -25,7 +25,7 @@ pub(in crate::server) use fault::Fault;
 pub(in crate::server) use line::Line;
 #[cfg(test)]
 pub(in crate::server) use wire::testing;
-pub(in crate::server) use wire::{Wire, misplaced};
+pub(in crate::server) use wire::{MOST_WARNINGS, Wire, misplaced};
 
 use crate::config::{
     ChannelBinding, ConnectionSettings, Endpoint, Host, SslMode, SslNegotiation, TargetSession,

@@ -16,7 +16,9 @@ use crate::server::reading::FileReader;
 use crate::server::replication::{
     BaseBackup, BaseBackupOptions, ReplicationSession, ServerCompression,
 };
+use crate::server::session::Checkpoint;
 use crate::server::witness;
+use crate::stored::compression::Algorithm;
 
 /// How much is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,7 +77,7 @@ impl Chosen {
             })?,
             Some(Source::Stream) if amount == Amount::Parts => Chosen::sql(PARTS),
             Some(Source::Stream) => Chosen::stream(major, connector, reader, interrupt)?
-                .map_err(|why| why.context("the server cannot stream its files"))?,
+                .map_err(no_stream)?,
             None if connector.is_with_this_machine() => {
                 Chosen::direct(major, connector, reader)?.unwrap_or_else(|why| Chosen::sql(in_words(&why)))
             }
@@ -154,11 +156,41 @@ impl Chosen {
         reader: &mut FileReader,
         interrupt: &Interrupt,
     ) -> Result<Suits<Chosen>> {
+        Ok(
+            Stream::open(major, connector, reader.client(), interrupt)?.map(|stream| {
+                let algorithm = stream.compression.algorithm();
+                Chosen {
+                    why: format!("the server compresses what it sends, by {algorithm}"),
+                    way: Way::Stream(Box::new(stream)),
+                }
+            }),
+        )
+    }
+}
+
+impl Stream {
+    /// To the server that a client is with, where nothing but that will do.
+    pub fn to(
+        major: Major,
+        connector: &Connector,
+        client: &mut Client,
+        interrupt: &Interrupt,
+    ) -> Result<Stream> {
+        Stream::open(major, connector, client, interrupt)?.map_err(no_stream)
+    }
+
+    /// To the server that a client is with, or why not.
+    fn open(
+        major: Major,
+        connector: &Connector,
+        client: &mut Client,
+        interrupt: &Interrupt,
+    ) -> Result<Suits<Stream>> {
         if major < Major::V15 {
             let old = Error::server("PostgreSQL 14 does not compress what it sends");
             return Ok(Err(old.hint("set source = auto")));
         }
-        let compression = compression(reader.client())?;
+        let compression = compression(client)?;
         let mut session = match connector.connect_replication(interrupt) {
             Ok(session) => session,
             // A server that is gone does not answer to SQL either.
@@ -166,17 +198,14 @@ impl Chosen {
             Err(error) => return Err(error),
         };
         // Behind a load balancer it could be another one, whose files are of another moment.
-        let is_the_same = witness::ask(reader.client(), |name| {
+        let is_the_same = witness::ask(client, |name| {
             let rows = session.query(&format!("READ_REPLICATION_SLOT {name}"))?;
             Ok(matches!(&rows[..], [row] if row.first().is_some_and(Option::is_some)))
         })?;
         Ok(match is_the_same {
-            Some(true) => Ok(Chosen {
-                why: format!("the server compresses what it sends, by {}", compression.algorithm()),
-                way: Way::Stream(Box::new(Stream {
-                    session,
-                    compression,
-                })),
+            Some(true) => Ok(Stream {
+                session,
+                compression,
             }),
             Some(false) => Err(Error::server(
                 "the session for replication is with another server",
@@ -188,6 +217,10 @@ impl Chosen {
             .hint("raise max_replication_slots on the server and restart it, or set source = auto")),
         })
     }
+}
+
+fn no_stream(why: Error) -> Error {
+    why.context("the server cannot stream its files")
 }
 
 /// An error as a reason.
@@ -227,12 +260,32 @@ fn compression(client: &mut Client) -> Result<ServerCompression> {
 const LEVEL: i32 = 1;
 
 impl Stream {
+    /// How the server compresses.
+    pub fn algorithm(&self) -> Algorithm {
+        self.compression.algorithm()
+    }
+
     /// Begins to stream the whole cluster; waits for a checkpoint.
     pub fn begin(self, label: &str) -> Result<BaseBackup> {
+        let options = BaseBackupOptions::new(label);
+        self.begin_with(options)
+    }
+
+    /// Begins to stream the whole cluster with the WAL that it takes to start from it.
+    pub fn begin_with_wal(self, label: &str, checkpoint: Checkpoint) -> Result<BaseBackup> {
+        self.begin_with(BaseBackupOptions {
+            checkpoint,
+            with_wal: true,
+            with_size: true,
+            ..BaseBackupOptions::new(label)
+        })
+    }
+
+    fn begin_with(self, options: BaseBackupOptions) -> Result<BaseBackup> {
         let options = BaseBackupOptions {
             compression: self.compression,
             with_manifest: true,
-            ..BaseBackupOptions::new(label)
+            ..options
         };
         self.session.base_backup(&options).map_err(|refused| {
             let is_unsupported = refused.is_unsupported();

@@ -27,7 +27,15 @@ pub(in crate::server) struct Wire {
     line: Line,
     /// What the server says its version is, such as "18.1".
     server_version: Option<String>,
+    /// The first of its warnings.
+    warnings: Vec<String>,
 }
+
+/// How many warnings are held.
+pub(in crate::server) const MOST_WARNINGS: usize = 100;
+
+/// The longest one that is held: a sentence with a path (MAXPGPATH).
+const WARNING_BYTES: usize = 4096;
 
 /// The beginning of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +52,7 @@ impl Wire {
             input: BufReader::with_capacity(READ_BYTES, channel),
             line,
             server_version: None,
+            warnings: Vec::new(),
         }
     }
 
@@ -55,6 +64,11 @@ impl Wire {
     /// What the server says its version is.
     pub(in crate::server) fn server_version(&self) -> Option<&str> {
         self.server_version.as_deref()
+    }
+
+    /// The first of the server's warnings, at most [`MOST_WARNINGS`].
+    pub(in crate::server) fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 
     /// Sends whole messages.
@@ -120,6 +134,10 @@ impl Wire {
                     false => log::Level::Debug,
                 };
                 log::log!(level, "the server says: {}", notice.in_words());
+                let is_short = notice.message.len() <= WARNING_BYTES;
+                if notice.is_warning && is_short && self.warnings.len() < MOST_WARNINGS {
+                    self.warnings.push(notice.message);
+                }
                 Ok(None)
             }
             Some(Message::ParameterStatus(body)) => {

@@ -16,11 +16,11 @@
 use super::archive::{Archive, tablespace_of};
 use super::options::BaseBackupOptions;
 use super::result::{self, Row, number};
-use super::{CommandError, ReplicationSession};
+use super::{CommandError, ReplicationSession, failure};
 use crate::error::{Error, Result};
 use crate::pg::lsn::{Lsn, Timeline};
 use crate::pg::version::Major;
-use crate::server::connect::{Fault, Line, misplaced};
+use crate::server::connect::{Fault, Line, MOST_WARNINGS, misplaced};
 use crate::stored::compression::Algorithm;
 use postgres_protocol::message::backend::{COPY_DATA_TAG, COPY_DONE_TAG, Message};
 use std::ffi::OsString;
@@ -52,6 +52,7 @@ pub struct BaseBackup {
     suffix: &'static str,
     start: (Lsn, Timeline),
     tablespaces: Vec<Tablespace>,
+    kibibytes: u64,
     /// Archives that did not begin yet; None is the data directory's.
     awaited: Vec<Option<u32>>,
     /// Whether the manifest is still to come.
@@ -111,7 +112,7 @@ impl ReplicationSession {
         self.send(&options.command()).map_err(failed)?;
         let start = result::position(&mut self.wire).map_err(failed)?;
         let rows = result::rows(&mut self.wire).map_err(failed)?;
-        let tablespaces = tablespaces(rows).map_err(failed)?;
+        let (tablespaces, kibibytes) = tablespaces(rows).map_err(failed)?;
         match self.wire.message().map_err(failed)? {
             Message::CopyOutResponse(_) => {}
             _ => return Err(failed(misplaced())),
@@ -124,6 +125,7 @@ impl ReplicationSession {
             awaited: oids.chain([None]).collect(),
             awaits_manifest: options.with_manifest,
             tablespaces,
+            kibibytes,
             state: State::Start,
             session: self,
             doing,
@@ -161,6 +163,24 @@ impl BaseBackup {
     /// The tablespaces besides those in the data directory, each of which has an archive.
     pub fn tablespaces(&self) -> &[Tablespace] {
         &self.tablespaces
+    }
+
+    /// About how many bytes all files have, if that was asked for.
+    pub fn size(&self) -> u64 {
+        self.kibibytes.saturating_mul(1024)
+    }
+
+    /// What the server warned of so far; an error where that is more than is held.
+    pub fn warnings(&self) -> Result<&[String]> {
+        let warnings = self.session.wire.warnings();
+        match warnings.len() < MOST_WARNINGS {
+            true => Ok(warnings),
+            false => Err(Error::server(format!(
+                "the server has warned {MOST_WARNINGS} times during a base backup: \"{}\"",
+                warnings.last().map_or("", String::as_str)
+            ))
+            .hint("see in its log what it warns of")),
+        }
     }
 
     /// The next archive; None behind the last. What was not read of the one before is passed over.
@@ -222,7 +242,7 @@ impl BaseBackup {
                 }
             }
         });
-        ended.map_err(|fault| fault.into_error(&self.doing))
+        ended.map_err(|fault| failure(&self.doing, fault))
     }
 
     /// How the archives are compressed.
@@ -354,22 +374,25 @@ impl BaseBackup {
 }
 
 fn fail(state: &mut State, doing: &str, fault: Fault) -> Error {
-    let error = fault.into_error(doing);
+    let error = failure(doing, fault);
     *state = State::Failed(error.clone());
     error
 }
 
-/// The tablespaces; the data directory is one of the rows (backup/basebackup_copy.c, SendTablespaceList()).
-fn tablespaces(rows: Vec<Row>) -> std::result::Result<Vec<Tablespace>, Fault> {
+/// The tablespaces; the data directory is one of the rows (backup/basebackup_copy.c, SendTablespaceList()). And how many KiB
+/// they have, as far as the server says.
+fn tablespaces(rows: Vec<Row>) -> std::result::Result<(Vec<Tablespace>, u64), Fault> {
     let garbled = || Fault::Garbled("the server's list of tablespaces is malformed".to_owned());
     let mut has_base = false;
     let mut tablespaces: Vec<Tablespace> = Vec::new();
+    let mut kibibytes: u64 = 0;
     for row in rows {
         let Ok([oid, location, size]) = <[_; 3]>::try_from(row) else {
             return Err(garbled());
         };
-        if size.is_some_and(|size| number::<u64>(&size).is_none()) {
-            return Err(garbled());
+        if let Some(size) = size {
+            let size = number(&size).ok_or_else(garbled)?;
+            kibibytes = kibibytes.saturating_add(size);
         }
         match (oid, location) {
             (None, None) if !has_base => has_base = true,
@@ -385,7 +408,7 @@ fn tablespaces(rows: Vec<Row>) -> std::result::Result<Vec<Tablespace>, Fault> {
         }
     }
     match has_base {
-        true => Ok(tablespaces),
+        true => Ok((tablespaces, kibibytes)),
         false => Err(garbled()),
     }
 }

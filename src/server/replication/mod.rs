@@ -67,9 +67,30 @@ impl CommandError {
             _ => None,
         };
         CommandError {
-            error: fault.into_error(doing),
+            error: failure(doing, fault),
             code,
         }
+    }
+}
+
+/// The error of a command. A folder that the server was about to read may have been dropped just then, with its database or
+/// tablespace, and that fails a base backup (storage/file/fd.c, ReadDirExtended): another one need not meet it. WAL that is gone
+/// (access/transam/xlog.c, CheckXLogRemoved) will be gone again.
+fn failure(doing: &str, fault: Fault) -> Error {
+    const KEEP: &str = "raise max_slot_wal_keep_size or, where there is no replication slot for the backup, max_replication_slots or wal_keep_size on the server; then start the backup again";
+    let (is_removed, is_gone) = match &fault {
+        Fault::Server(report) => (
+            report.routine.as_deref() == Some("CheckXLogRemoved"),
+            report.code == SqlState::UNDEFINED_FILE,
+        ),
+        _ => (false, false),
+    };
+    let error = fault.into_error(doing);
+    match (is_removed, is_gone) {
+        // Its code is that of any error before.
+        (true, _) => error.hint(KEEP),
+        (false, true) => error.momentary(),
+        (false, false) => error,
     }
 }
 
@@ -217,9 +238,25 @@ mod tests {
             message(b'Z', b"I"),
             message(b'Z', b"I"),
         ];
+        let gone = [
+            message(b'E', b"C58P01\0Mcould not open directory\0\0"),
+            message(b'Z', b"I"),
+        ];
+        let error = session(&gone).query("SHOW").unwrap_err();
+        assert!(error.error().is_momentary());
+        let removed = [
+            message(
+                b'E',
+                b"C58P01\0Mrequested WAL segment\0RCheckXLogRemoved\0\0",
+            ),
+            message(b'Z', b"I"),
+        ];
+        let error = session(&removed).query("SHOW").unwrap_err();
+        assert!(!error.error().is_momentary());
         let mut session = session(&refused);
         let error = session.query("SHOW").unwrap_err();
         assert_eq!(error.sqlstate(), Some("42601"));
+        assert!(!error.error().is_momentary());
         assert!(error.is_unsupported());
         assert_eq!(
             error.error().message(),

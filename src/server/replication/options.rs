@@ -1,5 +1,6 @@
 //! What a base backup shall be like, and the command that asks for it.
 
+use crate::server::session::Checkpoint;
 use crate::stored::compression::Algorithm;
 use std::fmt::Write as _;
 
@@ -73,6 +74,12 @@ pub struct BaseBackupOptions {
     pub compression: ServerCompression,
     /// Whether a manifest comes behind the archives, with the CRC-32C of each file.
     pub with_manifest: bool,
+    /// Whether the checkpoint that it begins with is hurried.
+    pub checkpoint: Checkpoint,
+    /// Whether its WAL comes behind the files of the data directory, in the same archive.
+    pub with_wal: bool,
+    /// Whether the server says how large all of it is, for which it looks at every file.
+    pub with_size: bool,
 }
 
 impl BaseBackupOptions {
@@ -83,18 +90,29 @@ impl BaseBackupOptions {
             max_rate: None,
             compression: ServerCompression::None,
             with_manifest: false,
+            checkpoint: Checkpoint::Fast,
+            with_wal: false,
+            with_size: false,
         }
     }
 
-    /// The command of PostgreSQL 15 and later (backup/basebackup.c, parse_basebackup_options()). The checkpoint is
-    /// made at once, pages are checked by who stores them, and nobody waits for WAL to be archived.
+    /// The command of PostgreSQL 15 and later (backup/basebackup.c, parse_basebackup_options()). Pages
+    /// are checked by who stores them, and nobody waits for WAL to be archived.
     pub(super) fn command(&self) -> String {
         let mut command = format!(
-            "BASE_BACKUP (LABEL {}, CHECKPOINT 'fast', WAIT false, TABLESPACE_MAP true, \
-             MANIFEST '{}', PROGRESS false, VERIFY_CHECKSUMS false",
+            "BASE_BACKUP (LABEL {}, CHECKPOINT '{}', WAIT false, TABLESPACE_MAP true, \
+             MANIFEST '{}', PROGRESS {}, VERIFY_CHECKSUMS false",
             quoted(&self.label),
+            match self.checkpoint {
+                Checkpoint::Fast => "fast",
+                Checkpoint::Spread => "spread",
+            },
             if self.with_manifest { "yes" } else { "no" },
+            self.with_size,
         );
+        if self.with_wal {
+            command.push_str(", WAL true");
+        }
         if self.with_manifest {
             command.push_str(", MANIFEST_CHECKSUMS 'CRC32C'");
         }
@@ -135,6 +153,9 @@ mod tests {
         let full = BaseBackupOptions {
             max_rate: Some(64),
             with_manifest: true,
+            checkpoint: Checkpoint::Spread,
+            with_wal: true,
+            with_size: true,
             compression: ServerCompression::Zstd {
                 level: Some(-3),
                 workers: Some(2),
@@ -143,8 +164,8 @@ mod tests {
         };
         assert_eq!(
             full.command(),
-            "BASE_BACKUP (LABEL 'l', CHECKPOINT 'fast', WAIT false, TABLESPACE_MAP true, \
-             MANIFEST 'yes', PROGRESS false, VERIFY_CHECKSUMS false, MANIFEST_CHECKSUMS 'CRC32C', \
+            "BASE_BACKUP (LABEL 'l', CHECKPOINT 'spread', WAIT false, TABLESPACE_MAP true, \
+             MANIFEST 'yes', PROGRESS true, VERIFY_CHECKSUMS false, WAL true, MANIFEST_CHECKSUMS 'CRC32C', \
              MAX_RATE 64, COMPRESSION 'zstd', COMPRESSION_DETAIL 'level=-3,workers=2')"
         );
         let gzip = ServerCompression::Gzip { level: None };
