@@ -27,7 +27,7 @@ pub const CONTENTS_EXCLUDED: &[&str] = &[
 
 /// The other directories of every cluster (bin/initdb/initdb.c, subdirs). No
 /// setting can empty these.
-pub(super) const CONTENTS_NEEDED: &[&str] = &[
+pub const CONTENTS_NEEDED: &[&str] = &[
     "base",
     "global",
     "pg_commit_ts",

@@ -7,6 +7,7 @@ use postgres::error::SqlState;
 
 use crate::error::{Error, Result};
 use crate::pg::control::ControlFile;
+use crate::pg::segment::SegmentSize;
 use crate::pg::version::{Major, Version};
 use crate::server::conflict;
 use crate::server::connect::server_error;
@@ -18,8 +19,8 @@ use crate::server::text::ServerText;
 pub struct Facts {
     /// PostgreSQL's version.
     pub version: Version,
-    /// The control file as it was when asked.
-    pub control: ControlFile,
+    /// What its control file says of the cluster.
+    pub control: Identity,
     /// Whether it is a standby.
     pub in_recovery: bool,
     /// `wal_level`.
@@ -36,6 +37,66 @@ pub struct Facts {
     pub configuration_files: Vec<String>,
     /// The tablespaces, the default ones aside.
     pub tablespaces: Vec<TablespaceLocation>,
+}
+
+/// What the control file says of a cluster that stays as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Identity {
+    /// Tells the cluster and its copies from all others.
+    pub system_identifier: u64,
+    /// The format of the control file.
+    pub control_version: u32,
+    /// The format of the system catalogs.
+    pub catalog_version: u32,
+    /// Bytes in a page of a relation.
+    pub block_size: u32,
+    /// Pages in a segment of a relation.
+    pub relation_segment_blocks: u32,
+    /// Bytes in a segment of WAL.
+    pub wal_segment_size: SegmentSize,
+}
+
+impl From<&ControlFile> for Identity {
+    fn from(control: &ControlFile) -> Identity {
+        Identity {
+            system_identifier: control.system_identifier,
+            control_version: control.control_version,
+            catalog_version: control.catalog_version,
+            block_size: control.block_size,
+            relation_segment_blocks: control.relation_segment_blocks,
+            wal_segment_size: control.wal_segment_size,
+        }
+    }
+}
+
+/// Anybody may ask for these, of 15 to 18 (catalog/pg_proc.dat; nothing of it is revoked in
+/// catalog/system_functions.sql).
+const IDENTITY: &str = "\
+SELECT system_identifier, pg_control_version, catalog_version_no,
+       database_block_size, blocks_per_segment, bytes_per_wal_segment
+  FROM pg_control_system(), pg_control_init()";
+
+impl Identity {
+    /// By SQL, for a role that may read no files.
+    fn ask(client: &mut Client) -> Result<Identity> {
+        let failed = |error| server_error("ask what the control file says", &error);
+        let row = conflict::repeated(|| client.query_typed_one(IDENTITY, &[])).map_err(failed)?;
+        // SQL has no unsigned integers.
+        let number = |column: usize| row.try_get(column).map(i32::cast_unsigned);
+        let segment_size = number(5).map_err(failed)?;
+        Ok(Identity {
+            system_identifier: row.try_get(0).map(i64::cast_unsigned).map_err(failed)?,
+            control_version: number(1).map_err(failed)?,
+            catalog_version: number(2).map_err(failed)?,
+            block_size: number(3).map_err(failed)?,
+            relation_segment_blocks: number(4).map_err(failed)?,
+            wal_segment_size: SegmentSize::new(u64::from(segment_size)).ok_or_else(|| {
+                Error::server(format!(
+                    "the server has WAL segments of {segment_size} bytes, which PostgreSQL never has"
+                ))
+            })?,
+        })
+    }
 }
 
 /// A tablespace on the server.
@@ -94,14 +155,31 @@ const DEFAULT_LOG_DIRECTORY: &str = "log";
 impl Facts {
     /// Asks the server.
     pub fn read(client: &mut Client, reader: &mut FileReader) -> Result<Facts> {
-        let version = version(client)?;
         let (_, control) = reader.read_control_file()?;
+        Facts::of(client, Identity::from(&control), || {
+            data_directory_by_pid_file(reader)
+        })
+    }
+
+    /// Asks the server as a role that may read no files.
+    pub fn without_files(client: &mut Client) -> Result<Facts> {
+        let control = Identity::ask(client)?;
+        Facts::of(client, control, || Ok(None))
+    }
+
+    /// Asks for the rest. Whoever may not ask where the data directory is may know it otherwise.
+    fn of(
+        client: &mut Client,
+        control: Identity,
+        data_directory: impl FnOnce() -> Result<Option<String>>,
+    ) -> Result<Facts> {
+        let version = version(client)?;
         let row = conflict::repeated(|| client.query_typed_one(SETTINGS, &[]))
             .map_err(|error| server_error("ask for the server's settings", &error))?;
         let read = |error| server_error("ask for the server's settings", &error);
         let data_directory = match row.try_get::<_, Option<ServerText>>(4).map_err(read)? {
             Some(directory) => Some(named_in_utf8("its data directory", directory)?),
-            None => data_directory_by_pid_file(reader)?,
+            None => data_directory()?,
         };
         let files: Vec<ServerText> = row.try_get(6).map_err(read)?;
         let files = files

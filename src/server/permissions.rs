@@ -96,30 +96,70 @@ pub fn met(client: &mut Client, major: Major) -> Result<Vec<(Requirement, bool)>
     Ok(required.into_iter().zip(answers).collect())
 }
 
-/// Everything required that the connected role lacks.
-pub fn missing(client: &mut Client, major: Major) -> Result<Vec<Requirement>> {
-    let lacking = |(requirement, is_met): (Requirement, bool)| (!is_met).then_some(requirement);
-    Ok(met(client, major)?
-        .into_iter()
-        .filter_map(lacking)
-        .collect())
+/// What a role lacks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lack {
+    role: String,
+    missing: Vec<Requirement>,
+}
+
+impl Lack {
+    /// What the connected role lacks; nothing where it may do all that a backup can want.
+    pub fn of(client: &mut Client, major: Major) -> Result<Option<Lack>> {
+        let met = met(client, major)?.into_iter();
+        let missing: Vec<Requirement> = met
+            .filter_map(|(requirement, is_met)| (!is_met).then_some(requirement))
+            .collect();
+        if missing.is_empty() {
+            return Ok(None);
+        }
+        let role = current_role(client)?;
+        Ok(Some(Lack { role, missing }))
+    }
+
+    /// Whether it leaves the attribute REPLICATION, by which alone the server makes base backups of its own.
+    pub fn leaves_replication(&self) -> bool {
+        !self.missing.contains(&Requirement::Replication)
+    }
+
+    /// In words: "the role … lacks …".
+    pub fn describe(&self) -> String {
+        let lacks: Vec<String> = self.missing.iter().map(|one| one.describe()).collect();
+        format!("the role {} lacks {}", self.role, lacks.join(", "))
+    }
+
+    /// What to do about it.
+    fn remedy(&self, server: &str) -> String {
+        let grants: Vec<String> = self
+            .missing
+            .iter()
+            .map(|one| one.grant(&self.role))
+            .collect();
+        format!(
+            "as a superuser run: {}\n(pgkeep permissions {server} prints all of it)",
+            grants.join(" ")
+        )
+    }
+
+    /// An error that would not be one if the role lacked nothing.
+    pub fn blamed_for(&self, error: Error, server: &str) -> Error {
+        let remedy = self.remedy(server);
+        let hint = match error.advice() {
+            Some(advice) => format!("{advice}; or {remedy}"),
+            None => remedy,
+        };
+        error.hint(hint)
+    }
+
+    /// An error that names it with the SQL that grants it.
+    pub fn error(&self, server: &str) -> Error {
+        Error::server(self.describe()).hint(self.remedy(server))
+    }
 }
 
 /// An error that names what the role lacks with the SQL that grants it; fine where nothing lacks.
 pub fn check(client: &mut Client, major: Major, server: &str) -> Result<()> {
-    let missing = missing(client, major)?;
-    if missing.is_empty() {
-        return Ok(());
-    }
-    let role = current_role(client)?;
-    let lacks: Vec<String> = missing.iter().map(|one| one.describe()).collect();
-    let grants: Vec<String> = missing.iter().map(|one| one.grant(&role)).collect();
-    Err(
-        Error::server(format!("the role {role} lacks {}", lacks.join(", "))).hint(format!(
-            "as a superuser run: {}\n(pgkeep permissions {server} prints all of it)",
-            grants.join(" ")
-        )),
-    )
+    Lack::of(client, major)?.map_or(Ok(()), |lack| Err(lack.error(server)))
 }
 
 /// The role the connection runs as.
@@ -154,6 +194,12 @@ pub fn script(role: &str, major: Option<Major>) -> String {
             .map(|one| one.grant(role))
             .collect::<Vec<_>>()
     };
+    if major.is_none_or(|major| major >= Major::V15) {
+        lines.push(
+            "-- LOGIN and REPLICATION are enough for full backups of primaries (PostgreSQL 15 and later). All else takes the rest:"
+                .to_owned(),
+        );
+    }
     match major {
         Some(major) => lines.extend(grants(required(major))),
         None => {

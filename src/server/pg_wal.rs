@@ -88,7 +88,7 @@ pub struct HistoryFile {
 }
 
 /// A timeline history is a line a switch; this is more than any has.
-const HISTORY_LIMIT: u64 = 1 << 20;
+pub const HISTORY_LIMIT: u64 = 1 << 20;
 
 /// How a timeline came to be. The first has no history file; neither has one that pg_resetwal or pg_upgrade began.
 pub fn history(

@@ -58,6 +58,8 @@ pub(super) const OPERATION: u8 = 0xF0;
 pub(super) const XLOG_SWITCH: u8 = 0x40;
 /// An image of a page in which nothing changed but hints (catalog/pg_control.h, XLOG_FPI_FOR_HINT).
 const XLOG_IMAGE_FOR_HINT: u8 = 0xA0;
+/// The end of a primary's backup, which says where that begins (catalog/pg_control.h, XLOG_BACKUP_END).
+const XLOG_BACKUP_END: u8 = 0x50;
 
 const MAX_BLOCK_ID: u8 = 32;
 const TOPLEVEL_XID: u8 = 252;
@@ -191,6 +193,14 @@ impl<'a> Record<'a> {
     pub fn is_hint(&self) -> bool {
         self.resource_manager == ResourceManager::XLOG
             && self.info & OPERATION == XLOG_IMAGE_FOR_HINT
+    }
+
+    /// Where the primary's backup begins whose end this is; nothing in any other record.
+    pub fn ended_backup(&self) -> Option<Lsn> {
+        let is_end = self.resource_manager == ResourceManager::XLOG
+            && self.info & OPERATION == XLOG_BACKUP_END;
+        let start = self.main_data.first_chunk().filter(|_| is_end)?;
+        Some(Lsn(u64::from_le_bytes(*start)))
     }
 
     /// The error of a record whose main data ends too early.
