@@ -4,16 +4,18 @@ use std::path::Path;
 
 use postgres::Client;
 
+use crate::backup::{check_facts, replicated};
 use crate::config::Source;
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
+use crate::pg::version::Major;
 use crate::repository::catalogue::Catalogue;
 use crate::repository::layout::ServerFolder;
 use crate::server::connect::{Connector, server_error};
 use crate::server::facts::{self, Facts};
-use crate::server::permissions;
+use crate::server::permissions::{self, Lack, Requirement};
 use crate::server::reading::FileReader;
-use crate::server::source::{Amount, Chosen};
+use crate::server::source::{Amount, Chosen, Stream};
 use crate::size::readable;
 
 /// One thing that was looked at.
@@ -24,14 +26,31 @@ pub struct Check {
     pub outcome: Result<String>,
 }
 
+/// What is looked at, and how.
+#[derive(Clone, Copy)]
+pub struct Subject<'a> {
+    /// The server's name in the configuration.
+    pub server: &'a str,
+    /// Its part of the repository.
+    pub folder: &'a ServerFolder,
+    /// How to connect to it.
+    pub connector: &'a Connector,
+    /// Connections that read and threads that compress.
+    pub workers: usize,
+    /// Which way files are read; `None` for the one that suits the server best.
+    pub source: Option<Source>,
+    /// What ends it early.
+    pub interrupt: &'a Interrupt,
+}
+
 /// Looks at everything. What cannot be looked at because something before it failed is left out.
-pub fn run(
-    folder: &ServerFolder,
-    connector: &Connector,
-    workers: usize,
-    source: Option<Source>,
-    interrupt: &Interrupt,
-) -> Result<Vec<Check>> {
+pub fn run(subject: Subject<'_>) -> Result<Vec<Check>> {
+    let Subject {
+        folder,
+        connector,
+        interrupt,
+        ..
+    } = subject;
     let mut checks = vec![Check {
         name: "repository",
         outcome: check_repository(folder),
@@ -50,23 +69,11 @@ pub fn run(
         name: "connection",
         outcome: Ok(connector.describe()),
     });
-    checks.extend(check_server(
-        &mut client,
-        connector,
-        workers,
-        source,
-        interrupt,
-    )?);
+    checks.extend(check_server(&mut client, subject)?);
     Ok(checks)
 }
 
-fn check_server(
-    client: &mut Client,
-    connector: &Connector,
-    workers: usize,
-    source: Option<Source>,
-    interrupt: &Interrupt,
-) -> Result<Vec<Check>> {
+fn check_server(client: &mut Client, subject: Subject<'_>) -> Result<Vec<Check>> {
     let version = match facts::version(client) {
         Ok(version) => version,
         Err(error) => {
@@ -80,6 +87,12 @@ fn check_server(
         name: "version",
         outcome: Ok(version.to_string()),
     }];
+    let lack = Lack::of(client, version.major)?;
+    let bearable = |lack: &Lack| replicated::is_bearable(lack, subject.source);
+    if let Some(lack) = lack.filter(|lack| version.major >= Major::V15 && bearable(lack)) {
+        checks.extend(check_confined(client, &lack, subject)?);
+        return Ok(checks);
+    }
     let role = permissions::current_role(client)?;
     let mut permitted = true;
     for (requirement, met) in permissions::met(client, version.major)? {
@@ -103,25 +116,69 @@ fn check_server(
     });
     checks.push(Check {
         name: "connections",
-        outcome: check_connections(connector, workers, interrupt),
+        // One a worker, one for start and stop, one for the slot, and one that follows the WAL.
+        outcome: check_connections(subject, subject.workers + 3),
     });
     if permitted {
-        checks.extend(check_settings(client, connector, source, interrupt)?);
+        checks.extend(check_settings(client, subject)?);
     }
     Ok(checks)
 }
 
-fn check_settings(
-    client: &mut Client,
-    connector: &Connector,
-    source: Option<Source>,
-    interrupt: &Interrupt,
-) -> Result<Vec<Check>> {
+/// Of a role that has the attribute REPLICATION alone.
+fn check_confined(client: &mut Client, lack: &Lack, subject: Subject<'_>) -> Result<Vec<Check>> {
+    let Subject {
+        server,
+        connector,
+        interrupt,
+        ..
+    } = subject;
+    let mut checks = vec![
+        Check {
+            name: "permission",
+            outcome: Ok(Requirement::Replication.describe()),
+        },
+        Check {
+            name: "permission",
+            outcome: Ok(format!("{}, and can do without", lack.describe())),
+        },
+        Check {
+            name: "slot",
+            outcome: check_slots(client),
+        },
+        Check {
+            name: "connections",
+            // One for questions, and one for the slot.
+            outcome: check_connections(subject, 2),
+        },
+    ];
+    let facts = Facts::without_files(client)?;
+    let stream = Stream::to(facts.version.major, connector, client, interrupt);
+    let way = replicated::check_contents(&facts)
+        .and(stream.map(|stream| replicated::way(&stream, server)))
+        .map_err(|error| lack.blamed_for(error, server));
+    checks.extend(checks_of(&facts, way));
+    Ok(checks)
+}
+
+fn check_settings(client: &mut Client, subject: Subject<'_>) -> Result<Vec<Check>> {
+    let Subject {
+        connector,
+        source,
+        interrupt,
+        ..
+    } = subject;
     let mut reader = FileReader::connect(connector, interrupt)?;
     let facts = Facts::read(client, &mut reader)?;
     let major = facts.version.major;
     let amount = Amount::All;
     let chosen = Chosen::choose(source, amount, major, connector, &mut reader, interrupt);
+    let way = chosen.map(|chosen| chosen.to_string());
+    Ok(checks_of(&facts, way).into())
+}
+
+/// What the server is like, and which way files are read.
+fn checks_of(facts: &Facts, way: Result<String>) -> [Check; 3] {
     let role = if facts.in_recovery {
         "a standby"
     } else {
@@ -132,21 +189,20 @@ fn check_settings(
     } else {
         "off: damaged pages cannot be found"
     };
-    Ok(vec![
+    [
         Check {
             name: "source",
-            outcome: chosen.map(|chosen| chosen.to_string()),
+            outcome: way,
         },
         Check {
             name: "server",
-            outcome: crate::backup::check_facts(&facts)
-                .map(|()| format!("{role}, wal_level {}", facts.wal_level)),
+            outcome: check_facts(facts).map(|()| format!("{role}, wal_level {}", facts.wal_level)),
         },
         Check {
             name: "data checksums",
             outcome: Ok(checksums.to_owned()),
         },
-    ])
+    ]
 }
 
 /// A backup takes a temporary slot, and goes without where there is none.
@@ -166,17 +222,13 @@ fn check_slots(client: &mut Client) -> Result<String> {
     Ok(format!("{used} of {most} replication slots in use"))
 }
 
-/// A backup needs a connection a worker, one for its start and stop, one for its slot, and one that follows the WAL.
-fn check_connections(
-    connector: &Connector,
-    workers: usize,
-    interrupt: &Interrupt,
-) -> Result<String> {
-    let connections = (0..workers + 2)
-        .map(|_| crate::server::connect(connector, interrupt))
+/// Whether so many can be had, of which there is one already.
+fn check_connections(subject: Subject<'_>, connections: usize) -> Result<String> {
+    let others = (1..connections)
+        .map(|_| crate::server::connect(subject.connector, subject.interrupt))
         .collect::<Result<Vec<Client>>>();
-    connections
-        .map(|_| format!("{} at the same time", workers + 3))
+    others
+        .map(|_| format!("{connections} at the same time"))
         .map_err(|error| error.hint("take fewer workers (-j), or raise max_connections"))
 }
 

@@ -6,11 +6,11 @@
 use std::collections::HashSet;
 use std::time::Instant;
 
+use postgres::Client;
+
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
 use crate::server::facts::{self, Database, TablespaceLocation};
-use crate::server::reading::FileReader;
-use crate::server::session::BackupSession;
 
 /// Tablespaces and databases at one moment.
 pub(super) struct Catalogued {
@@ -19,10 +19,10 @@ pub(super) struct Catalogued {
 }
 
 impl Catalogued {
-    pub(super) fn read(session: &mut BackupSession) -> Result<Catalogued> {
+    pub(super) fn read(client: &mut Client) -> Result<Catalogued> {
         Ok(Catalogued {
-            tablespaces: facts::tablespaces(session.client())?,
-            databases: facts::databases(session.client())?,
+            tablespaces: facts::tablespaces(client)?,
+            databases: facts::databases(client)?,
         })
     }
 
@@ -42,20 +42,21 @@ impl Catalogued {
         Some(&found.name)
     }
 
-    /// What was there before and is there still must be among the files of the backup. Gives what is there now.
+    /// What was there before and is there still must be among the files of the backup. Gives what is there now. `exists` tells whether
+    /// a path leads to anything.
     pub(super) fn expect_in<'a>(
         &self,
         files: impl Iterator<Item = &'a str>,
         tablespace_directory: &str,
-        session: &mut BackupSession,
-        reader: &mut FileReader,
+        client: &mut Client,
+        mut exists: impl FnMut(&str) -> Result<bool>,
         interrupt: &Interrupt,
     ) -> Result<Catalogued> {
         let versions: HashSet<&str> = files.filter(|path| path.ends_with("/PG_VERSION")).collect();
         let give_up = Instant::now() + facts::DROPPED_WITHIN;
         loop {
-            let later = Catalogued::read(session)?;
-            match self.missing(&later, &versions, tablespace_directory, reader)? {
+            let later = Catalogued::read(client)?;
+            match self.missing(&later, &versions, tablespace_directory, &mut exists)? {
                 None => return Ok(later),
                 Some(missing) if Instant::now() > give_up => return Err(missing),
                 Some(_) => interrupt.check()?,
@@ -69,11 +70,11 @@ impl Catalogued {
         later: &Catalogued,
         versions: &HashSet<&str>,
         tablespace_directory: &str,
-        reader: &mut FileReader,
+        exists: &mut impl FnMut(&str) -> Result<bool>,
     ) -> Result<Option<Error>> {
         for tablespace in &self.tablespaces {
             let path = format!("pg_tblspc/{}/{tablespace_directory}", tablespace.oid);
-            if later.tablespaces.contains(tablespace) && reader.state(&path)?.is_none() {
+            if later.tablespaces.contains(tablespace) && !exists(&path)? {
                 let missing = Error::server(format!(
                     "the folder of tablespace {} is missing on the server: {}/{tablespace_directory}",
                     tablespace.name, tablespace.location
@@ -91,15 +92,15 @@ impl Catalogued {
                 && !versions.contains(format!("{folder}/PG_VERSION").as_str())
             {
                 let version = format!("{folder}/PG_VERSION");
-                let missing = match reader.state(&version)? {
-                    None => Error::server(format!(
+                let missing = match exists(&version)? {
+                    false => Error::server(format!(
                         "the server's folder of database {} has no PG_VERSION: {folder}",
                         database.name
                     ))
                     .hint(
                         "nobody can connect to it either: drop the database, or bring its folder back",
                     ),
-                    Some(_) => Error::server(format!(
+                    true => Error::server(format!(
                         "database {} was moved away and back while its files were read: {folder}",
                         database.name
                     ))

@@ -1,18 +1,44 @@
 //! The sessions of a pass.
 
 use std::thread::{self, ScopedJoinHandle};
+use std::time::{Duration, Instant};
 
 use postgres::Client;
 
 use crate::backup::{Request, check_facts};
 use crate::config::Source;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
+use crate::pg::version::Version;
+use crate::progress::Progress;
 use crate::server::connect::Connector;
 use crate::server::facts::{self, Facts};
+use crate::server::permissions::Lack;
 use crate::server::reading::FileReader;
 use crate::server::source::{Amount, Chosen, Stream};
-use crate::server::{self, Instance, permissions};
+use crate::server::{self, Instance};
+
+/// The first session with a server.
+pub(super) struct Met {
+    pub(super) client: Client,
+    pub(super) version: Version,
+    /// What its role lacks.
+    pub(super) lack: Option<Lack>,
+}
+
+impl Met {
+    /// Connects.
+    pub(super) fn meet(connector: &Connector, interrupt: &Interrupt) -> Result<Met> {
+        let mut client = server::connect(connector, interrupt)?;
+        let version = facts::version(&mut client)?;
+        let lack = Lack::of(&mut client, version.major)?;
+        Ok(Met {
+            client,
+            version,
+            lack,
+        })
+    }
+}
 
 /// The sessions of a pass, and what they found the server to be.
 pub(super) struct Connected {
@@ -41,12 +67,18 @@ impl Connected {
     /// Connects to a server that can be backed up.
     pub(super) fn open(
         request: &Request<'_>,
+        met: Met,
         connector: &Connector,
         interrupt: &Interrupt,
     ) -> Result<Connected> {
-        let mut client = server::connect(connector, interrupt)?;
-        let version = facts::version(&mut client)?;
-        permissions::check(&mut client, version.major, request.server)?;
+        let Met {
+            mut client,
+            version,
+            lack,
+        } = met;
+        if let Some(lack) = lack {
+            return Err(lack.error(request.server));
+        }
         let instance = server::instance(&mut client)?;
         let is_followed = !server::is_in_recovery(&mut client)?;
         let connect = || {
@@ -102,6 +134,48 @@ impl Connected {
             })
         })
     }
+}
+
+/// How long a server is waited for that was lost.
+const SERVER_WITHIN: Duration = Duration::from_secs(10 * 60);
+
+/// Between two attempts to reach it.
+const SERVER_PAUSE: Duration = Duration::from_secs(2);
+
+/// Connects again. A server that went away is waited for.
+pub(super) fn again<T>(
+    progress: &dyn Progress,
+    interrupt: &Interrupt,
+    open: impl Fn() -> Result<T>,
+) -> Result<T> {
+    let give_up = Instant::now() + SERVER_WITHIN;
+    progress.step("connect", None);
+    let mut is_told = false;
+    loop {
+        match open() {
+            Err(error) if error.is_momentary() && Instant::now() < give_up => {
+                if !std::mem::replace(&mut is_told, true) {
+                    let minutes = SERVER_WITHIN.as_secs() / 60;
+                    log::warn!("waiting for the server, {minutes} minutes at most: {error}");
+                }
+                interrupt.wait(SERVER_PAUSE)?;
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+/// Another cluster at the same address is no place to go on.
+pub(super) fn expect_the_same(before: &Facts, now: &Facts) -> Result<()> {
+    let (before, now) = (&before.control, &now.control);
+    if before.system_identifier == now.system_identifier {
+        return Ok(());
+    }
+    Err(Error::server(format!(
+        "the server was lost, and what answers now is another cluster: its system identifier is {}, and was {}",
+        now.system_identifier, before.system_identifier
+    ))
+    .hint("correct `host` and `port`, or stop what has taken the server's place; then start the backup again"))
 }
 
 fn joined<T>(thread: ScopedJoinHandle<'_, Result<T>>) -> Result<T> {

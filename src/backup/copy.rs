@@ -1,11 +1,16 @@
 //! The workers: read, check, compress, store.
 
 mod changed;
+mod session;
 mod settled;
 mod sliced;
 mod small;
 mod streamed;
 mod sums;
+
+pub(super) use session::Session;
+pub(super) use streamed::{Arriving, Sent, Sorted, Sorting};
+pub(super) use sums::arrived_damaged;
 
 use std::time::Duration;
 
@@ -29,8 +34,7 @@ use crate::repository::durable;
 use crate::repository::file_list::Files;
 use crate::repository::layout::{self, BUNDLES, BackupFolder};
 use crate::repository::store::{SLICE_BYTES, Store, Stored};
-use crate::server::reading::{FileReader, Range};
-use crate::server::replication::BaseBackup;
+use crate::server::reading::Range;
 use crate::stored::coding::Suffix;
 
 /// How often a page is looked at again whose checksum stays wrong.
@@ -76,20 +80,19 @@ pub(super) struct Job<'a> {
 }
 
 impl Job<'_> {
-    /// Copies everything with one thread a reader, while this thread runs `watch` now and then. What was copied counts
+    /// Copies everything with one thread a session, while this thread runs `watch` now and then. What was copied counts
     /// where it ended early too.
-    pub(super) fn run(
-        &self,
-        readers: &mut [FileReader],
-        stream: Option<BaseBackup>,
+    pub(super) fn run<'w>(
+        &'w self,
+        sessions: impl Iterator<Item = Session<'w>>,
+        stream: Option<Arriving<'_>>,
         interrupt: &Interrupt,
         mut watch: impl FnMut() -> Result<()>,
     ) -> Result<(Copied, Result<()>)> {
         let assemblies = Assemblies::new(self);
-        let mut workers = readers
-            .iter_mut()
+        let mut workers = sessions
             .enumerate()
-            .map(|(number, reader)| Worker::new(self, &assemblies, reader, number))
+            .map(|(number, session)| Worker::new(self, &assemblies, session, number))
             .collect::<Result<Vec<Worker<'_>>>>()?;
         let outcome = streamed::beside(self, stream, |dealer| {
             parallel::run_dealt(
@@ -114,34 +117,46 @@ impl Job<'_> {
 
     /// Creates the folders that will hold something; all of PGDATA's where it is stored as a plain tree.
     pub(super) fn create_folders(&self) -> Result<()> {
-        let is_plain = self.request.coding.suffix().is_plain();
-        let create = |folder: &str| durable::create_folder(&self.folder.stored(folder));
-        let create_stored = |path: &str| create(&layout::stored_file(path, Suffix::PLAIN));
-        create_stored("pg_wal")?;
-        create_stored("global")?;
-        if is_plain {
+        self.create_folder("pg_wal")?;
+        self.create_folder("global")?;
+        if self.is_plain() {
             let mut directories = self.plan.directories.iter();
-            directories.try_for_each(|directory| create_stored(directory))?;
+            directories.try_for_each(|directory| self.create_folder(directory))?;
         } else {
-            create(BUNDLES)?;
+            durable::create_folder(&self.folder.stored(BUNDLES))?;
         }
         let mut last = None;
         for file in self.plan.files.iter() {
-            let bundled = !is_plain && !file.is_large() && !file.is_extra();
             let parent = file.path.rsplit_once('/').map(|(parent, _)| parent);
-            if !bundled && parent != last {
-                create_stored(parent.unwrap_or_default())?;
+            if !self.is_bundled(file) && parent != last {
+                self.create_folder(parent.unwrap_or_default())?;
                 last = parent;
             }
         }
         Ok(())
+    }
+
+    /// Creates the folder that a directory of PGDATA is stored in.
+    pub(super) fn create_folder(&self, directory: &str) -> Result<()> {
+        let stored = layout::stored_file(directory, Suffix::PLAIN);
+        durable::create_folder(&self.folder.stored(&stored))
+    }
+
+    /// Whether the backup is stored as a plain tree.
+    pub(super) fn is_plain(&self) -> bool {
+        self.request.coding.suffix().is_plain()
+    }
+
+    /// Whether a file is stored in a bundle.
+    pub(super) fn is_bundled(&self, file: PlannedFile<'_>) -> bool {
+        !self.is_plain() && !file.is_large() && !file.is_extra()
     }
 }
 
 struct Worker<'a> {
     job: &'a Job<'a>,
     assemblies: &'a Assemblies<'a>,
-    reader: &'a mut FileReader,
+    session: Session<'a>,
     store: Store<'a>,
     plain: Vec<u8>,
     part: Part,
@@ -154,7 +169,7 @@ impl<'a> Worker<'a> {
     fn new(
         job: &'a Job<'a>,
         assemblies: &'a Assemblies<'a>,
-        reader: &'a mut FileReader,
+        session: Session<'a>,
         number: usize,
     ) -> Result<Worker<'a>> {
         let mut store = Store::new(job.folder, job.request.coding)?;
@@ -164,7 +179,7 @@ impl<'a> Worker<'a> {
         Ok(Worker {
             job,
             assemblies,
-            reader,
+            session,
             store,
             plain: Vec::with_capacity(SLICE_BYTES as usize),
             part: Part::default(),
@@ -217,7 +232,7 @@ impl<'a> Worker<'a> {
 
     /// A page with a wrong checksum may have been half written when it was read. It is read again, and what is stored is
     /// the page of the last look; only one that stays as it is, or whose LSN replay must answer for, is remembered. `place` says where in `content` a
-    /// block is.
+    /// block is. Where nothing can be read again, all are remembered.
     fn look_again(
         &mut self,
         suspects: Vec<Suspect>,
@@ -228,6 +243,10 @@ impl<'a> Worker<'a> {
         let Some(check) = &job.page_check else {
             return Ok(());
         };
+        if !self.session.reads() {
+            self.suspects.extend(suspects);
+            return Ok(());
+        }
         let (mut doubtful, remembered): (Vec<Suspect>, Vec<Suspect>) = suspects
             .into_iter()
             .partition(|suspect| check.is_worth_another_look(suspect));
@@ -250,7 +269,7 @@ impl<'a> Worker<'a> {
                 .collect();
             let remembered = &mut self.suspects;
             let pages = &mut self.pages;
-            self.reader.read(&wanted, |index, bytes| {
+            self.session.reader()?.read(&wanted, |index, bytes| {
                 let Suspect { file, block, .. } = before[index];
                 let begin = place(block);
                 let stored = &mut content[begin..begin + PAGE_SIZE];

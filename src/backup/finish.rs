@@ -6,10 +6,10 @@ use std::time::Instant;
 
 use crate::backup::Request;
 use crate::backup::end::End;
-use crate::backup::wal::NeededWal;
 use crate::config::Source;
 use crate::error::Result;
 use crate::pg::control::CONTROL_FILE;
+use crate::pg::history::WalRange;
 use crate::pg::label::{BACKUP_LABEL_FILE, IncrementalFrom, with_incremental_from};
 use crate::pg::lsn::{Lsn, Timeline};
 use crate::pg::tablespace_map::TABLESPACE_MAP_FILE;
@@ -32,7 +32,9 @@ pub(super) struct Finish<'a> {
     /// Directories of PGDATA, parents first.
     pub(super) directories: Vec<String>,
     pub(super) stopped: &'a Stopped,
-    pub(super) wal: &'a NeededWal<'a>,
+    /// Its WAL by timeline, the newest first.
+    pub(super) ranges: &'a [WalRange],
+    pub(super) end: End,
 }
 
 /// What `backup.info` tells beside its files and its WAL.
@@ -107,7 +109,7 @@ impl Finish<'_> {
             now,
             facts.version.major,
             facts.control.system_identifier,
-            &self.wal.ranges,
+            self.ranges,
         )?;
         let sealed = store.seal(std::mem::take(&mut self.directories))?;
         let label = &self.stopped.label;
@@ -115,7 +117,7 @@ impl Finish<'_> {
             start_lsn: label.start_lsn,
             checkpoint_lsn: label.checkpoint_lsn,
             start_timeline: label.start_timeline,
-            end: self.wal.end,
+            end: self.end,
             first_segment: label.start_segment_file.clone(),
             from_standby: label.from_standby,
         };

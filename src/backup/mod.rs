@@ -8,6 +8,7 @@ mod copy;
 mod corruption;
 mod end;
 mod finish;
+mod growing;
 mod hazards;
 mod journal;
 mod layers;
@@ -16,6 +17,7 @@ mod parent;
 mod pass;
 mod passes;
 mod plan;
+pub(crate) mod replicated;
 mod reserved;
 mod resume;
 mod tasks;
@@ -44,10 +46,11 @@ use crate::server::session::Checkpoint;
 use crate::stored::coding::Coding;
 use crate::stored::master_key::Keyring;
 
-use connected::Connected;
+use connected::{Connected, Met};
 use layers::Layers;
 use parent::Parent;
 use passes::Passes;
+use replicated::{Confined, Replicated};
 
 /// What to back up, whereto and how.
 #[derive(Debug, Clone)]
@@ -97,7 +100,12 @@ pub fn run(
     let began = Instant::now();
     request.folder.create()?;
     let lock = ServerLock::take(request.folder)?;
-    let unfinished = staging::unfinished(request.folder, &lock)?.filter(|_| request.resume);
+    progress.step("connect", None);
+    let met = Met::meet(connector, interrupt)?;
+    let lack = replicated::lack_to_bear(request, &met)?;
+    let unfinished = staging::unfinished(request.folder, &lock)?;
+    // The server's own base backups are made in one piece.
+    let unfinished = unfinished.filter(|_| request.resume && lack.is_none());
     let removed = staging::remove_leftovers(request.folder, &lock, unfinished)?;
     // An incremental backup leaves it to the next full one.
     let unfinished = unfinished.filter(|_| request.parent.is_none());
@@ -107,8 +115,23 @@ pub fn run(
             request.server
         );
     }
-    progress.step("connect", None);
-    let connected = Connected::open(request, connector, interrupt)?;
+    if let Some(lack) = lack {
+        let confined = Confined::open(request, &lack, met, connector, interrupt)?;
+        warn_of_another_cluster(request, &confined.facts)?;
+        let identifier = free_identifier(request.folder)?;
+        let replicated = Replicated {
+            request,
+            connector,
+            progress,
+            interrupt,
+            identifier,
+            began,
+            staging: Staging::begin(request.folder, &lock, identifier)?,
+            lack,
+        };
+        return replicated.run(confined);
+    }
+    let connected = Connected::open(request, met, connector, interrupt)?;
     warn_of_another_cluster(request, &connected.facts)?;
     let identifier = free_identifier(request.folder)?;
     let passes = Passes {
@@ -226,18 +249,19 @@ fn free_identifier(folder: &ServerFolder) -> Result<Identifier> {
 }
 
 /// Directories that are kept without their content: the server's log, and
-/// tablespaces whose location is inside the data directory, which would be copied twice.
+/// tablespaces whose location is inside the data directory, which would be copied twice. `by_another_name` finds
+/// what of these the location itself does not tell.
 fn emptied_directories(
     facts: &Facts,
     tablespaces: &[facts::TablespaceLocation],
-    reader: &mut FileReader,
+    mut by_another_name: impl FnMut(&str) -> Result<Option<String>>,
 ) -> Result<Vec<String>> {
     let inside = |path| relative_to_data_directory(path, facts.data_directory.as_deref());
     let mut emptied: Vec<String> = inside(&facts.log_directory).into_iter().collect();
     for tablespace in tablespaces.iter().filter(|one| !one.is_in_place()) {
         emptied.extend(match inside(&tablespace.location) {
             Some(directory) => Some(directory),
-            None => inside_by_another_name(&tablespace.location, reader)?,
+            None => by_another_name(&tablespace.location)?,
         });
     }
     Ok(emptied)

@@ -10,7 +10,7 @@ use postgres::Client;
 use crate::backup::catalogued::Catalogued;
 use crate::backup::changes::{Changes, Search};
 use crate::backup::connected::Sessions;
-use crate::backup::copy::{self, Copied};
+use crate::backup::copy::{self, Arriving, Copied, Session};
 use crate::backup::corruption::{PageCheck, corrupt_pages, doubtful};
 use crate::backup::finish::{Description, Extent, Finish};
 use crate::backup::hazards::Hazard;
@@ -20,7 +20,9 @@ use crate::backup::plan::Plan;
 use crate::backup::reserved::{ReservedWal, Watch};
 use crate::backup::wal::following::{Following, Meanwhile};
 use crate::backup::wal::{self, NeededWal};
-use crate::backup::{ParentRequest, Request, emptied_directories, end, orphans, unlogged};
+use crate::backup::{
+    ParentRequest, Request, emptied_directories, end, inside_by_another_name, orphans, unlogged,
+};
 use crate::config::Source;
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
@@ -165,17 +167,19 @@ impl Pass<'_> {
         let mut session = self.start(client)?;
 
         progress.step("list files", None);
-        let catalogued = Catalogued::read(&mut session)?;
+        let catalogued = Catalogued::read(session.client())?;
         let tablespaces = catalogued.tablespaces();
-        let emptied = emptied_directories(facts, tablespaces, &mut readers[0])?;
+        let emptied = emptied_directories(facts, tablespaces, |location| {
+            inside_by_another_name(location, &mut readers[0])
+        })?;
         let rules = Exclusion::new(major, emptied);
         let listing = list(&mut readers[0], facts, &rules, &catalogued, request.extra)?;
         let paths = listing.entries.iter();
         catalogued.expect_in(
             paths.map(|entry| listing.paths.get(entry.path)),
             &major.tablespace_directory(),
-            &mut session,
-            &mut readers[0],
+            session.client(),
+            |path| Ok(readers[0].state(path)?.is_some()),
             interrupt,
         )?;
         let changes = self.changes(base, &mut session, &mut readers)?;
@@ -227,7 +231,13 @@ impl Pass<'_> {
             ticks: 0,
         };
         let (copying, (followed, meanwhile)) = following.beside(follower, || {
-            job.run(&mut readers, stream, interrupt, || {
+            let sessions = readers.iter_mut().map(Session::of);
+            let listed = &mut &plan;
+            let stream = stream.map(|backup| Arriving {
+                backup,
+                sorting: listed,
+            });
+            job.run(sessions, stream, interrupt, || {
                 session.watch()?;
                 watch.tick(&mut session)?;
                 if quiet.take_if(|quiet| quiet.is_long()).is_some() {
@@ -287,7 +297,8 @@ impl Pass<'_> {
             },
             directories: plan.into_directories(),
             stopped: &stopped,
-            wal: &wal,
+            ranges: &wal.ranges,
+            end: wal.end,
         };
         let info = finish.write(copied.stored, &control, folder)?;
         // Until now, whoever takes this over needs it.
@@ -412,8 +423,8 @@ impl Pass<'_> {
         let later = catalogued.expect_in(
             copied.stored.files.iter().map(|file| file.path),
             &facts.version.major.tablespace_directory(),
-            &mut session,
-            &mut readers[0],
+            session.client(),
+            |path| Ok(readers[0].state(path)?.is_some()),
             interrupt,
         )?;
         let read_until = session.position()?;

@@ -1,8 +1,8 @@
 //! A backup in passes, of which the first is enough where the server does nothing meanwhile that cannot be replayed.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use crate::backup::connected::Connected;
+use crate::backup::connected::{Connected, Met, again, expect_the_same};
 use crate::backup::finish::milliseconds;
 use crate::backup::hazards::Hazard;
 use crate::backup::layers::{Layers, Whose};
@@ -55,12 +55,6 @@ const MOST_PASSES: u32 = 30;
 
 /// After so many, whoever is in their way is held up for the time of one.
 const UNQUIET_PASSES: u32 = 4;
-
-/// How long a server is waited for that was lost.
-const SERVER_WITHIN: Duration = Duration::from_secs(10 * 60);
-
-/// Between two attempts to reach it.
-const SERVER_PAUSE: Duration = Duration::from_secs(2);
 
 /// How many of the things are told that one pass met.
 const TOLD_HAZARDS: usize = 5;
@@ -262,23 +256,11 @@ impl<'a> Passes<'a> {
         }
     }
 
-    /// Connects again. A server that went away is waited for.
     fn reconnect(&self) -> Result<Connected> {
-        let give_up = Instant::now() + SERVER_WITHIN;
-        self.progress.step("connect", None);
-        let mut is_told = false;
-        loop {
-            match Connected::open(self.request, self.connector, self.interrupt) {
-                Err(error) if error.is_momentary() && Instant::now() < give_up => {
-                    if !std::mem::replace(&mut is_told, true) {
-                        let minutes = SERVER_WITHIN.as_secs() / 60;
-                        log::warn!("waiting for the server, {minutes} minutes at most: {error}");
-                    }
-                    self.interrupt.wait(SERVER_PAUSE)?;
-                }
-                outcome => return outcome,
-            }
-        }
+        again(self.progress, self.interrupt, || {
+            let met = Met::meet(self.connector, self.interrupt)?;
+            Connected::open(self.request, met, self.connector, self.interrupt)
+        })
     }
 
     /// Puts all passes together, the last of which lies in a folder.
@@ -306,19 +288,6 @@ impl<'a> Passes<'a> {
         self.staging.publish(folder)?;
         Ok(info)
     }
-}
-
-/// Another cluster at the same address is no place to go on.
-fn expect_the_same(before: &Facts, now: &Facts) -> Result<()> {
-    let (before, now) = (&before.control, &now.control);
-    if before.system_identifier == now.system_identifier {
-        return Ok(());
-    }
-    Err(Error::server(format!(
-        "the server was lost, and what answers now is another cluster: its system identifier is {}, and was {}",
-        now.system_identifier, before.system_identifier
-    ))
-    .hint("correct `host` and `port`, or stop what has taken the server's place; then start the backup again"))
 }
 
 fn tell(number: u32, hazard: &Hazard) {

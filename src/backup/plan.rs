@@ -1,6 +1,7 @@
 //! What to copy.
 
 use crate::backup::changes::Changes;
+use crate::backup::growing::Growing;
 use crate::backup::tasks::Tasks;
 use crate::config::Source;
 use crate::pg::control::CONTROL_FILE;
@@ -33,13 +34,23 @@ pub(super) struct Plan {
     pub(super) is_streamed: bool,
 }
 
-/// Very many files as they were listed: 40 bytes for each, and its path.
+/// Very many files as they were listed: 40 bytes for each, and its path. Or as they come, where nobody can list them before.
 pub(super) struct PlannedFiles {
     /// The one directory of a tablespace that is this server's.
     tablespace_directory: String,
     paths: Paths,
     /// In the order of their paths.
     files: Vec<Compact>,
+    /// Those that come without being listed, behind the others.
+    arrived: Growing<Arrived>,
+}
+
+/// A file that was not listed. All of it is stored.
+#[derive(Default)]
+struct Arrived {
+    path: Box<str>,
+    size: u64,
+    modified: i64,
 }
 
 /// What there is of a [`PlannedFile`] beside its path.
@@ -75,7 +86,17 @@ pub(super) enum Wanted<'a> {
 }
 
 impl PlannedFiles {
-    /// How many there are.
+    /// None were listed.
+    fn unlisted(major: Major) -> PlannedFiles {
+        PlannedFiles {
+            tablespace_directory: major.tablespace_directory(),
+            paths: Paths::default(),
+            files: Vec::new(),
+            arrived: Growing::default(),
+        }
+    }
+
+    /// How many were listed.
     pub(super) fn len(&self) -> usize {
         self.files.len()
     }
@@ -87,7 +108,35 @@ impl PlannedFiles {
 
     /// The file at a place.
     pub(super) fn get(&self, place: usize) -> PlannedFile<'_> {
-        self.file(&self.files[place])
+        let Some(behind) = place.checked_sub(self.files.len()) else {
+            return self.file(&self.files[place]);
+        };
+        let arrived = self.arrived.get(behind);
+        PlannedFile {
+            path: &arrived.path,
+            size: arrived.size,
+            modified: arrived.modified,
+            wanted: Wanted::Whole,
+            tablespace_directory: &self.tablespace_directory,
+        }
+    }
+
+    /// Adds one that comes without having been listed, and gives its place.
+    pub(super) fn arrive(&self, path: &str, size: u64, modified: i64) -> usize {
+        let arrived = Arrived {
+            path: path.into(),
+            size: self.size(path, size),
+            modified,
+        };
+        self.files.len() + self.arrived.push(arrived)
+    }
+
+    /// How much of a file is stored. A page that is not whole at the end of a relation is still being added.
+    fn size(&self, path: &str, size: u64) -> u64 {
+        match RelationFile::parse(path, &self.tablespace_directory) {
+            Some(_) => size - size % PAGE_SIZE as u64,
+            None => size,
+        }
     }
 
     /// The place of a path.
@@ -98,7 +147,7 @@ impl PlannedFiles {
             .ok()
     }
 
-    /// All of them.
+    /// All that were listed.
     pub(super) fn iter(&self) -> impl Iterator<Item = PlannedFile<'_>> {
         self.files.iter().map(|file| self.file(file))
     }
@@ -246,9 +295,8 @@ impl Plan {
             .dedup_by(|next, one| path_of(next) == path_of(one) && path_of(one).starts_with('/'));
         let mut directories = Vec::new();
         let mut files = PlannedFiles {
-            tablespace_directory: major.tablespace_directory(),
             files: Vec::with_capacity(entries.len()),
-            paths: Paths::default(),
+            ..PlannedFiles::unlisted(major)
         };
         let mut wanted = changes.map(Changes::wanted_blocks);
         for entry in entries {
@@ -260,11 +308,7 @@ impl Plan {
                 }
             } else if path != CONTROL_FILE && (is_extra || rules.keeps_file(path)) {
                 let relation = RelationFile::parse(path, &files.tablespace_directory);
-                // A page that is not whole at the end of a relation is still being added.
-                let size = match relation {
-                    Some(_) => entry.size - entry.size % PAGE_SIZE as u64,
-                    None => entry.size,
-                };
+                let size = files.size(path, entry.size);
                 let blocks = match (&mut wanted, &relation) {
                     (Some(wanted), Some(relation)) => wanted.of(path, relation, size),
                     _ => None,
@@ -300,6 +344,18 @@ impl Plan {
         }
     }
 
+    /// Of files that nobody can list: they all come in a stream, about so many bytes of them.
+    pub(super) fn unlisted(major: Major, suffix: Suffix, bytes: u64) -> Plan {
+        let files = PlannedFiles::unlisted(major);
+        Plan {
+            directories: Vec::new(),
+            bytes,
+            tasks: Tasks::new(&files, suffix, |_| false, 0),
+            files,
+            is_streamed: true,
+        }
+    }
+
     /// The place of a file that comes in the stream.
     pub(super) fn streamed(&self, path: &str) -> Option<usize> {
         let place = self.files.find(path)?;
@@ -318,8 +374,7 @@ impl PlannedFiles {
     pub(super) fn whole(files: impl IntoIterator<Item = (impl AsRef<str>, u64)>) -> PlannedFiles {
         let mut planned = PlannedFiles {
             tablespace_directory: String::new(),
-            paths: Paths::default(),
-            files: Vec::new(),
+            ..PlannedFiles::unlisted(Major::V15)
         };
         for (path, size) in files {
             planned.files.push(Compact {

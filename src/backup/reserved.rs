@@ -61,7 +61,7 @@ impl ReservedWal {
     }
 
     /// Forgets a slot that the server has given up, with a warning.
-    fn note_loss(&mut self) {
+    pub(super) fn note_loss(&mut self) {
         if let Some(reason) = self.slot.as_ref().and_then(Reservation::lost) {
             log::warn!(
                 "the replication slot of this backup is lost: {reason}. {GIVEN_UP}; the backup goes on as long as its WAL is there"

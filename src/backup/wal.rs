@@ -1,6 +1,7 @@
 //! The WAL a backup needs to become consistent.
 
 mod archive;
+pub(super) mod arriving;
 pub(super) mod following;
 mod segment;
 

@@ -46,6 +46,7 @@ mod permissions;
 mod positions;
 mod refusals;
 mod replayed;
+mod replicated;
 mod reports;
 mod restored_files;
 mod restored_settings;

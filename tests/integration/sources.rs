@@ -14,7 +14,7 @@ use crate::support::pgkeep::{Run, SERVER};
 use crate::support::{Cluster, Pgkeep};
 
 /// A server with a tablespace, where nothing changes by itself.
-fn quiet(major: u32) -> Cluster {
+pub fn quiet(major: u32) -> Cluster {
     let mut cluster = Cluster::stopped(major, &Options::default());
     cluster.set("autovacuum = off");
     if major >= 15 {

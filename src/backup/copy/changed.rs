@@ -96,7 +96,7 @@ impl Worker<'_> {
         let mut suspects = Vec::new();
         let mut doubtful = Vec::new();
         plain.clear();
-        self.reader.read(&wanted, |index, bytes| {
+        self.session.reader()?.read(&wanted, |index, bytes| {
             stop.check()?;
             let owner = owners[index];
             let part = &changed[owner];

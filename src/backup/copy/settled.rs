@@ -58,7 +58,7 @@ impl Worker<'_> {
                     .collect(),
             };
             let store = &mut self.store;
-            self.reader.read(&wanted, |index, bytes| {
+            self.session.reader()?.read(&wanted, |index, bytes| {
                 stop.check()?;
                 let last = before.get(index);
                 let file = last.map_or_else(|| files[index], |last| last.file);
@@ -111,7 +111,7 @@ impl Worker<'_> {
                 filled.push(file);
                 continue;
             }
-            match self.reader.state(planned.path)? {
+            match self.session.reader()?.state(planned.path)? {
                 None => vanished(planned)?,
                 Some(state) if state.size == 0 => keep(&mut self.store, planned, &[])?,
                 Some(_) => filled.push(file),
@@ -131,12 +131,12 @@ impl Worker<'_> {
         self.job.progress.advance(planned.size);
         let mut look = 1;
         loop {
-            let Some(before) = self.reader.settled_state(planned.path)? else {
+            let Some(before) = self.session.reader()?.settled_state(planned.path)? else {
                 return vanished(planned);
             };
             let (size, crc32c, written) = self.store_to_the_end(planned, &on_disk, stop)?;
             let is_settled =
-                self.reader.state(planned.path)? == Some(before) && size == before.size;
+                self.session.reader()?.state(planned.path)? == Some(before) && size == before.size;
             if !is_settled && look < LOOKS {
                 look += 1;
                 fs::remove_file(&on_disk).map_err(|error| Error::io("remove", &on_disk, &error))?;
@@ -173,7 +173,7 @@ impl Worker<'_> {
             };
             let plain = &mut self.plain;
             plain.clear();
-            self.reader.append(slice, plain, |_, read| {
+            self.session.reader()?.append(slice, plain, |_, read| {
                 stop.check()?;
                 job.rate.take(read, || stop.is_set());
                 Ok(())

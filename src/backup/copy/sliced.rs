@@ -126,12 +126,14 @@ impl Worker<'_> {
             length,
         };
         self.plain.clear();
-        self.reader.append(slice, &mut self.plain, |wanted, read| {
-            stop.check()?;
-            job.progress.advance(wanted);
-            job.rate.take(read, || stop.is_set());
-            Ok(())
-        })
+        self.session
+            .reader()?
+            .append(slice, &mut self.plain, |wanted, read| {
+                stop.check()?;
+                job.progress.advance(wanted);
+                job.rate.take(read, || stop.is_set());
+                Ok(())
+            })
     }
 
     /// Looks at the pages of `self.plain`, which is what there is of a whole file from an offset on.

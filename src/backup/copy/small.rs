@@ -117,7 +117,7 @@ impl Worker<'_> {
         let store = &mut self.store;
         let pages = &mut self.pages;
         let mut doubtful = Vec::new();
-        self.reader.read(&wanted, |index, bytes| {
+        self.session.reader()?.read(&wanted, |index, bytes| {
             stop.check()?;
             let file = filled[index];
             let planned = planned(file);

@@ -12,13 +12,67 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use crate::backup::copy::small::store_alone;
 use crate::backup::copy::sums::{Summed, Sums, arrived_damaged};
 use crate::backup::copy::{Job, Worker};
-use crate::backup::plan::PlannedFile;
+use crate::backup::plan::{Plan, PlannedFile};
 use crate::backup::tasks::{BUNDLE_OVERHEAD, Task, Tasks};
 use crate::error::Result;
 use crate::parallel::Stop;
 use crate::pg::page::PAGE_SIZE;
 use crate::repository::store::{SLICE_BYTES, Store};
 use crate::server::replication::{BaseBackup, Ending};
+
+/// A stream, and who knows what is in it.
+pub(in crate::backup) struct Arriving<'a> {
+    pub(in crate::backup) backup: BaseBackup,
+    pub(in crate::backup) sorting: &'a mut dyn Sorting,
+}
+
+/// Tells what becomes of the entries of a stream.
+pub(in crate::backup) trait Sorting: Send {
+    /// What becomes of the next one, whose content may be read here.
+    fn sort(&mut self, entry: Sent<'_>, content: &mut dyn Read) -> Result<Sorted>;
+
+    /// All of it has come but its end.
+    fn end(&mut self, stream: BaseBackup) -> Result<()>;
+}
+
+/// An entry of a stream.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::backup) struct Sent<'a> {
+    /// Relative to PGDATA; nothing where it is not UTF-8.
+    pub(in crate::backup) path: Option<&'a str>,
+    /// Its last part, whatever that is.
+    pub(in crate::backup) name: &'a [u8],
+    pub(in crate::backup) is_file: bool,
+    pub(in crate::backup) is_directory: bool,
+    pub(in crate::backup) size: u64,
+    /// Seconds since 1970.
+    pub(in crate::backup) modified: i64,
+}
+
+/// What becomes of an entry.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::backup) enum Sorted {
+    /// A worker stores the file at this place in the plan.
+    Stored(usize),
+    /// The one at this place was read by whoever sorts.
+    Taken(usize),
+    /// It is passed over.
+    PassedOver,
+}
+
+/// What is listed in a plan, and can come in a stream, is stored.
+impl Sorting for &Plan {
+    fn sort(&mut self, entry: Sent<'_>, _content: &mut dyn Read) -> Result<Sorted> {
+        let listed = entry.path.filter(|_| entry.is_file);
+        let place = listed.and_then(|path| self.streamed(path));
+        Ok(place.map_or(Sorted::PassedOver, Sorted::Stored))
+    }
+
+    fn end(&mut self, stream: BaseBackup) -> Result<()> {
+        // Files that the server leaves out are read otherwise, and so is the WAL up to its end.
+        stream.finish().map(|_| ())
+    }
+}
 
 /// What a worker does next.
 pub(super) enum Work<'a> {
@@ -64,7 +118,7 @@ pub(super) struct Dealer<'a> {
 /// Does something that is dealt out to workers, beside a stream that is taken apart for them.
 pub(super) fn beside<T>(
     job: &Job<'_>,
-    stream: Option<BaseBackup>,
+    stream: Option<Arriving<'_>>,
     work: impl FnOnce(&Dealer<'_>) -> T,
 ) -> T {
     let missed = &OnceLock::new();
@@ -77,11 +131,11 @@ pub(super) fn beside<T>(
         next_missed: AtomicUsize::new(0),
         arriving: stream.is_some().then(|| Mutex::new(arriving)),
         done_with,
-        ending: stream.as_ref().map(BaseBackup::ending),
+        ending: stream.as_ref().map(|stream| stream.backup.ending()),
     };
     std::thread::scope(|scope| {
         if let Some(stream) = stream {
-            let ending = stream.ending();
+            let ending = stream.backup.ending();
             scope.spawn(|| Unpacking::new(job, arrived, again, ending).run(stream, missed));
         }
         let outcome = work(&dealer);
@@ -233,7 +287,7 @@ impl<'a> Unpacking<'a> {
     }
 
     /// Reads the stream to its end.
-    pub(super) fn run(mut self, stream: BaseBackup, missed: &OnceLock<Tasks>) {
+    pub(super) fn run(mut self, stream: Arriving<'_>, missed: &OnceLock<Tasks>) {
         match self.take_apart(stream) {
             // What is in no archive may have been dropped, or is what PostgreSQL leaves out of its own base backups.
             Ok(()) => {
@@ -251,7 +305,11 @@ impl<'a> Unpacking<'a> {
         }
     }
 
-    fn take_apart(&mut self, mut stream: BaseBackup) -> Result<()> {
+    fn take_apart(&mut self, stream: Arriving<'_>) -> Result<()> {
+        let Arriving {
+            backup: mut stream,
+            sorting,
+        } = stream;
         while let Some(archive) = stream.next_archive()? {
             let below = match archive.tablespace() {
                 None => String::new(),
@@ -260,13 +318,8 @@ impl<'a> Unpacking<'a> {
             let mut tar = tar::Archive::new(archive.decompressed()?);
             for entry in tar.entries().map_err(arrived_damaged)? {
                 let entry = entry.map_err(arrived_damaged)?;
-                if let Some(file) = self.planned(&below, &entry) {
-                    let mut content = Summed::new(entry);
-                    if self.file(file, &mut content)?.is_break() {
-                        return Ok(());
-                    }
-                    let sum = content.end().map_err(arrived_damaged)?;
-                    self.sums.add(file, self.job.plan.files.get(file).path, sum);
+                if self.entry(&below, entry, sorting)?.is_break() {
+                    return Ok(());
                 }
             }
             // The end of what is compressed tells whether all of it was right.
@@ -278,16 +331,48 @@ impl<'a> Unpacking<'a> {
         if let Some(manifest) = stream.manifest()? {
             self.sums.compare(manifest, &self.job.plan.files)?;
         }
-        stream.finish().map(|_| ())
+        sorting.end(stream)
     }
 
-    /// The place in the plan of an entry that is to be stored.
-    fn planned(&self, below: &str, entry: &tar::Entry<'_, impl Read>) -> Option<usize> {
-        let path = entry.path_bytes();
-        let path = format!("{below}{}", str::from_utf8(&path).ok()?);
-        let is_file = entry.header().entry_type().is_file();
-        let planned = self.job.plan.streamed(&path);
-        planned.filter(|file| is_file && !self.sums.have(*file))
+    fn entry(
+        &mut self,
+        below: &str,
+        entry: tar::Entry<'_, impl Read>,
+        sorting: &mut dyn Sorting,
+    ) -> Result<Wanted> {
+        // Of its own accord the server says "./pg_wal/archive_status/" (backup/basebackup.c, sendDir).
+        let bytes = entry.path_bytes().into_owned();
+        let path = str::from_utf8(&bytes).ok().map(|path| {
+            let inside = path.strip_prefix("./").unwrap_or(path);
+            format!("{below}{}", inside.trim_end_matches('/'))
+        });
+        let header = entry.header();
+        let sent = Sent {
+            path: path.as_deref(),
+            name: bytes
+                .rsplit(|byte| *byte == b'/')
+                .next()
+                .unwrap_or_default(),
+            is_file: header.entry_type().is_file(),
+            is_directory: header.entry_type().is_dir(),
+            size: entry.size(),
+            modified: header.mtime().map_err(arrived_damaged)?.cast_signed(),
+        };
+        let mut content = Summed::new(entry);
+        let file = match sorting.sort(sent, &mut content)? {
+            Sorted::Stored(file) if self.sums.have(file) => return Ok(Wanted::Continue(())),
+            Sorted::Stored(file) => {
+                if self.file(file, &mut content)?.is_break() {
+                    return Ok(Wanted::Break(()));
+                }
+                file
+            }
+            Sorted::Taken(file) => file,
+            Sorted::PassedOver => return Ok(Wanted::Continue(())),
+        };
+        let sum = content.end().map_err(arrived_damaged)?;
+        self.sums.add(file, self.job.plan.files.get(file).path, sum);
+        Ok(Wanted::Continue(()))
     }
 
     /// Hands on a file of the plan.

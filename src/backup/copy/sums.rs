@@ -54,7 +54,7 @@ pub(super) struct Sums {
 }
 
 impl Sums {
-    /// Nothing of so many files has arrived.
+    /// Nothing of so many files has arrived; others may come.
     pub(super) fn new(files: usize) -> Sums {
         Sums {
             of_files: vec![0; files],
@@ -62,12 +62,15 @@ impl Sums {
     }
 
     pub(super) fn add(&mut self, file: usize, path: &str, sum: Sum) {
+        if file >= self.of_files.len() {
+            self.of_files.resize(file + 1, 0);
+        }
         self.of_files[file] = hashed(path, sum);
     }
 
     /// Whether a file has arrived.
     pub(super) fn have(&self, file: usize) -> bool {
-        self.of_files[file] != 0
+        self.of_files.get(file).is_some_and(|hash| *hash != 0)
     }
 
     /// An error where a file is not as the manifest has it.
@@ -115,7 +118,7 @@ fn hashed(path: &str, sum: Sum) -> u64 {
 }
 
 /// The error of a stream that cannot be read.
-pub(super) fn arrived_damaged(error: io::Error) -> Error {
+pub(in crate::backup) fn arrived_damaged(error: io::Error) -> Error {
     Error::inside(&error)
         .cloned()
         .unwrap_or_else(|| on_the_way(&error.to_string()))

@@ -1,6 +1,6 @@
 use clap::Args;
 
-use crate::check::{self, Check as Line};
+use crate::check::{self, Check as Line, Subject};
 use crate::cli::app::App;
 use crate::cli::report::{Answer, Fields, Value, field};
 use crate::error::{Error, Result};
@@ -23,13 +23,14 @@ impl Check {
     /// Checks it.
     pub(crate) fn run(&self, app: &App) -> Result<Answer> {
         let server = app.server(&self.server)?;
-        let lines = check::run(
-            &server.folder,
-            &server.connector()?,
-            server.workers,
-            server.configuration.source,
-            &app.interrupt,
-        )?;
+        let lines = check::run(Subject {
+            server: server.name(),
+            folder: &server.folder,
+            connector: &server.connector()?,
+            workers: server.workers,
+            source: server.configuration.source,
+            interrupt: &app.interrupt,
+        })?;
         let failed: Vec<&Line> = lines.iter().filter(|line| line.outcome.is_err()).collect();
         let error = failed.first().map(|first| {
             let (message, hint) = match &first.outcome {
