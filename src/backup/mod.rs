@@ -149,6 +149,7 @@ pub fn run(
         reserved: None,
         hazard: None,
         unquiet: 0,
+        lost_streams: 0,
         made: 0,
         number: 0,
         stands_on_another: false,

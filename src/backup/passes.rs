@@ -11,6 +11,7 @@ use crate::backup::pass::{Base, Broken, Left, Pass};
 use crate::backup::reserved::ReservedWal;
 use crate::backup::resume::Takeover;
 use crate::backup::{Request, open_parent};
+use crate::config::Source;
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
 use crate::pg::lsn::Lsn;
@@ -42,6 +43,8 @@ pub(super) struct Passes<'a> {
     pub(super) hazard: Option<Lsn>,
     /// How many passes in a row read everything, and met such a thing.
     pub(super) unquiet: u32,
+    /// How many streams in a row were broken off.
+    pub(super) lost_streams: u32,
     /// How many passes read anything.
     pub(super) made: u32,
     /// The number of the last pass; one that read nothing has one too.
@@ -55,6 +58,9 @@ const MOST_PASSES: u32 = 30;
 
 /// After so many, whoever is in their way is held up for the time of one.
 const UNQUIET_PASSES: u32 = 4;
+
+/// After so many, what is between here and the server ends all of them, and files are asked for by SQL.
+const MOST_STREAMS: u32 = 3;
 
 /// How many of the things are told that one pass met.
 const TOLD_HAZARDS: usize = 5;
@@ -112,11 +118,18 @@ impl<'a> Passes<'a> {
             self.number += 1;
             let folder = self.staging.part(&self.number.to_string())?;
             let facts = connected.facts.clone();
+            let is_streamed = connected.source == Source::Stream;
             let broken = match self.pass(connected, attempt == 1, &folder) {
                 Ok(_) => return self.together(folder),
                 Err(broken) => broken,
             };
             self.interrupt.check()?;
+            if is_streamed {
+                self.lost_streams = match broken.hazard {
+                    None => self.lost_streams + 1,
+                    Some(_) => 0,
+                };
+            }
             let error = self.learn(broken, &facts, folder)?;
             if attempt == MOST_PASSES {
                 return Err(error.context(format!("given up after {attempt} passes")));
@@ -257,9 +270,16 @@ impl<'a> Passes<'a> {
     }
 
     fn reconnect(&self) -> Result<Connected> {
+        let mut request = self.request.clone();
+        if self.lost_streams >= MOST_STREAMS {
+            log::warn!(
+                "files are read by SQL now: {MOST_STREAMS} streams in a row were broken off"
+            );
+            request.source = Some(Source::Sql);
+        }
         again(self.progress, self.interrupt, || {
             let met = Met::meet(self.connector, self.interrupt)?;
-            Connected::open(self.request, met, self.connector, self.interrupt)
+            Connected::open(&request, met, self.connector, self.interrupt)
         })
     }
 

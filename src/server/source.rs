@@ -69,7 +69,7 @@ impl Chosen {
         interrupt: &Interrupt,
     ) -> Result<Chosen> {
         let chosen = match wanted {
-            Some(Source::Sql) => Chosen::sql("as configured"),
+            Some(Source::Sql) => Chosen::sql("as asked for"),
             Some(Source::Direct) => Chosen::direct(major, connector, reader)?.map_err(|why| {
                 why.context("the server's files cannot be read from its disk").hint(
                     "run pgkeep on the server's machine as the account that the server runs as, or as root; or set source = auto",
@@ -214,7 +214,7 @@ impl Stream {
             None => Err(Error::server(
                 "the server has no replication slot left to prove by that both sessions are with it",
             )
-            .hint("raise max_replication_slots on the server and restart it, or set source = auto")),
+            .hint("raise max_replication_slots on the server and restart it")),
         })
     }
 }

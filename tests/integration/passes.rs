@@ -490,6 +490,28 @@ fn a_backup_killed_at_any_moment_is_taken_over() {
 
 /// What has come of a stream by then is not read again.
 #[test]
+fn where_no_stream_comes_to_its_end_files_are_read_by_sql() {
+    let major = 17;
+    let cluster = Cluster::new(major);
+    let before = Before::of(&cluster);
+    let pgkeep = Pgkeep::of(&cluster)
+        .with("source", "stream")
+        .with("max_rate", "8MB");
+    let mut running = pgkeep.spawn(&["backup", SERVER, "-v"]);
+    let end = "select pg_terminate_backend(pid) from pg_stat_replication where state = 'backup'";
+    while running.is_running() {
+        cluster.sql(end);
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let run = running.wait();
+    let backup = run.succeeded().at("Response.Backup");
+    assert!(run.stderr.contains("files are read by SQL now"), "{run:?}");
+    let info = pgkeep.ok(&["info", SERVER, "newest"]);
+    assert_eq!(info.at("Response.FileSource"), "sql");
+    checks::is_whole(major, &pgkeep.restore(&backup), &before, 0);
+}
+
+#[test]
 fn a_stream_that_is_broken_off_costs_a_pass() {
     let major = 18;
     let cluster = Cluster::new(major);
