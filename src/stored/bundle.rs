@@ -4,7 +4,7 @@
 //! content. A bundle is a plain tar with the paths of PGDATA, small enough to be
 //! held in memory, compressed as one slice.
 
-use std::io::{self, Read};
+use std::io::{self, Cursor};
 use std::path::Path;
 
 use crate::error::{Error, Result};
@@ -52,17 +52,19 @@ pub fn visit_members(
     let damaged = |error: &io::Error| {
         Error::damage(format!("{} is no readable tar: {error}", bundle.display()))
     };
-    let mut archive = tar::Archive::new(tar);
-    let mut content = Vec::new();
-    for entry in archive.entries().map_err(|error| damaged(&error))? {
-        let mut entry = entry.map_err(|error| damaged(&error))?;
+    let mut archive = tar::Archive::new(Cursor::new(tar));
+    let entries = archive
+        .entries_with_seek()
+        .map_err(|error| damaged(&error))?;
+    for entry in entries {
+        let entry = entry.map_err(|error| damaged(&error))?;
         let path = entry.path().map_err(|error| damaged(&error))?;
-        let path = path.to_string_lossy().into_owned();
-        content.clear();
-        entry
-            .read_to_end(&mut content)
-            .map_err(|error| damaged(&error))?;
-        visit(&path, &content)?;
+        let begin = entry.raw_file_position() as usize;
+        let content = begin
+            .checked_add(entry.size() as usize)
+            .and_then(|end| tar.get(begin..end))
+            .ok_or_else(|| damaged(&io::ErrorKind::UnexpectedEof.into()))?;
+        visit(&path.to_string_lossy(), content)?;
     }
     Ok(())
 }

@@ -15,10 +15,14 @@ use crate::repository::backup_info::BackupInfo;
 use crate::repository::contents::Contents;
 use crate::repository::file_list::{Crc32c, FileEntry, FileKind};
 use crate::repository::portions::Portion;
+use crate::repository::store::SLICE_BYTES;
 use crate::stored::bundle::visit_members;
 
 /// How many of a file's problems are told.
 const TOLD: usize = 5;
+
+/// No more memory is taken beforehand for one, whatever a list says of its files.
+const LARGEST_BUNDLE: u64 = 2 * SLICE_BYTES;
 
 /// Takes the content of one stored file as it comes.
 pub(super) enum Content<'a> {
@@ -46,7 +50,7 @@ impl<'a> Content<'a> {
             Portion::Bundle(_, files) => Content::Bundle {
                 contents,
                 files,
-                tar: Vec::new(),
+                tar: Vec::with_capacity(tar_bytes(contents, files)),
             },
         }
     }
@@ -72,6 +76,16 @@ impl<'a> Content<'a> {
             Content::Unknown => None,
         }
     }
+}
+
+/// How long a tar of these files is, if it has no others.
+fn tar_bytes(contents: &Contents, files: &[u32]) -> usize {
+    let sizes = files
+        .iter()
+        .map(|place| contents.list.files.get(*place as usize).size);
+    // A header each, what fills the last block, and two empty blocks at the end.
+    let bytes: u64 = sizes.map(|size| size + 1024).sum::<u64>() + 1024;
+    bytes.min(LARGEST_BUNDLE) as usize
 }
 
 fn bundle_problem(path: &Path, contents: &Contents, files: &[u32], tar: &[u8]) -> Option<String> {
