@@ -191,6 +191,11 @@ impl Pass<'_> {
             self.source,
             changes.as_ref(),
         );
+        // Of a later pass, most came before.
+        let source = match self.source {
+            Source::Stream if changes.is_none() && !plan.is_streamed => Source::Sql,
+            source => source,
+        };
         let (increment, changed) = changes
             .map(|changes| (changes.increment, changes.blocks))
             .unzip();
@@ -291,7 +296,7 @@ impl Pass<'_> {
                 tablespaces,
                 corrupt,
                 increment,
-                source: Some(self.source),
+                source: Some(source),
                 identifier: self.identifier,
                 began: self.began,
             },

@@ -61,6 +61,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::error::Error;
     use crate::pg::history::WalRange;
     use crate::pg::lsn::{Lsn, Timeline};
 
@@ -78,6 +79,19 @@ mod tests {
             .unwrap();
         writer.file("a \"b\"\\\n\u{1}é", 0, -1, 0).unwrap();
         String::from_utf8(writer.finish(&[RANGE]).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn what_fails_to_arrive_keeps_its_reason() {
+        struct Lost;
+        impl std::io::Read for Lost {
+            fn read(&mut self, _: &mut [u8]) -> std::io::Result<usize> {
+                Err(std::io::Error::other(Error::server("lost").momentary()))
+            }
+        }
+        let arrived = manifest(2);
+        let cut = std::io::Read::chain(&arrived.as_bytes()[..100], Lost);
+        assert!(Manifest::parse(cut).unwrap_err().is_momentary());
     }
 
     /// A manifest around these lines with a right checksum.

@@ -217,7 +217,13 @@ impl Sorting for Contents<'_> {
             tablespaces,
             ..
         } = self;
-        self.skipped = skipped::needed(stream.warnings()?, tablespaces, databases, rules);
+        let warnings = stream.warnings()?;
+        for file in skipped::configuration(warnings) {
+            log::warn!(
+                "{file} is not in this backup: it is a symbolic link, which the server leaves out; put one where the cluster is restored to before you start it"
+            );
+        }
+        self.skipped = skipped::needed(warnings, tablespaces, databases, rules);
         self.end = Some(stream.finish()?);
         Ok(())
     }

@@ -24,6 +24,19 @@ pub(super) fn needed(
     paths.find(|path| is_needed(path, databases, rules))
 }
 
+/// Without these the restored cluster does not start, and whoever restores it can bring them.
+const CONFIGURATION: [&str; 3] = ["pg_hba.conf", "pg_ident.conf", "postgresql.conf"];
+
+/// Files of the configuration that a warning names.
+pub(super) fn configuration(warnings: &[String]) -> impl Iterator<Item = &'static str> {
+    let names = |name: &&str| {
+        warnings
+            .iter()
+            .any(|text| path_in(text, &[]).as_deref() == Some(*name))
+    };
+    CONFIGURATION.into_iter().filter(names)
+}
+
 /// The path in a warning, if it can be one of PostgreSQL's own: these have no other characters in them.
 fn path_in(text: &str, tablespaces: &[Tablespace]) -> Option<String> {
     let behind = |prefix: &str| {
@@ -40,14 +53,15 @@ fn path_in(text: &str, tablespaces: &[Tablespace]) -> Option<String> {
     within.or_else(|| behind("./").map(str::to_owned))
 }
 
-/// The configuration is another matter: a restored cluster gets one anyway where it lies outside of the data directory.
+/// What people write of the configuration is another matter: it may lie outside of the data directory anyway. What the
+/// server writes is none that anybody could bring.
 fn is_needed(path: &str, databases: &HashSet<u32>, rules: &Exclusion) -> bool {
     let version_directory = rules.tablespace_directory();
     let database = own_path::database(path, version_directory);
     if database.is_some_and(|oid| !databases.contains(&oid)) {
         return false;
     }
-    let is_data = path.contains('/') || path == "PG_VERSION";
+    let is_data = path.contains('/') || ["PG_VERSION", "postgresql.auto.conf"].contains(&path);
     own_path::is_folder(path, version_directory) && rules.descends_into(path)
         || own_path::is_file(path, version_directory) && rules.keeps_file(path) && is_data
 }
@@ -75,6 +89,7 @@ mod tests {
         );
         assert_eq!(found("überspringe besondere Datei »./pg_xact«"), "pg_xact");
         assert_eq!(found("\"./base/5\"をスキップしています"), "base/5");
+        assert_eq!(found("\"./postgresql.auto.conf\""), "postgresql.auto.conf");
         assert_eq!(
             found("skipping special file \"/srv/far/PG_15_202209061/5/16391\""),
             "pg_tblspc/16390/PG_15_202209061/5/16391"
@@ -89,5 +104,11 @@ mod tests {
         ] {
             assert_eq!(of(other), None, "{other}");
         }
+        let warnings =
+            ["skipping \"./pg_hba.conf\"", "\"./base/5/pg_ident.conf\""].map(str::to_owned);
+        assert_eq!(
+            configuration(&warnings).collect::<Vec<_>>(),
+            ["pg_hba.conf"]
+        );
     }
 }

@@ -172,9 +172,7 @@ impl<C: Default + Extend<ManifestFile>> Manifest<C> {
         };
         let document = serde_json::from_reader(BufReader::new(&mut covered));
         if let Some(failure) = covered.failure {
-            return Err(Error::failed(format!(
-                "cannot read backup_manifest: {failure}"
-            )));
+            return Err(Error::from_io("read backup_manifest", &failure));
         }
         let document: Document<C> =
             document.map_err(|error| damaged(format!("it is no manifest: {error}")))?;

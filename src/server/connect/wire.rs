@@ -128,9 +128,9 @@ impl Wire {
             }
             Some(Message::NoticeResponse(body)) => {
                 let notice = Report::parse(body.fields()).map_err(garbled)?;
-                // Such as of pages whose checksums are wrong.
+                // Such as of what it leaves out, which may come another way: whoever knows warns of it.
                 let level = match notice.is_warning {
-                    true => log::Level::Warn,
+                    true => log::Level::Info,
                     false => log::Level::Debug,
                 };
                 log::log!(level, "the server says: {}", notice.in_words());
