@@ -4,6 +4,7 @@ use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError, SyncSender};
 use std::sync::{Mutex, PoisonError};
+use std::thread::ScopedJoinHandle;
 use std::time::Duration;
 
 use crate::error::{Error, Result};
@@ -119,10 +120,7 @@ pub fn map<T: Sync, U: Send>(things: &[T], answer: impl Fn(&T) -> U + Sync) -> V
             .collect();
         let mut all = answers(own);
         for other in others {
-            match other.join() {
-                Ok(answers) => all.extend(answers),
-                Err(panic) => std::panic::resume_unwind(panic),
-            }
+            all.extend(joined(other));
         }
         all
     })
@@ -183,11 +181,16 @@ pub fn both<A, B: Send>(here: impl FnOnce() -> A, beside: impl FnOnce() -> B + S
     std::thread::scope(|scope| {
         let beside = scope.spawn(beside);
         let here = here();
-        match beside.join() {
-            Ok(beside) => (here, beside),
-            Err(panic) => std::panic::resume_unwind(panic),
-        }
+        (here, joined(beside))
     })
+}
+
+/// What a thread ended with; its panic is one here.
+pub fn joined<T>(thread: ScopedJoinHandle<'_, T>) -> T {
+    match thread.join() {
+        Ok(outcome) => outcome,
+        Err(panic) => std::panic::resume_unwind(panic),
+    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! The sessions of a pass.
 
-use std::thread::{self, ScopedJoinHandle};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use postgres::Client;
@@ -9,6 +9,7 @@ use crate::backup::{Request, check_facts};
 use crate::config::Source;
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
+use crate::parallel::joined;
 use crate::pg::version::Version;
 use crate::progress::Progress;
 use crate::server::connect::Connector;
@@ -81,7 +82,7 @@ impl Connected {
         }
         let instance = server::instance(&mut client)?;
         let is_followed = !server::is_in_recovery(&mut client)?;
-        let connect = || {
+        let connect = || -> Result<Client> {
             let mut client = server::connect(connector, interrupt)?;
             server::check_instance(&mut client, &instance)?;
             Ok(client)
@@ -176,11 +177,4 @@ pub(super) fn expect_the_same(before: &Facts, now: &Facts) -> Result<()> {
         now.system_identifier, before.system_identifier
     ))
     .hint("correct `host` and `port`, or stop what has taken the server's place; then start the backup again"))
-}
-
-fn joined<T>(thread: ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
-    match thread.join() {
-        Ok(outcome) => outcome,
-        Err(panic) => std::panic::resume_unwind(panic),
-    }
 }

@@ -8,7 +8,6 @@ mod copy;
 mod corruption;
 mod end;
 mod finish;
-mod growing;
 mod hazards;
 mod journal;
 mod layers;

@@ -43,7 +43,7 @@ pub(super) struct Passes<'a> {
     pub(super) hazard: Option<Lsn>,
     /// How many passes in a row read everything, and met such a thing.
     pub(super) unquiet: u32,
-    /// How many streams in a row were broken off.
+    /// How many passes in a row were broken off that could stream.
     pub(super) lost_streams: u32,
     /// How many passes read anything.
     pub(super) made: u32,
@@ -59,7 +59,7 @@ const MOST_PASSES: u32 = 30;
 /// After so many, whoever is in their way is held up for the time of one.
 const UNQUIET_PASSES: u32 = 4;
 
-/// After so many, what is between here and the server ends all of them, and files are asked for by SQL.
+/// After so many, something may end all streams, and files are asked for by SQL.
 const MOST_STREAMS: u32 = 3;
 
 /// How many of the things are told that one pass met.
@@ -129,6 +129,11 @@ impl<'a> Passes<'a> {
                     None => self.lost_streams + 1,
                     Some(_) => 0,
                 };
+                if self.lost_streams == MOST_STREAMS {
+                    log::warn!(
+                        "files are read by SQL now: {MOST_STREAMS} passes in a row were broken off"
+                    );
+                }
             }
             let error = self.learn(broken, &facts, folder)?;
             if attempt == MOST_PASSES {
@@ -272,9 +277,6 @@ impl<'a> Passes<'a> {
     fn reconnect(&self) -> Result<Connected> {
         let mut request = self.request.clone();
         if self.lost_streams >= MOST_STREAMS {
-            log::warn!(
-                "files are read by SQL now: {MOST_STREAMS} streams in a row were broken off"
-            );
             request.source = Some(Source::Sql);
         }
         again(self.progress, self.interrupt, || {

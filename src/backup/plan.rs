@@ -1,7 +1,6 @@
 //! What to copy.
 
 use crate::backup::changes::Changes;
-use crate::backup::growing::Growing;
 use crate::backup::tasks::Tasks;
 use crate::config::Source;
 use crate::pg::control::CONTROL_FILE;
@@ -42,11 +41,10 @@ pub(super) struct PlannedFiles {
     /// In the order of their paths.
     files: Vec<Compact>,
     /// Those that come without being listed, behind the others.
-    arrived: Growing<Arrived>,
+    arrived: boxcar::Vec<Arrived>,
 }
 
 /// A file that was not listed. All of it is stored.
-#[derive(Default)]
 struct Arrived {
     path: Box<str>,
     size: u64,
@@ -92,7 +90,7 @@ impl PlannedFiles {
             tablespace_directory: major.tablespace_directory(),
             paths: Paths::default(),
             files: Vec::new(),
-            arrived: Growing::default(),
+            arrived: boxcar::Vec::new(),
         }
     }
 
@@ -111,7 +109,7 @@ impl PlannedFiles {
         let Some(behind) = place.checked_sub(self.files.len()) else {
             return self.file(&self.files[place]);
         };
-        let arrived = self.arrived.get(behind);
+        let arrived = &self.arrived[behind];
         PlannedFile {
             path: &arrived.path,
             size: arrived.size,
