@@ -18,6 +18,7 @@ pub mod repository;
 pub mod restore;
 pub mod server;
 pub mod size;
+pub mod storage;
 pub mod stored;
 pub mod verify;
 pub mod wal;

@@ -40,6 +40,7 @@ pub use retention::Retention;
 pub use secret::Secret;
 pub use server::{ServerConfiguration, ServerName, Storage};
 pub use source::Source;
+pub(crate) use tls::SYSTEM_ROOTS;
 pub use tls::{
     ClientCertificate, RootCertificates, SslMode, SslNegotiation, TlsSettings, TlsVersion,
 };

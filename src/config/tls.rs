@@ -104,7 +104,7 @@ const MINIMUM_VERSIONS: &[(&str, TlsVersion)] = &[
 ];
 
 /// Where operating systems keep the certificates they trust, in one file.
-const SYSTEM_ROOTS: [&str; 5] = [
+pub(crate) const SYSTEM_ROOTS: [&str; 5] = [
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
     "/etc/pki/tls/certs/ca-bundle.crt",

@@ -1,0 +1,3 @@
+//! Where a repository lies.
+
+pub mod objects;

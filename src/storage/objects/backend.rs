@@ -1,0 +1,283 @@
+//! What each kind of store does in its own way.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use http::header::HeaderValue;
+use http::{Method, Request};
+use object_store::aws::{
+    AmazonS3, AmazonS3Builder, AmazonS3ConfigKey, AwsAuthorizer, AwsCredential,
+};
+use object_store::client::{HttpClient, HttpRequest, HttpRequestBody, HttpResponseBody};
+use object_store::list::PaginatedListStore;
+use object_store::multipart::MultipartStore;
+use object_store::path::Path;
+use object_store::{Attribute, Attributes, MultipartId, RetryConfig};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::Deserialize;
+
+use crate::error::{Error, Result};
+
+use super::dialing::Dialer;
+use super::requests::{Connector, Traffic};
+use super::settings::{Scheme, ServerEncryption, Settings};
+use super::tls;
+
+/// Bytes of a name that stand for themselves in a URL: RFC 3986, section 2.3.
+const IN_QUERY: AsciiSet = NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
+
+const IN_PATH: AsciiSet = IN_QUERY.remove(b'/');
+
+/// A large object that is not finished.
+pub(super) struct Upload {
+    pub(super) path: Path,
+    pub(super) id: MultipartId,
+}
+
+/// A store of one kind.
+#[async_trait]
+pub(super) trait Backend: Send + Sync {
+    /// What whole objects are read, written and deleted by.
+    fn objects(&self) -> &dyn object_store::ObjectStore;
+
+    /// What large objects are written by.
+    fn multipart(&self) -> &dyn MultipartStore;
+
+    /// What names are listed by.
+    fn lists(&self) -> &dyn PaginatedListStore;
+
+    /// What new objects are to have.
+    fn attributes(&self) -> Attributes;
+
+    /// Has the store copy an object.
+    async fn copy(&self, from: &Path, to: &Path) -> object_store::Result<()>;
+
+    /// The large objects that are not finished, of names that begin so.
+    async fn uploads(&self, prefix: &str) -> object_store::Result<Vec<Upload>>;
+}
+
+/// Makes the store of some settings ready.
+pub(super) fn open(settings: &Settings, traffic: &Arc<Traffic>) -> Result<Arc<dyn Backend>> {
+    match settings.location.scheme {
+        Scheme::S3 => Ok(Arc::new(S3::open(settings, traffic)?)),
+    }
+}
+
+/// The region of who names none, as with Amazon's own tools.
+const DEFAULT_REGION: &str = "us-east-1";
+
+/// S3.
+struct S3 {
+    store: AmazonS3,
+    client: HttpClient,
+    region: String,
+    /// The URL of the bucket.
+    address: String,
+    bucket: String,
+    encryption: ServerEncryption,
+    encryption_key: Option<String>,
+    storage_class: Option<String>,
+}
+
+impl S3 {
+    fn open(settings: &Settings, traffic: &Arc<Traffic>) -> Result<S3> {
+        let sources = &settings.credentials;
+        let region = match &settings.region {
+            Some(region) => region.clone(),
+            None => sources
+                .region()?
+                .unwrap_or_else(|| DEFAULT_REGION.to_owned()),
+        };
+        let dialer = Dialer::new(settings);
+        let tls = tls::configuration(settings)?;
+        // What is asked for credentials is no request to the store.
+        let beside = Connector::new(dialer.clone(), Arc::clone(&tls), Arc::default());
+        let connector = Connector::new(dialer, tls, Arc::clone(traffic));
+        let address = address(settings, &region);
+        let mut builder = AmazonS3Builder::new()
+            .with_bucket_name(&settings.location.bucket)
+            .with_region(&region)
+            .with_endpoint(&address)
+            // The address has the bucket in it.
+            .with_virtual_hosted_style_request(true)
+            .with_credentials(sources.provider(&region, beside)?)
+            // What is tried again, and for how long, is decided elsewhere.
+            .with_retry(RetryConfig {
+                max_retries: 0,
+                ..RetryConfig::default()
+            })
+            .with_http_connector(connector.clone());
+        let encryption = match settings.encryption {
+            ServerEncryption::None => None,
+            ServerEncryption::Aes256 => Some("AES256"),
+            ServerEncryption::Kms => Some("aws:kms"),
+        };
+        let keys = [
+            ("aws_server_side_encryption", encryption),
+            ("aws_sse_kms_key_id", settings.encryption_key.as_deref()),
+        ];
+        for (key, value) in keys {
+            let key: Option<AmazonS3ConfigKey> = key.parse().ok();
+            if let (Some(key), Some(value)) = (key, value) {
+                builder = builder.with_config(key, value);
+            }
+        }
+        let store = builder
+            .build()
+            .map_err(|error| Error::usage(format!("cannot use {}: {error}", settings.location)))?;
+        Ok(S3 {
+            client: connector.client(),
+            store,
+            region,
+            address,
+            bucket: settings.location.bucket.clone(),
+            encryption: settings.encryption,
+            encryption_key: settings.encryption_key.clone(),
+            storage_class: settings.storage_class.clone(),
+        })
+    }
+
+    /// Sends a request that has no body.
+    async fn send(
+        &self,
+        mut request: HttpRequest,
+    ) -> object_store::Result<http::Response<HttpResponseBody>> {
+        let credential: Arc<AwsCredential> = self.store.credentials().get_credential().await?;
+        AwsAuthorizer::new(&credential, "s3", &self.region).try_authorize(&mut request, None)?;
+        self.client.execute(request).await.map_err(generic)
+    }
+
+    /// The headers of a copy.
+    fn copy_headers(&self, from: &Path) -> Vec<(&'static str, String)> {
+        let source = utf8_percent_encode(from.as_ref(), &IN_PATH);
+        let mut headers = vec![("x-amz-copy-source", format!("{}/{source}", self.bucket))];
+        if self.encryption != ServerEncryption::None {
+            headers.push(("x-amz-server-side-encryption", self.encryption.to_string()));
+        }
+        if let Some(key) = &self.encryption_key {
+            headers.push(("x-amz-server-side-encryption-aws-kms-key-id", key.clone()));
+        }
+        if let Some(class) = &self.storage_class {
+            headers.push(("x-amz-storage-class", class.clone()));
+        }
+        headers
+    }
+}
+
+/// The URL of a bucket.
+fn address(settings: &Settings, region: &str) -> String {
+    let bucket = &settings.location.bucket;
+    match &settings.endpoint {
+        Some(endpoint) if settings.path_style.unwrap_or(true) => format!("{endpoint}/{bucket}"),
+        Some(endpoint) => endpoint.of_bucket(bucket).to_string(),
+        None => {
+            let end = if region.starts_with("cn-") { ".cn" } else { "" };
+            let host = format!("s3.{region}.amazonaws.com{end}");
+            // No certificate is made out to a name with further dots.
+            match settings.path_style.unwrap_or(bucket.contains('.')) {
+                true => format!("https://{host}/{bucket}"),
+                false => format!("https://{bucket}.{host}"),
+            }
+        }
+    }
+}
+
+fn generic(error: impl std::error::Error + Send + Sync + 'static) -> object_store::Error {
+    object_store::Error::Generic {
+        store: "S3",
+        source: Box::new(error),
+    }
+}
+
+/// A page of `ListMultipartUploads`.
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "PascalCase", default)]
+struct UploadsPage {
+    is_truncated: bool,
+    next_key_marker: String,
+    next_upload_id_marker: String,
+    #[serde(rename = "Upload")]
+    uploads: Vec<ListedUpload>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct ListedUpload {
+    key: String,
+    upload_id: String,
+}
+
+#[async_trait]
+impl Backend for S3 {
+    fn objects(&self) -> &dyn object_store::ObjectStore {
+        &self.store
+    }
+
+    fn multipart(&self) -> &dyn MultipartStore {
+        &self.store
+    }
+
+    fn lists(&self) -> &dyn PaginatedListStore {
+        &self.store
+    }
+
+    fn attributes(&self) -> Attributes {
+        let class = self.storage_class.iter();
+        class
+            .map(|class| (Attribute::StorageClass, class.clone()))
+            .collect()
+    }
+
+    // Not that of `object_store`, which leaves the storage class to the bucket.
+    async fn copy(&self, from: &Path, to: &Path) -> object_store::Result<()> {
+        let target = utf8_percent_encode(to.as_ref(), &IN_PATH);
+        let mut request = Request::builder()
+            .method(Method::PUT)
+            .uri(format!("{}/{target}", self.address));
+        for (name, value) in self.copy_headers(from) {
+            let value = HeaderValue::from_str(&value).map_err(generic)?;
+            request = request.header(name, value);
+        }
+        let request = request.body(HttpRequestBody::empty()).map_err(generic)?;
+        self.send(request).await?;
+        Ok(())
+    }
+
+    async fn uploads(&self, prefix: &str) -> object_store::Result<Vec<Upload>> {
+        let mut uploads = Vec::new();
+        let mut page = UploadsPage::default();
+        loop {
+            let mut query = format!("uploads=&prefix={}", utf8_percent_encode(prefix, &IN_QUERY));
+            let markers = [
+                ("key-marker", &page.next_key_marker),
+                ("upload-id-marker", &page.next_upload_id_marker),
+            ];
+            for (name, value) in markers {
+                if page.is_truncated {
+                    let value = utf8_percent_encode(value, &IN_QUERY);
+                    query.push_str(&format!("&{name}={value}"));
+                }
+            }
+            let request = Request::builder()
+                .uri(format!("{}/?{query}", self.address))
+                .body(HttpRequestBody::empty())
+                .map_err(generic)?;
+            let answer = self.send(request).await?.into_body();
+            let answer = answer.bytes().await.map_err(generic)?;
+            page = quick_xml::de::from_reader(answer.as_ref()).map_err(generic)?;
+            for upload in std::mem::take(&mut page.uploads) {
+                uploads.push(Upload {
+                    path: Path::parse(upload.key)?,
+                    id: upload.upload_id,
+                });
+            }
+            if !page.is_truncated {
+                return Ok(uploads);
+            }
+        }
+    }
+}

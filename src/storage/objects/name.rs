@@ -1,0 +1,79 @@
+//! How keys are named in the store.
+//!
+//! A key is a path of any characters, as a file system has it. A name in the store is the same but for what does not
+//! come through the protocol's XML whole: control characters, blanks at the ends of a part, and the characters that no
+//! XML holds. Those stand as `%` and two hexadecimal digits for each byte, and so does `%` itself, so that every name is
+//! that of one key.
+
+use std::borrow::Cow;
+use std::fmt::Write;
+
+use percent_encoding::percent_decode_str;
+
+/// The name of a key.
+pub(super) fn encode(key: &str) -> String {
+    let mut name = String::with_capacity(key.len());
+    for (number, part) in key.split('/').enumerate() {
+        if number > 0 {
+            name.push('/');
+        }
+        let bare = part.trim_matches(' ');
+        let front = part.len() - part.trim_start_matches(' ').len();
+        for (at, character) in part.char_indices() {
+            let is_at_an_end = character == ' ' && (at < front || at >= front + bare.len());
+            if is_at_an_end || !is_plain(character) {
+                escape(character, &mut name);
+            } else {
+                name.push(character);
+            }
+        }
+    }
+    name
+}
+
+/// The key of a name; none where no key has it.
+pub(super) fn decode(name: &str) -> Option<Cow<'_, str>> {
+    percent_decode_str(name).decode_utf8().ok()
+}
+
+fn is_plain(character: char) -> bool {
+    !(character.is_control() || matches!(character, '%' | '\u{2028}' | '\u{fffe}' | '\u{ffff}'))
+}
+
+fn escape(character: char, name: &mut String) {
+    for byte in character.encode_utf8(&mut [0; 4]).bytes() {
+        // Writing to a string cannot fail.
+        let _ = write!(name, "%{byte:02X}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn usual_names_stay_as_they_are() {
+        for key in [
+            "primary/backup/20260101T000000Z/data/base/5/16384.zst",
+            "a b+c#d?e&f=g/ümlaut/日本",
+        ] {
+            assert_eq!(encode(key), key);
+        }
+    }
+
+    #[test]
+    fn what_xml_would_not_bring_back_is_escaped() {
+        assert_eq!(encode(" a /%41/\n\u{7f}"), "%20a%20/%2541/%0A%7F");
+        assert_eq!(encode("  /x"), "%20%20/x");
+    }
+
+    proptest! {
+        #[test]
+        fn every_key_comes_back(key in "\\PC*|[\\x00-\\x7f/% ]*") {
+            prop_assert_eq!(decode(&encode(&key)).unwrap(), key);
+        }
+    }
+}
