@@ -99,7 +99,7 @@ impl App {
             .or(configuration.workers.map(usize::from))
             .unwrap_or(cores.min(MOST_WORKERS));
         Ok(Server {
-            folder: folder(&configuration.storage),
+            folder: folder(&configuration.storage)?,
             configuration,
             workers,
         })
@@ -107,8 +107,9 @@ impl App {
 }
 
 /// Where a server's files are in the repository.
-pub(super) fn folder(storage: &Storage) -> ServerFolder {
-    ServerFolder::new(&storage.base_dir, storage.name.as_str())
+pub(super) fn folder(storage: &Storage) -> Result<ServerFolder> {
+    let base = storage.base_dir.folder()?;
+    Ok(ServerFolder::new(base, storage.name.as_str()))
 }
 
 impl Server {

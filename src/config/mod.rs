@@ -23,6 +23,7 @@ mod server;
 mod service;
 mod settings;
 mod source;
+mod store;
 mod suggestion;
 #[cfg(test)]
 mod testing;
@@ -38,7 +39,7 @@ pub use foreign::{Ignored, Reason};
 pub use origin::{Entry, Origin};
 pub use retention::Retention;
 pub use secret::Secret;
-pub use server::{ServerConfiguration, ServerName, Storage};
+pub use server::{Base, ServerConfiguration, ServerName, Storage};
 pub use source::Source;
 pub(crate) use tls::SYSTEM_ROOTS;
 pub use tls::{
@@ -307,7 +308,7 @@ impl Configuration {
         let base_dir = match (&self.main.base_dir, self.environment.default_base_dir()) {
             (Some(given), _) => given.clone(),
             (None, default) => Sourced {
-                value: default.unwrap_or_default(),
+                value: settings::Place::Folder(default.unwrap_or_default()),
                 origin: Origin::Default,
             },
         };

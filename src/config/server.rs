@@ -7,9 +7,10 @@ use super::duration;
 use super::environment::Environment;
 use super::origin::{Entry, Origin, Sourced};
 use super::retention;
-use super::settings::{self, Common, level_error};
+use super::settings::{self, Common, Place, level_error};
 use super::source::Source;
 use crate::error::{Error, Result};
+use crate::storage::objects::Settings;
 use crate::stored::cipher::Cipher;
 use crate::stored::coding::Coding;
 use crate::stored::compression::Compression;
@@ -18,7 +19,7 @@ use crate::stored::master_key::Keyring;
 use log::LevelFilter;
 use std::fmt;
 use std::num::NonZero;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// The name of a server: of its section, and of its folder below `base_dir`.
@@ -57,13 +58,36 @@ impl fmt::Display for ServerName {
     }
 }
 
+/// What holds the folders of all servers.
+#[derive(Debug, Clone)]
+pub enum Base {
+    /// A folder; absolute.
+    Folder(PathBuf),
+    /// An object store.
+    Objects(Box<Settings>),
+}
+
+impl Base {
+    /// The folder, for what works with folders alone.
+    pub fn folder(&self) -> Result<&Path> {
+        match self {
+            Base::Folder(folder) => Ok(folder),
+            Base::Objects(settings) => Err(Error::usage(format!(
+                "this command cannot work with {}",
+                settings.location
+            ))
+            .hint("set base_dir to a folder")),
+        }
+    }
+}
+
 /// Where a server's files are stored, and how: all that archiving and fetching WAL needs.
 #[derive(Debug, Clone)]
 pub struct Storage {
     /// The server's name.
     pub name: ServerName,
-    /// The folder above those of all servers; absolute.
-    pub base_dir: PathBuf,
+    /// What holds the folders of all servers.
+    pub base_dir: Base,
     /// How stored files are compressed.
     pub compression: Compression,
     /// How stored files are encrypted; `None` for not at all.
@@ -86,7 +110,12 @@ impl Storage {
     fn of(name: ServerName, common: &Common, environment: &Environment) -> Result<Storage> {
         Ok(Storage {
             name,
-            base_dir: base_dir(common, environment)?.value,
+            base_dir: match base_dir(common, environment)?.value {
+                Place::Folder(folder) => Base::Folder(folder),
+                Place::Store(location) => {
+                    Base::Objects(Box::new(common.store.settings(location, environment)))
+                }
+            },
             compression: compression(common)?,
             encryption: value_or_default(common.encryption.clone()),
             master_key: master_key(common, environment).map(|found| found.value),
@@ -215,6 +244,7 @@ fn overridden(main: &Common, own: Common) -> Common {
     };
     Common {
         base_dir: own.base_dir.or_else(|| main.base_dir.clone()),
+        store: own.store.over(&main.store),
         compression: own.compression.or_else(|| main.compression.clone()),
         compression_level: level,
         encryption: own.encryption.or_else(|| main.encryption.clone()),
@@ -235,6 +265,7 @@ fn overridden(main: &Common, own: Common) -> Common {
 pub(super) fn check(main: &Common, own: Common) -> Result<()> {
     let common = overridden(main, own);
     compression(&common)?;
+    common.store.check()?;
     retention(&common).map(|_| ())
 }
 
@@ -252,7 +283,7 @@ fn retention(common: &Common) -> Result<Retention> {
     })
 }
 
-fn base_dir(common: &Common, environment: &Environment) -> Result<Sourced<PathBuf>> {
+fn base_dir(common: &Common, environment: &Environment) -> Result<Sourced<Place>> {
     if let Some(given) = &common.base_dir {
         return Ok(given.clone());
     }
@@ -261,7 +292,7 @@ fn base_dir(common: &Common, environment: &Environment) -> Result<Sourced<PathBu
             .hint("set base_dir in the configuration")
     })?;
     Ok(Sourced {
-        value,
+        value: Place::Folder(value),
         origin: Origin::Default,
     })
 }
@@ -309,7 +340,7 @@ fn shown<T>(key: &str, given: &Sourced<T>, show: impl Fn(&T) -> String) -> Entry
 /// with a default where there is one worth showing.
 pub(super) fn common_entries(
     common: &Common,
-    base_dir: &Sourced<PathBuf>,
+    base_dir: &Sourced<Place>,
     master_key: Option<&Sourced<PathBuf>>,
 ) -> Vec<Entry> {
     fn or_default<T: Clone + Default>(given: &Option<Sourced<T>>) -> Sourced<T> {
@@ -321,7 +352,7 @@ pub(super) fn common_entries(
     let path = |path: &PathBuf| path.display().to_string();
     let number = |number: Option<u64>| number.map_or("0".to_owned(), |number| number.to_string());
     let mut entries = vec![
-        shown("base_dir", base_dir, path),
+        shown("base_dir", base_dir, ToString::to_string),
         shown(
             "compression",
             &or_default(&common.compression),
@@ -372,5 +403,6 @@ pub(super) fn common_entries(
             .map(|given| shown("log_file", given, path)),
     ];
     entries.extend(optional.into_iter().flatten());
+    entries.extend(common.store.entries());
     entries
 }

@@ -6,18 +6,21 @@ use super::ini::{Section, Setting};
 use super::origin::{Origin, Sourced};
 use super::retention;
 use super::source::Source;
+use super::store::Store;
 use super::{duration, endpoint, suggestion};
 use crate::error::{Error, Result};
 use crate::size;
+use crate::storage::objects::Location;
 use crate::stored::cipher::Cipher;
 use crate::stored::compression::Algorithm;
 use log::LevelFilter;
+use std::fmt;
 use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// A value of the file, with its line.
-type Given<T> = Option<Sourced<T>>;
+pub(super) type Given<T> = Option<Sourced<T>>;
 
 /// The keys of [`Common`].
 pub(super) const COMMON_KEYS: &[&str] = &[
@@ -33,6 +36,16 @@ pub(super) const COMMON_KEYS: &[&str] = &[
     "verification",
     "log_level",
     "log_file",
+    "s3_endpoint",
+    "s3_region",
+    "s3_path_style",
+    "s3_ca",
+    "s3_proxy",
+    "s3_profile",
+    "s3_credentials",
+    "s3_encryption",
+    "s3_kms_key",
+    "s3_storage_class",
 ];
 
 /// Of those, what says where files are stored and how.
@@ -42,6 +55,16 @@ const STORAGE_KEYS: &[&str] = &[
     "compression_level",
     "encryption",
     "master_key",
+    "s3_endpoint",
+    "s3_region",
+    "s3_path_style",
+    "s3_ca",
+    "s3_proxy",
+    "s3_profile",
+    "s3_credentials",
+    "s3_encryption",
+    "s3_kms_key",
+    "s3_storage_class",
 ];
 
 /// And what says where the log goes.
@@ -69,13 +92,32 @@ pub(super) const SERVER_KEYS: &[&str] = &[
     "tls_ca_file",
 ];
 
+/// Where files are stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Place {
+    /// Below a folder; absolute.
+    Folder(PathBuf),
+    /// In an object store.
+    Store(Location),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Place::Folder(folder) => fmt::Display::fmt(&folder.display(), f),
+            Place::Store(location) => fmt::Display::fmt(location, f),
+        }
+    }
+}
+
 /// Settings that stand in the main section and may stand in a server's.
 ///
 /// A value that switches something off (`workers = 0`, `encryption = none`) is `Some(None)`: it is
 /// given and overrides the main section's.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Common {
-    pub(super) base_dir: Given<PathBuf>,
+    pub(super) base_dir: Given<Place>,
+    pub(super) store: Store,
     pub(super) compression: Given<Algorithm>,
     pub(super) compression_level: Given<i32>,
     pub(super) encryption: Given<Option<Cipher>>,
@@ -225,7 +267,7 @@ impl Reader<'_> {
     /// Takes a setting that main section and servers share; false if it is none.
     fn common(&self, common: &mut Common, setting: &Setting) -> Result<bool> {
         match setting.key.as_str() {
-            "base_dir" => common.base_dir = Some(self.path(setting)?),
+            "base_dir" => common.base_dir = Some(self.place(setting)?),
             "compression" => {
                 common.compression =
                     Some(self.read(setting, Algorithm::ALLOWED, Algorithm::parse)?);
@@ -272,12 +314,23 @@ impl Reader<'_> {
                 }
                 common.log_file = Some(self.path(setting)?);
             }
-            _ => return Ok(false),
+            _ => return self.store(&mut common.store, setting),
         }
         Ok(true)
     }
 
-    fn read<T>(
+    /// Where files are stored.
+    fn place(&self, setting: &Setting) -> Result<Sourced<Place>> {
+        if Location::is_meant_by(&setting.value) {
+            let location = self.read(setting, Location::ALLOWED, Location::parse)?;
+            return Ok(self.sourced(setting, Place::Store(location.value)));
+        }
+        let allowed = format!("an absolute path, {}", Location::ALLOWED);
+        let folder = self.path_or(setting, &allowed)?;
+        Ok(self.sourced(setting, Place::Folder(folder.value)))
+    }
+
+    pub(super) fn read<T>(
         &self,
         setting: &Setting,
         allowed: &str,
@@ -289,13 +342,17 @@ impl Reader<'_> {
     }
 
     /// A relative path would depend on where cron or a shell happens to stand.
-    fn path(&self, setting: &Setting) -> Result<Sourced<PathBuf>> {
-        self.read(setting, "an absolute path", |text| {
+    pub(super) fn path(&self, setting: &Setting) -> Result<Sourced<PathBuf>> {
+        self.path_or(setting, "an absolute path")
+    }
+
+    fn path_or(&self, setting: &Setting, allowed: &str) -> Result<Sourced<PathBuf>> {
+        self.read(setting, allowed, |text| {
             Some(self.environment.expand(text)).filter(|path| path.is_absolute())
         })
     }
 
-    fn sourced<T>(&self, setting: &Setting, value: T) -> Sourced<T> {
+    pub(super) fn sourced<T>(&self, setting: &Setting, value: T) -> Sourced<T> {
         Sourced {
             value,
             origin: Origin::File {
@@ -314,7 +371,7 @@ impl Reader<'_> {
         });
     }
 
-    fn wrong(&self, setting: &Setting, what: &str) -> Error {
+    pub(super) fn wrong(&self, setting: &Setting, what: &str) -> Error {
         let (path, line) = (self.path.display(), setting.line);
         Error::usage(format!("{path}:{line}: {} {what}", setting.key))
     }
@@ -388,7 +445,7 @@ fn log_level(text: &str) -> Option<LevelFilter> {
     }
 }
 
-fn boolean(text: &str) -> Option<bool> {
+pub(super) fn boolean(text: &str) -> Option<bool> {
     match text.to_ascii_lowercase().as_str() {
         "on" | "yes" | "1" | "true" => Some(true),
         "off" | "no" | "0" | "false" => Some(false),

@@ -5,6 +5,7 @@
 use super::testing::{configuration, environment, storage};
 use super::*;
 use crate::error::Kind;
+use crate::storage::objects::ServerEncryption;
 use crate::stored::cipher::Cipher;
 use crate::stored::compression::{Algorithm, Compression};
 use proptest::prelude::*;
@@ -25,7 +26,10 @@ fn the_configuration_of_the_tutorial_is_accepted() {
         [primary]\nhost = localhost\nport = 5432\nuser = repl\nwal_slot = repl\n";
     let configuration = configuration(text, &[]).unwrap();
     let server = configuration.server("primary").unwrap();
-    assert_eq!(server.storage.base_dir, Path::new("/tmp/pgmoneta"));
+    assert_eq!(
+        server.storage.base_dir.folder().unwrap(),
+        Path::new("/tmp/pgmoneta")
+    );
     assert_eq!(server.storage.compression, Compression::default());
     assert_eq!(server.retention.to_string(), "7, -, -, -");
     assert_eq!(server.verification, Some(Duration::from_secs(3600)));
@@ -48,7 +52,10 @@ fn a_servers_section_overrides_the_main_one() {
         workers = 4\nmax_rate = 8MB\nretention = 7, -, 12, 1\nverification = 1D\n\
         log_level = debug\nlog_file = /l\ncreate_slot = yes";
     let inherited = primary(main, "").unwrap();
-    assert_eq!(inherited.storage.base_dir, Path::new("/b"));
+    assert_eq!(
+        inherited.storage.base_dir.folder().unwrap(),
+        Path::new("/b")
+    );
     assert_eq!(inherited.storage.compression.algorithm, Algorithm::Gzip);
     assert_eq!(inherited.storage.encryption, Cipher::parse("aes-128-ctr"));
     assert_eq!(
@@ -67,7 +74,7 @@ fn a_servers_section_overrides_the_main_one() {
         workers = 0\nmax_rate = 0\nretention = 14, 2\nverification = 0\nlog_level = off\n\
         log_file = /m\ncreate_slot = no\nextra = /a, /b c\nwal_slot = s_1";
     let own = primary(main, server).unwrap();
-    assert_eq!(own.storage.base_dir, Path::new("/c"));
+    assert_eq!(own.storage.base_dir.folder().unwrap(), Path::new("/c"));
     assert_eq!(own.storage.compression.algorithm, Algorithm::None);
     assert_eq!(own.storage.encryption, None);
     assert_eq!(own.storage.master_key.as_deref(), Some(Path::new("/k")));
@@ -113,7 +120,7 @@ fn the_parts_of_retention_must_fit_wherever_they_stand() {
 fn nothing_is_set_by_default() {
     let server = primary("", "").unwrap();
     assert_eq!(
-        server.storage.base_dir,
+        server.storage.base_dir.folder().unwrap(),
         Path::new("/home/ann/.local/share/pgkeep")
     );
     assert_eq!(server.storage.compression, Compression::default());
@@ -181,6 +188,15 @@ fn every_bad_value_is_named_with_its_line() {
         ("create_slot = maybe", "yes or no"),
         ("log_level = loud", "off, error, warn"),
         ("log_file = here", "an absolute path"),
+        ("base_dir = s3://", "s3://BUCKET"),
+        ("s3_endpoint = ftp://a", "https://HOST"),
+        ("s3_region = a b", "a word"),
+        ("s3_path_style = perhaps", "on or off"),
+        ("s3_ca = ca.pem", "an absolute path"),
+        ("s3_credentials = keys", "an absolute path"),
+        ("s3_encryption = rot13", "none, AES256 or aws:kms"),
+        ("s3_kms_key = a b", "a word"),
+        ("s3_storage_class = a b", "a word"),
     ];
     let main = [
         ("storage_engine = s3", "local"),
@@ -379,7 +395,8 @@ fn the_file_is_looked_for_in_four_places() {
     environment.system_directory = at("etc");
     let base_dir = |explicit: Option<&Path>, environment: &Environment| {
         let configuration = Configuration::load(explicit, environment).unwrap();
-        configuration.server("any").unwrap().storage.base_dir
+        let storage = configuration.server("any").unwrap().storage;
+        storage.base_dir.folder().unwrap().to_owned()
     };
 
     assert_eq!(base_dir(None, &environment), at("home/.local/share/pgkeep"));
@@ -416,6 +433,55 @@ fn the_file_is_looked_for_in_four_places() {
         .err()
         .unwrap();
     assert_eq!(unreadable.kind(), Kind::Usage);
+}
+
+#[test]
+fn a_store_is_spoken_to_as_its_sections_say() {
+    let main = "base_dir = s3://backups/pg 17/\ns3_endpoint = minio:9000\ns3_region = eu\n\
+                s3_encryption = aws:kms\ns3_kms_key = alias/k\ns3_proxy = ann:swordfish@proxy:3128\n";
+    let settings = |server: &str| match primary(main, server).unwrap().storage.base_dir {
+        Base::Objects(settings) => *settings,
+        Base::Folder(folder) => panic!("{}", folder.display()),
+    };
+    let inherited = settings("");
+    assert_eq!(inherited.location.to_string(), "s3://backups/pg 17");
+    assert_eq!(
+        inherited.endpoint.as_ref().unwrap().to_string(),
+        "https://minio:9000"
+    );
+    assert_eq!(inherited.region.as_deref(), Some("eu"));
+    assert_eq!(inherited.encryption, ServerEncryption::Kms);
+    assert_eq!(inherited.path_style, None);
+    assert!(!format!("{inherited:?}").contains("swordfish"));
+    let own = settings("s3_region = us\ns3_path_style = off\ns3_encryption = none\n");
+    assert_eq!(own.region.as_deref(), Some("us"));
+    assert_eq!(own.path_style, Some(false));
+    assert_eq!(own.encryption_key, None);
+
+    let text = format!("[pgkeep]\n{main}[primary]\nhost = h\nbase_dir = /b\n");
+    let configuration = configuration(&text, &[]).unwrap();
+    let folder = configuration.server("primary").unwrap().storage.base_dir;
+    assert_eq!(folder.folder().unwrap(), Path::new("/b"));
+    let shown = |key: &str| {
+        let entries = configuration.entries().unwrap();
+        entries
+            .into_iter()
+            .find(|entry| entry.key == key)
+            .unwrap()
+            .value
+    };
+    assert_eq!(shown("base_dir"), "s3://backups/pg 17");
+    assert_eq!(shown("primary.s3_proxy"), "http://…@proxy:3128");
+    assert_eq!(shown("primary.s3_kms_key"), "alias/k");
+}
+
+#[test]
+fn what_is_wrong_with_a_store_is_named_without_its_secrets() {
+    let error = primary("", "s3_proxy = https://ann:swordfish@proxy").unwrap_err();
+    assert!(!error.message().contains("swordfish"), "{error}");
+    assert!(error.advice().unwrap().contains("http://HOST:PORT"));
+    let error = primary("s3_kms_key = k", "").unwrap_err();
+    assert_eq!(error.message(), "f:2: s3_kms_key has no effect here");
 }
 
 #[test]
@@ -543,7 +609,7 @@ fn a_server_that_waits_is_not_stopped_by_what_it_does_not_need() {
     assert!(configuration(wrong, &[]).is_err());
     // Nor by what says how to connect.
     let found = storage(wrong, &[("PGSERVICE", "none")], "primary").unwrap();
-    assert_eq!(found.base_dir, Path::new("/b"));
+    assert_eq!(found.base_dir.folder().unwrap(), Path::new("/b"));
     assert_eq!(found.encryption, Cipher::parse("aes-256-gcm"));
 
     // Where it would store somewhere else, or as something else, it is.

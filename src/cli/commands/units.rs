@@ -110,6 +110,7 @@ fn setting(app: &App, server: &Server) -> Result<Setting> {
     let program = std::env::current_exe()
         .map_err(|error| Error::failed(format!("cannot tell where pgkeep itself is: {error}")))?;
     let settings = &server.configuration;
+    let base_dir = settings.storage.base_dir.folder()?;
     let log_file = settings
         .log_file
         .as_deref()
@@ -122,7 +123,7 @@ fn setting(app: &App, server: &Server) -> Result<Setting> {
         .map(|endpoint| &endpoint.host);
     let in_tmp = |path: &Path| path.starts_with("/tmp") || path.starts_with("/var/tmp");
     let needs_tmp = sockets.any(|host| matches!(host, Host::Socket(folder) if in_tmp(folder)))
-        || [&settings.storage.base_dir, &configuration, &program]
+        || [base_dir, &configuration, &program]
             .iter()
             .any(|path| in_tmp(path));
     let verifies = settings.verification.is_some();
@@ -136,8 +137,8 @@ fn setting(app: &App, server: &Server) -> Result<Setting> {
         server: server.name().to_owned(),
         program,
         configuration,
-        user: owner(&settings.storage.base_dir)?,
-        base_dir: settings.storage.base_dir.clone(),
+        user: owner(base_dir)?,
+        base_dir: base_dir.to_owned(),
         written: written.into_iter().collect(),
         needs_tmp,
         verifies,

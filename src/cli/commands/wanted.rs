@@ -223,7 +223,7 @@ fn wal_get(app: &App, server: &Server) -> Result<WalGet> {
         Some(path) => std::path::absolute(path).map_err(|error| Error::io("find", path, &error))?,
         // Without a file all is as by default, whoever the server's user is and whatever file he has.
         None => {
-            let above = server.configuration.storage.base_dir.parent();
+            let above = server.configuration.storage.base_dir.folder()?.parent();
             environment.extend(above.map(|above| ("XDG_DATA_HOME", above.to_owned())));
             PathBuf::from("/dev/null")
         }

@@ -51,17 +51,14 @@ fn kept(configuration: &Configuration) -> Vec<String> {
     let Ok(any) = configuration.server("any") else {
         return Vec::new();
     };
-    let entries = fs::read_dir(&any.storage.base_dir)
-        .into_iter()
-        .flatten()
-        .flatten();
+    let Ok(base) = any.storage.base_dir.folder() else {
+        return Vec::new();
+    };
+    let entries = fs::read_dir(base).into_iter().flatten().flatten();
     let mut names: Vec<String> = entries
         .filter_map(|entry| entry.file_name().into_string().ok())
         .filter(|name| {
-            ServerName::new(name).is_ok()
-                && ServerFolder::new(&any.storage.base_dir, name)
-                    .backups()
-                    .is_dir()
+            ServerName::new(name).is_ok() && ServerFolder::new(base, name).backups().is_dir()
         })
         .collect();
     names.sort();
@@ -72,10 +69,8 @@ fn kept(configuration: &Configuration) -> Vec<String> {
 fn server(typed: &Typed) -> Option<(&str, ServerFolder)> {
     let name = typed.value("server")?.to_str()?;
     let configuration = typed.configuration()?.server(name).ok()?;
-    Some((
-        name,
-        ServerFolder::new(&configuration.storage.base_dir, name),
-    ))
+    let base = configuration.storage.base_dir.folder().ok()?;
+    Some((name, ServerFolder::new(base, name)))
 }
 
 /// How many backups are looked into to describe them: as many as a screen may show, so

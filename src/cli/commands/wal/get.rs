@@ -51,7 +51,7 @@ impl Get {
     /// Hands it out.
     pub(crate) fn run(&self, app: &App) -> Result<Answer> {
         let storage = app.configuration.storage(&self.server)?;
-        let folder = app::folder(&storage);
+        let folder = app::folder(&storage)?;
         let archive = WalArchive::open(&folder, storage.keys())?.ok_or_else(|| {
             Error::failed(format!(
                 "there is no WAL archive in {}",

@@ -35,7 +35,7 @@ impl Push {
         let storage = app.configuration.storage(&self.server)?;
         let request = push::Request {
             server: &self.server,
-            folder: &app::folder(&storage),
+            folder: &app::folder(&storage)?,
             path: &self.path,
             coding: &storage.coding()?,
             keys: storage.keys(),
