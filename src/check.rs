@@ -1,7 +1,5 @@
 //! Whether a backup could be made: everything it needs, one thing at a time.
 
-use std::path::Path;
-
 use postgres::Client;
 
 use crate::backup::{check_facts, replicated};
@@ -234,35 +232,18 @@ fn check_connections(subject: Subject<'_>, connections: usize) -> Result<String>
 
 fn check_repository(folder: &ServerFolder) -> Result<String> {
     folder.check_format()?;
-    let existing = folder
-        .root()
-        .ancestors()
-        .find(|ancestor| ancestor.exists())
-        .unwrap_or(Path::new("/"));
-    rustix::fs::access(existing, rustix::fs::Access::WRITE_OK)
-        .map_err(|error| Error::io("write into", existing, &error.into()))?;
-    let room = rustix::fs::statvfs(existing)
-        .map_err(|error| Error::io("look at", existing, &error.into()))?;
-    let free = room.f_bavail.saturating_mul(room.f_frsize);
-    let name = folder
-        .root()
-        .file_name()
-        .unwrap_or_default()
-        .to_string_lossy();
-    let catalogue = Catalogue::read(&name, folder)?;
+    let root = folder.root();
+    root.check_writable()?;
+    let catalogue = Catalogue::read(&root.name(), folder)?;
     let last = catalogue.newest_info().map(|info| info.backup_size);
-    match last {
-        Some(last) if free < last => Err(Error::failed(format!(
-            "{} has {} free, and the newest backup took {}",
-            folder.root().display(),
+    match (root.room()?, last) {
+        (Some(free), Some(last)) if free < last => Err(Error::failed(format!(
+            "{root} has {} free, and the newest backup took {}",
             readable(free),
             readable(last)
         ))
         .hint("free some space there")),
-        _ => Ok(format!(
-            "{}, {} free",
-            folder.root().display(),
-            readable(free)
-        )),
+        (Some(free), _) => Ok(format!("{root}, {} free", readable(free))),
+        (None, _) => Ok(root.to_string()),
     }
 }

@@ -94,11 +94,15 @@ impl Error {
 
     /// A file could not be read, written, …: "cannot ACTION PATH: reason".
     pub fn io(action: &str, path: &Path, error: &io::Error) -> Error {
-        let failure = Error::failed(format!(
-            "cannot {action} {}: {}",
-            path.display(),
-            reason(error)
-        ));
+        Error::at(action, &path.display(), error)
+    }
+
+    /// The same, wherever the file lies; or the error of ours that is inside.
+    pub fn at(action: &str, place: &dyn fmt::Display, error: &io::Error) -> Error {
+        if let Some(inside) = Error::inside(error) {
+            return inside.clone();
+        }
+        let failure = Error::failed(format!("cannot {action} {place}: {}", reason(error)));
         match error.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
                 failure.hint("free some space there, then run the same command again")
@@ -112,8 +116,8 @@ impl Error {
 
     /// The same of a stored file. That it is gone, or that its disk has lost it, is damage; that it cannot be read just
     /// now is none.
-    pub fn stored(action: &str, path: &Path, error: &io::Error) -> Error {
-        let mut failure = Error::io(action, path, error);
+    pub fn stored(action: &str, place: &dyn fmt::Display, error: &io::Error) -> Error {
+        let mut failure = Error::at(action, place, error);
         let is_lost = error.raw_os_error() == Some(Errno::IO.raw_os_error());
         if is_lost || error.kind() == io::ErrorKind::NotFound {
             failure.kind = Kind::Damage;

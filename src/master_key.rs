@@ -4,7 +4,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
-use crate::repository::durable;
+use crate::storage::durable;
 use crate::stored::master_key::{Fingerprint, Keyring, MasterKey};
 
 /// A key that was just made.

@@ -103,13 +103,34 @@ pub fn run_dealt<W: Send, T>(
     }
 }
 
+/// How many things are waited for at the same time.
+const WAITS: usize = 16;
+
+/// Asks for each of some things whose answers have to be waited for rather than computed. The answers are in the order of
+/// the things.
+pub fn at_once<T: Sync, U: Send>(things: &[T], answer: impl Fn(&T) -> U + Sync) -> Vec<U> {
+    map_shares(things, things.len().div_ceil(WAITS).max(1), answer)
+}
+
 /// Fewer of them a thread are not worth it.
 const LEAST_SHARE: usize = 512;
 
 /// Does the same with each of many things, by as many threads as there are cores. The answers are in the order of the things.
 pub fn map<T: Sync, U: Send>(things: &[T], answer: impl Fn(&T) -> U + Sync) -> Vec<U> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let share = things.len().div_ceil(threads).max(LEAST_SHARE);
+    map_shares(
+        things,
+        things.len().div_ceil(threads).max(LEAST_SHARE),
+        answer,
+    )
+}
+
+/// The same by as many threads as there are shares.
+fn map_shares<T: Sync, U: Send>(
+    things: &[T],
+    share: usize,
+    answer: impl Fn(&T) -> U + Sync,
+) -> Vec<U> {
     let (own, others) = things.split_at(share.min(things.len()));
     let answers = |things: &[T]| things.iter().map(&answer).collect::<Vec<U>>();
     std::thread::scope(|scope| {

@@ -23,7 +23,6 @@ use crate::pg::label::BACKUP_LABEL_FILE;
 use crate::pg::manifest::BACKUP_MANIFEST_FILE;
 use crate::progress::Progress;
 use crate::repository::chain::{Chain, Sources};
-use crate::repository::durable;
 use crate::repository::file_list::FileEntry;
 use crate::repository::portions::Portion;
 use crate::restore::recovery::{Recovery, SETTINGS_FILE, SourceSettings};
@@ -31,6 +30,7 @@ use crate::restore::write::{
     Changed, check, checksum, control_file, is_special, label_file, visit_bundle,
 };
 use crate::restore::{expect_own_wal, manifest::manifest};
+use crate::storage::durable;
 use crate::stored::coding::Coding;
 
 use content::{Counted, Ingredients, Plain};

@@ -1,12 +1,12 @@
 //! One stored file made of slices that several workers compress.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::error::Result;
 use crate::repository::file_list::Crc32c;
+use crate::storage::Place;
 use crate::stored::coding::Coding;
 use crate::stored::writer::{StoredWriter, Written};
 
@@ -36,7 +36,7 @@ pub(super) struct Assembled {
 /// Puts the slices of a file into their order. A slice that comes before its turn
 /// waits here in memory; a worker that is too far ahead waits itself.
 pub(super) struct Assembly<'a> {
-    path: PathBuf,
+    target: Place,
     coding: &'a Coding,
     slices: u64,
     ahead: u64,
@@ -59,9 +59,9 @@ const NAP: Duration = Duration::from_millis(100);
 
 impl<'a> Assembly<'a> {
     /// A file of so many slices; parts up to `ahead` of the next one are kept waiting.
-    pub(super) fn new(path: PathBuf, coding: &'a Coding, slices: u64, ahead: u64) -> Assembly<'a> {
+    pub(super) fn new(target: Place, coding: &'a Coding, slices: u64, ahead: u64) -> Assembly<'a> {
         Assembly {
-            path,
+            target,
             coding,
             slices,
             ahead,
@@ -120,7 +120,7 @@ impl<'a> Assembly<'a> {
         }
         let mut writer = match state.writer.take() {
             Some(writer) => writer,
-            None => StoredWriter::create(&self.path, self.coding)?,
+            None => StoredWriter::create(&self.target, self.coding)?,
         };
         writer.append(&part.frame)?;
         state.writer = Some(writer);
@@ -156,7 +156,7 @@ mod tests {
     fn slices_come_together_in_order_whoever_is_first() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("f");
-        let assembly = Assembly::new(path.clone(), &Coding::PLAIN, 3, 8);
+        let assembly = Assembly::new(Place::from(&path), &Coding::PLAIN, 3, 8);
         let put = |number, content: &[u8]| {
             assembly
                 .put(number, &mut part(content, false), || false)
@@ -174,7 +174,7 @@ mod tests {
     fn nothing_after_a_short_slice_counts() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("f");
-        let assembly = Assembly::new(path.clone(), &Coding::PLAIN, 3, 8);
+        let assembly = Assembly::new(Place::from(&path), &Coding::PLAIN, 3, 8);
         assert!(
             assembly
                 .put(0, &mut part(b"a", false), || false)
@@ -198,7 +198,7 @@ mod tests {
     #[test]
     fn a_file_that_does_not_exist_leaves_none() {
         let folder = tempfile::tempdir().unwrap();
-        let assembly = Assembly::new(folder.path().join("f"), &Coding::PLAIN, 1, 8);
+        let assembly = Assembly::new(folder.path().join("f").into(), &Coding::PLAIN, 1, 8);
         let whole = assembly
             .put(0, &mut part(b"", true), || false)
             .unwrap()
@@ -209,7 +209,7 @@ mod tests {
     #[test]
     fn a_worker_too_far_ahead_stops_waiting_when_told() {
         let folder = tempfile::tempdir().unwrap();
-        let assembly = Assembly::new(folder.path().join("f"), &Coding::PLAIN, 9, 1);
+        let assembly = Assembly::new(folder.path().join("f").into(), &Coding::PLAIN, 9, 1);
         assert!(
             assembly
                 .put(5, &mut part(b"x", false), || true)

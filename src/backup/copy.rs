@@ -30,7 +30,6 @@ use crate::pg::lsn::Lsn;
 use crate::pg::page::PAGE_SIZE;
 use crate::progress::Progress;
 use crate::rate::RateLimit;
-use crate::repository::durable;
 use crate::repository::file_list::Files;
 use crate::repository::layout::{self, BUNDLES, BackupFolder};
 use crate::repository::store::{SLICE_BYTES, Store, Stored};
@@ -123,7 +122,7 @@ impl Job<'_> {
             let mut directories = self.plan.directories.iter();
             directories.try_for_each(|directory| self.create_folder(directory))?;
         } else {
-            durable::create_folder(&self.folder.stored(BUNDLES))?;
+            self.folder.stored(BUNDLES).create_folder()?;
         }
         let mut last = None;
         for file in self.plan.files.iter() {
@@ -139,7 +138,7 @@ impl Job<'_> {
     /// Creates the folder that a directory of PGDATA is stored in.
     pub(super) fn create_folder(&self, directory: &str) -> Result<()> {
         let stored = layout::stored_file(directory, Suffix::PLAIN);
-        durable::create_folder(&self.folder.stored(&stored))
+        self.folder.stored(&stored).create_folder()
     }
 
     /// Whether the backup is stored as a plain tree.

@@ -154,6 +154,7 @@ impl Description<'_> {
             format: FORMAT,
             client_version: env!("CARGO_PKG_VERSION").to_owned(),
             backup: self.identifier,
+            files_in: None,
             server: self.request.server.to_owned(),
             label: self.request.label.to_owned(),
             comments: BTreeMap::new(),

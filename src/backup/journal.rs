@@ -14,9 +14,7 @@
 //!
 //! Nothing of it is synced, nor are the stored files: whoever takes them over believes their checksums alone.
 
-use std::path::Path;
 use std::time::{Duration, Instant};
-use std::{fs, io};
 
 use crate::backup::corruption::Suspect;
 use crate::error::{Error, Result};
@@ -24,10 +22,10 @@ use crate::pg::changed_blocks::ChangedBlocks;
 use crate::pg::lsn::Lsn;
 use crate::repository::backup_info::BackupInfo;
 use crate::repository::checksums::{self, Checksums};
-use crate::repository::durable;
 use crate::repository::file_list::{FileList, ListReader, Listed};
 use crate::repository::layout::{BackupFolder, CHECKSUMS, JOURNAL};
 use crate::repository::store::{Store, Stored};
+use crate::storage::Place;
 use crate::stored::bundle::{BundleBuilder, visit_members};
 use crate::stored::coding::Coding;
 use crate::stored::reader::read_whole;
@@ -58,7 +56,7 @@ impl<'a> Journal<'a> {
         changed: Option<&ChangedBlocks>,
     ) -> Result<Journal<'a>> {
         let folder = BackupFolder::new(pass.stored(JOURNAL));
-        durable::create_new_folder(folder.path())?;
+        folder.place().create_new_folder()?;
         if let Some(changed) = changed {
             let path = format!("{CHANGED}{}", coding.suffix());
             Store::new(&folder, coding)?.content(&path, &changed.to_bytes())?;
@@ -83,7 +81,7 @@ impl<'a> Journal<'a> {
 
 /// Removes the journal of a pass that is at its end.
 pub(super) fn remove(pass: &BackupFolder) -> Result<()> {
-    durable::remove_folder(&pass.stored(JOURNAL))
+    pass.stored(JOURNAL).remove_folder()
 }
 
 /// What one worker writes down.
@@ -173,7 +171,7 @@ impl Journaled {
     /// Reads the journal of a pass; nothing where there is none. What is damaged of it does not count.
     pub(super) fn read(pass: &BackupFolder, coding: &Coding) -> Result<Option<Journaled>> {
         let folder = BackupFolder::new(pass.stored(JOURNAL));
-        if !durable::exists(&folder.info())? {
+        if !folder.info().exists()? {
             return Ok(None);
         }
         let info = BackupInfo::read(&folder)?;
@@ -191,14 +189,10 @@ impl Journaled {
             stored: Stored::default(),
             doubtful: ChangedBlocks::new(),
         };
-        let unreadable = |error: io::Error| Error::io("read the folder", folder.path(), &error);
         let ending = format!("{PART}{}", coding.suffix());
-        for entry in fs::read_dir(folder.path()).map_err(unreadable)? {
-            let path = entry.map_err(unreadable)?.path();
-            if !path.to_string_lossy().ends_with(&ending) {
-                continue;
-            }
-            match Part::read(&path, coding) {
+        let names = folder.place().names()?.into_iter();
+        for name in names.filter(|name| name.ends_with(&ending)) {
+            match Part::read(&folder.stored(&name), coding) {
                 Ok(part) => journaled.add(part),
                 Err(error) => log::debug!("passing over a part of a journal: {error}"),
             }
@@ -223,7 +217,7 @@ struct Part {
 }
 
 impl Part {
-    fn read(path: &Path, coding: &Coding) -> Result<Part> {
+    fn read(path: &Place, coding: &Coding) -> Result<Part> {
         let tar = read_whole(path, coding)?;
         let mut part = Part::default();
         let mut is_whole = false;
@@ -259,6 +253,6 @@ impl Part {
     }
 }
 
-fn damaged(path: &Path) -> Error {
-    Error::damage(format!("{} is no part of a journal", path.display()))
+fn damaged(path: &Place) -> Error {
+    Error::damage(format!("{path} is no part of a journal"))
 }

@@ -5,7 +5,6 @@
 //! Where a pass was broken off that was built on something itself, its layer has the files that it did not get to as files
 //! of which nothing changed, and owes the blocks that it should have read of them.
 
-use std::fs;
 use std::sync::atomic::AtomicU32;
 use std::time::Instant;
 
@@ -14,7 +13,7 @@ use crate::backup::finish::{Description, Extent};
 use crate::backup::journal;
 use crate::backup::parent::Parent;
 use crate::backup::pass::Left;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::interrupt::Interrupt;
 use crate::pg::changed_blocks::ChangedBlocks;
 use crate::pg::incremental;
@@ -22,7 +21,6 @@ use crate::pg::page::PAGE_SIZE;
 use crate::progress::Progress;
 use crate::repository::backup_info::BackupInfo;
 use crate::repository::bundling::Bundling;
-use crate::repository::durable;
 use crate::repository::file_list::{Crc32c, FileEntry, FileKind, Files};
 use crate::repository::identifier::Identifier;
 use crate::repository::layout::BackupFolder;
@@ -74,7 +72,7 @@ impl Layers {
     /// Takes one that is sealed already.
     pub(super) fn take(&mut self, folder: BackupFolder, coding: &Coding) -> Result<()> {
         let path = folder.stored(&owed_file(coding));
-        let owed = match durable::exists(&path)? {
+        let owed = match path.exists()? {
             true => ChangedBlocks::parse(&read_whole(&path, coding)?)?,
             false => ChangedBlocks::new(),
         };
@@ -85,7 +83,7 @@ impl Layers {
     /// Forgets them all.
     pub(super) fn clear(&mut self) -> Result<()> {
         let mut layers = self.layers.drain(..);
-        layers.try_for_each(|layer| durable::remove_folder(layer.folder.path()))
+        layers.try_for_each(|layer| layer.folder.place().remove_folder())
     }
 
     /// Takes what a pass left in a folder. Where it was built on something, and broken off, `base` is that.
@@ -159,8 +157,8 @@ impl Layers {
             let sealed = merge.build(&merged, request.workers, progress, interrupt)?;
             let info = BackupInfo::read(&upper)?;
             merge.info(&info, &sealed).write(&merged)?;
-            durable::remove_folder(upper.path())?;
-            durable::remove_folder(layer.folder.path())?;
+            upper.place().remove_folder()?;
+            layer.folder.place().remove_folder()?;
             upper = merged;
         }
         Ok(upper)
@@ -201,11 +199,9 @@ fn keep_as_before(
             true => bundling.add(entry, &content)?,
             false => {
                 let path = folder.stored(&bundling.store.path_of(&entry.stored_path()));
-                path.parent().map(durable::create_folder).transpose()?;
+                path.create_parent()?;
                 // Half of it may be there, if the pass was broken off just then.
-                if durable::exists(&path)? {
-                    fs::remove_file(&path).map_err(|error| Error::io("remove", &path, &error))?;
-                }
+                path.remove()?;
                 bundling.store.keep(entry, &content)?;
             }
         }

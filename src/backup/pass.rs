@@ -41,6 +41,7 @@ use crate::server::quiet::Quiet;
 use crate::server::reading::FileReader;
 use crate::server::replication::BaseBackup;
 use crate::server::session::{BackupSession, Checkpoint, Stopped};
+use crate::storage::Place;
 
 /// What it takes to make a pass.
 pub(super) struct Pass<'a> {
@@ -202,9 +203,12 @@ impl Pass<'_> {
 
         let start = session.start_lsn();
         let timeline = readers[0].read_control_file()?.1.checkpoint_timeline;
-        let journal = match request.parent {
-            None => Some(self.journal(increment.clone(), changed.as_ref(), start, timeline)?),
-            Some(_) => None,
+        // Of an incremental one nothing is taken over; in an object store, nothing can be.
+        let journal = match (&request.parent, self.folder.place()) {
+            (None, Place::Local(_)) => {
+                Some(self.journal(increment.clone(), changed.as_ref(), start, timeline)?)
+            }
+            _ => None,
         };
 
         let stream = match stream.filter(|_| plan.is_streamed) {

@@ -17,7 +17,6 @@ use crate::interrupt::Interrupt;
 use crate::pg::lsn::Lsn;
 use crate::progress::Progress;
 use crate::repository::backup_info::BackupInfo;
-use crate::repository::durable;
 use crate::repository::identifier::Identifier;
 use crate::repository::layout::BackupFolder;
 use crate::repository::staging::Staging;
@@ -227,7 +226,7 @@ impl<'a> Passes<'a> {
             log::warn!("starting anew: {}", error.message());
             self.layers.clear()?;
             self.stands_on_another = false;
-            durable::remove_folder(folder.path())?;
+            folder.place().remove_folder()?;
             return Ok(error);
         }
         if !error.is_momentary() {
@@ -250,7 +249,7 @@ impl<'a> Passes<'a> {
                 self.made += 1;
                 self.keep(*left, facts, folder)?;
             }
-            None => durable::remove_folder(folder.path())?,
+            None => folder.place().remove_folder()?,
         }
         Ok(error)
     }

@@ -32,7 +32,6 @@ use crate::pg::version::Major;
 use crate::progress::Progress;
 use crate::rate::RateLimit;
 use crate::repository::backup_info::BackupInfo;
-use crate::repository::durable;
 use crate::repository::identifier::Identifier;
 use crate::repository::layout::BackupFolder;
 use crate::repository::staging::Staging;
@@ -197,7 +196,7 @@ impl Replicated<'_> {
                 return Err(self.lack.blamed_for(error, self.request.server));
             }
             log::warn!("starting anew: {}", error.message());
-            durable::remove_folder(folder.path())?;
+            folder.place().remove_folder()?;
             confined = self.reconnect()?;
             expect_the_same(&facts, &confined.facts)?;
         }

@@ -4,11 +4,7 @@
 //! the first pass of the new backup reads what is missing, and what changed since.
 
 use std::collections::HashSet;
-use std::fs::File;
 use std::io::Read;
-use std::path::Path;
-
-use walkdir::WalkDir;
 
 use crate::backup::journal::Journaled;
 use crate::backup::layers::{Layers, Whose};
@@ -22,11 +18,11 @@ use crate::progress::Progress;
 use crate::repository::backup_info::{BackupInfo, EncryptedWith};
 use crate::repository::checksums::Checksums;
 use crate::repository::contents::read_checksums;
-use crate::repository::durable;
 use crate::repository::layout::{self, BackupFolder, JOURNAL};
 use crate::repository::staging::Staging;
 use crate::repository::store::Stored;
 use crate::server::facts::Facts;
+use crate::storage::Place;
 use crate::stored::checksum::{Sha512Digest, Sha512Hasher};
 
 /// What it takes to look at what is left.
@@ -50,7 +46,7 @@ impl Takeover<'_> {
                     // Whoever stops here has found nothing wrong.
                     self.interrupt.check()?;
                     for (_, rest) in &parts[place..] {
-                        durable::remove_folder(rest.path())?;
+                        rest.place().remove_folder()?;
                     }
                     // What the passes below hold is of use all the same.
                     if let Err(error) = ended {
@@ -80,7 +76,7 @@ impl Takeover<'_> {
             }
             Ok(())
         };
-        if durable::exists(&folder.info())? {
+        if folder.info().exists()? {
             let info = BackupInfo::read(folder)?;
             fits(&info)?;
             let checksums = read_checksums(folder, &info)?;
@@ -144,9 +140,9 @@ impl Takeover<'_> {
     }
 
     /// The digest of a file; nothing where it cannot be read.
-    fn digest(&self, path: &Path) -> Option<Sha512Digest> {
+    fn digest(&self, stored: &Place) -> Option<Sha512Digest> {
         const PART_BYTES: usize = 1 << 20;
-        let mut file = File::open(path).ok()?;
+        let mut file = stored.open().ok()?;
         let mut hasher = Sha512Hasher::default();
         let mut part = vec![0; PART_BYTES];
         loop {
@@ -170,9 +166,7 @@ impl Takeover<'_> {
         let mut right = Checksums::default();
         for place in (0..stored.checksums.len()).filter(|place| !wrong.contains(place)) {
             let (path, digest) = stored.checksums.at(place);
-            let on_disk = folder.stored(path);
-            let size = std::fs::metadata(&on_disk).map(|metadata| metadata.len());
-            stored.bytes += size.map_err(|error| Error::io("look at", &on_disk, &error))?;
+            stored.bytes += folder.stored(path).size()?;
             right.insert(path, digest);
         }
         right.sort();
@@ -192,20 +186,10 @@ impl Takeover<'_> {
 
 /// Removes what a pass had not written down: files by halves, and lists that it was about to seal itself with.
 fn remove_others(folder: &BackupFolder, stored: &Checksums) -> Result<()> {
-    let is_journal = |name: &std::ffi::OsStr| name == JOURNAL;
-    let entries = WalkDir::new(folder.path()).min_depth(1).into_iter();
-    for entry in entries.filter_entry(|entry| !is_journal(entry.file_name())) {
-        let entry = entry.map_err(|error| {
-            Error::failed(format!("cannot look through an unfinished backup: {error}"))
-        })?;
-        let path = entry.path();
-        let relative = path.strip_prefix(folder.path()).unwrap_or(path);
-        let is_stored = relative
-            .to_str()
-            .is_some_and(|relative| stored.find(relative).is_some());
-        if !entry.file_type().is_dir() && !is_stored {
-            std::fs::remove_file(path).map_err(|error| Error::io("remove", path, &error))?;
-        }
-    }
-    Ok(())
+    let is_journal = |path: &str| path.split('/').next() == Some(JOURNAL);
+    let files = folder.place().files()?;
+    let mut others = files
+        .iter()
+        .filter(|path| !is_journal(path) && stored.find(path).is_none());
+    others.try_for_each(|path| folder.stored(path).remove())
 }

@@ -6,13 +6,15 @@ use log::LevelFilter;
 
 use crate::cli::arguments::{Format, Global};
 use crate::cli::{logging, progress, signals};
-use crate::config::{Configuration, Environment, ServerConfiguration, Storage};
+use crate::config::{Base, Configuration, Environment, ServerConfiguration, Storage};
 use crate::error::Result;
 use crate::interrupt::Interrupt;
 use crate::progress::Progress;
 use crate::repository::catalogue::Catalogue;
 use crate::repository::layout::ServerFolder;
 use crate::server::connect::Connector;
+use crate::storage::Place;
+use crate::storage::objects::ObjectStore;
 use crate::stored::coding::Coding;
 use crate::stored::master_key::Keyring;
 
@@ -90,6 +92,18 @@ impl App {
         signals::watch(Arc::clone(&self.interrupt))
     }
 
+    /// Where a server's files are in the repository.
+    pub(super) fn folder(&self, storage: &Storage) -> Result<ServerFolder> {
+        let base = match &storage.base_dir {
+            Base::Folder(folder) => Place::from(folder),
+            Base::Objects(settings) => {
+                let store = ObjectStore::open(settings, &self.interrupt)?;
+                Place::Object(Arc::new(store), String::new())
+            }
+        };
+        Ok(ServerFolder::new(base, storage.name.as_str()))
+    }
+
     /// A server by its name.
     pub(super) fn server(&self, name: &str) -> Result<Server> {
         let configuration = self.configuration.server(name)?;
@@ -99,17 +113,11 @@ impl App {
             .or(configuration.workers.map(usize::from))
             .unwrap_or(cores.min(MOST_WORKERS));
         Ok(Server {
-            folder: folder(&configuration.storage)?,
+            folder: self.folder(&configuration.storage)?,
             configuration,
             workers,
         })
     }
-}
-
-/// Where a server's files are in the repository.
-pub(super) fn folder(storage: &Storage) -> Result<ServerFolder> {
-    let base = storage.base_dir.folder()?;
-    Ok(ServerFolder::new(base, storage.name.as_str()))
 }
 
 impl Server {

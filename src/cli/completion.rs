@@ -192,7 +192,7 @@ mod tests {
         server.create().unwrap();
         for name in backups {
             let backup = server.backup(name.parse().unwrap());
-            std::fs::create_dir(backup.path()).unwrap();
+            backup.place().create_folder().unwrap();
             example(name).write(&backup).unwrap();
         }
         (base, file)

@@ -18,7 +18,7 @@ pub(super) struct Setting {
     /// Who runs it.
     pub user: String,
     /// The folder of the repository.
-    pub base_dir: PathBuf,
+    pub base_dir: Option<PathBuf>,
     /// Further folders that are written to.
     pub written: Vec<PathBuf>,
     /// Whether anything it needs lies in `/tmp`, such as the server's socket.
@@ -137,10 +137,14 @@ fn service(setting: &Setting, job: &Job) -> String {
         // Writing to a string cannot fail.
         let _ = write!(after, " {}.service", unit_name(setting, other));
     }
-    let mut written = word(&setting.base_dir);
-    for folder in &setting.written {
-        let _ = write!(written, " {}", word(folder));
-    }
+    let words = |folders: &[&PathBuf]| {
+        let words: Vec<String> = folders.iter().map(|folder| word(folder)).collect();
+        words.join(" ")
+    };
+    let base_dir: Vec<&PathBuf> = setting.base_dir.iter().collect();
+    let written: Vec<&PathBuf> = setting.base_dir.iter().chain(&setting.written).collect();
+    // An empty one is none.
+    let (base_dir, written) = (words(&base_dir), words(&written));
     let private_tmp = if setting.needs_tmp { "no" } else { "yes" };
     format!(
         "{MARK} {server}
@@ -190,7 +194,6 @@ SystemCallFilter=@system-service
         server = setting.server,
         description = job.description,
         page = job.page,
-        base_dir = word(&setting.base_dir),
         user = setting.user,
         program = word(&setting.program).replace('$', "$$"),
         configuration = word(&setting.configuration).replace('$', "$$"),
@@ -241,7 +244,7 @@ mod tests {
             program: "/usr/local/bin/pgkeep".into(),
             configuration: "/etc/pg keep/50%.conf".into(),
             user: "backup".to_owned(),
-            base_dir: "/srv/backup".into(),
+            base_dir: Some("/srv/backup".into()),
             written: vec!["/var/log/pgkeep".into()],
             needs_tmp: false,
             verifies: true,

@@ -68,15 +68,11 @@ pub enum Base {
 }
 
 impl Base {
-    /// The folder, for what works with folders alone.
-    pub fn folder(&self) -> Result<&Path> {
+    /// The folder, if it is one.
+    pub fn local(&self) -> Option<&Path> {
         match self {
-            Base::Folder(folder) => Ok(folder),
-            Base::Objects(settings) => Err(Error::usage(format!(
-                "this command cannot work with {}",
-                settings.location
-            ))
-            .hint("set base_dir to a folder")),
+            Base::Folder(folder) => Some(folder),
+            Base::Objects(_) => None,
         }
     }
 }

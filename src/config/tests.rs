@@ -27,7 +27,7 @@ fn the_configuration_of_the_tutorial_is_accepted() {
     let configuration = configuration(text, &[]).unwrap();
     let server = configuration.server("primary").unwrap();
     assert_eq!(
-        server.storage.base_dir.folder().unwrap(),
+        server.storage.base_dir.local().unwrap(),
         Path::new("/tmp/pgmoneta")
     );
     assert_eq!(server.storage.compression, Compression::default());
@@ -52,10 +52,7 @@ fn a_servers_section_overrides_the_main_one() {
         workers = 4\nmax_rate = 8MB\nretention = 7, -, 12, 1\nverification = 1D\n\
         log_level = debug\nlog_file = /l\ncreate_slot = yes";
     let inherited = primary(main, "").unwrap();
-    assert_eq!(
-        inherited.storage.base_dir.folder().unwrap(),
-        Path::new("/b")
-    );
+    assert_eq!(inherited.storage.base_dir.local().unwrap(), Path::new("/b"));
     assert_eq!(inherited.storage.compression.algorithm, Algorithm::Gzip);
     assert_eq!(inherited.storage.encryption, Cipher::parse("aes-128-ctr"));
     assert_eq!(
@@ -74,7 +71,7 @@ fn a_servers_section_overrides_the_main_one() {
         workers = 0\nmax_rate = 0\nretention = 14, 2\nverification = 0\nlog_level = off\n\
         log_file = /m\ncreate_slot = no\nextra = /a, /b c\nwal_slot = s_1";
     let own = primary(main, server).unwrap();
-    assert_eq!(own.storage.base_dir.folder().unwrap(), Path::new("/c"));
+    assert_eq!(own.storage.base_dir.local().unwrap(), Path::new("/c"));
     assert_eq!(own.storage.compression.algorithm, Algorithm::None);
     assert_eq!(own.storage.encryption, None);
     assert_eq!(own.storage.master_key.as_deref(), Some(Path::new("/k")));
@@ -120,7 +117,7 @@ fn the_parts_of_retention_must_fit_wherever_they_stand() {
 fn nothing_is_set_by_default() {
     let server = primary("", "").unwrap();
     assert_eq!(
-        server.storage.base_dir.folder().unwrap(),
+        server.storage.base_dir.local().unwrap(),
         Path::new("/home/ann/.local/share/pgkeep")
     );
     assert_eq!(server.storage.compression, Compression::default());
@@ -396,7 +393,7 @@ fn the_file_is_looked_for_in_four_places() {
     let base_dir = |explicit: Option<&Path>, environment: &Environment| {
         let configuration = Configuration::load(explicit, environment).unwrap();
         let storage = configuration.server("any").unwrap().storage;
-        storage.base_dir.folder().unwrap().to_owned()
+        storage.base_dir.local().unwrap().to_owned()
     };
 
     assert_eq!(base_dir(None, &environment), at("home/.local/share/pgkeep"));
@@ -461,7 +458,7 @@ fn a_store_is_spoken_to_as_its_sections_say() {
     let text = format!("[pgkeep]\n{main}[primary]\nhost = h\nbase_dir = /b\n");
     let configuration = configuration(&text, &[]).unwrap();
     let folder = configuration.server("primary").unwrap().storage.base_dir;
-    assert_eq!(folder.folder().unwrap(), Path::new("/b"));
+    assert_eq!(folder.local().unwrap(), Path::new("/b"));
     let shown = |key: &str| {
         let entries = configuration.entries().unwrap();
         entries
@@ -609,7 +606,7 @@ fn a_server_that_waits_is_not_stopped_by_what_it_does_not_need() {
     assert!(configuration(wrong, &[]).is_err());
     // Nor by what says how to connect.
     let found = storage(wrong, &[("PGSERVICE", "none")], "primary").unwrap();
-    assert_eq!(found.base_dir.folder().unwrap(), Path::new("/b"));
+    assert_eq!(found.base_dir.local().unwrap(), Path::new("/b"));
     assert_eq!(found.encryption, Cipher::parse("aes-256-gcm"));
 
     // Where it would store somewhere else, or as something else, it is.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 use crate::files::original::Original;
-use crate::repository::durable;
+use crate::storage::durable;
 
 /// A file being written beside its target, mode 0600. Dropped before it is published, it is removed; what
 /// a killed process leaves is taken over by the next one.

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
 use crate::progress::Progress;
-use crate::repository::durable;
+use crate::storage::durable;
 use crate::stored::coding::{Coding, Suffix};
 use crate::stored::compression::{Algorithm, Compression, Compressor};
 use crate::stored::encryption::{Encryption, Encryptor};

@@ -166,7 +166,7 @@ fn merge(
     let info_lock = InfoLock::take(request.folder, interrupt)?;
     let info = BackupInfo::read(&child.folder)?;
     merge.info(&info, &sealed).write(staging.folder())?;
-    staging.replace(lock, &info_lock)
+    staging.replace(&info_lock)
 }
 
 #[cfg(test)]

@@ -1,9 +1,5 @@
 //! What retention does not keep, removed: backups, and the archived WAL and block maps that no backup needs.
 
-use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
-
 use jiff::Timestamp;
 
 use crate::config::Retention;
@@ -14,12 +10,12 @@ use crate::pg::lsn::Lsn;
 use crate::progress::Progress;
 use crate::repository::block_maps::BlockMaps;
 use crate::repository::catalogue::Catalogue;
-use crate::repository::durable;
 use crate::repository::identifier::Identifier;
 use crate::repository::layout::ServerFolder;
 use crate::repository::lock::{InfoLock, ServerLock};
 use crate::repository::staging;
 use crate::repository::wal_archive::{ClusterIdentity, WalArchive};
+use crate::storage::{Place, durable};
 use crate::stored::master_key::Keyring;
 
 /// Whose backups expire.
@@ -40,9 +36,9 @@ pub struct Expired {
     /// Backups, each before the one it is an increment of.
     pub backups: Vec<Identifier>,
     /// Files of the WAL archive, the oldest first.
-    pub wal: Vec<PathBuf>,
+    pub wal: Vec<Place>,
     /// Block maps of that WAL.
-    pub block_maps: Vec<PathBuf>,
+    pub block_maps: Vec<Place>,
     /// Backups of which nothing can be read, not even what they need: while there are any, nothing goes.
     pub unreadable: Vec<Identifier>,
     /// Why nothing goes, where there are some.
@@ -115,7 +111,9 @@ pub fn run(
     progress: &dyn Progress,
     interrupt: &Interrupt,
 ) -> Result<Expired> {
-    if !durable::exists(request.folder.root())? {
+    if let Some(root) = request.folder.root().local()
+        && !durable::exists(root)?
+    {
         return Ok(Expired::default());
     }
     let lock = ServerLock::take(request.folder)?;
@@ -129,26 +127,17 @@ pub fn run(
         let info_lock = InfoLock::take(request.folder, interrupt)?;
         staging::delete(request.folder, *identifier, &lock, &info_lock)?;
     }
+    // The archive takes no lock, and replaces unfinished segments: what is gone is gone.
     for path in expired.wal.iter().chain(&expired.block_maps) {
         interrupt.check()?;
-        remove(path)?;
+        path.remove()?;
     }
     Ok(expired)
 }
 
-/// The archive takes no lock, and replaces unfinished segments: what is gone is gone.
-fn remove(path: &Path) -> Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(Error::io("remove", path, &error))
-        }
-        _ => Ok(()),
-    }
-}
-
 /// Files of the archive before the segment in which the first backup that stays begins. Recovery from a backup reads no position
 /// before its start, on whatever timeline. Histories stay: they are small, and tell how timelines came to be.
-fn unneeded_wal(archive: &WalArchive, position: Lsn) -> Result<Vec<PathBuf>> {
+fn unneeded_wal(archive: &WalArchive, position: Lsn) -> Result<Vec<Place>> {
     let size = archive.cluster().segment_size;
     let first = position.segment(size);
     let mut unneeded: Vec<_> = archive
@@ -157,12 +146,12 @@ fn unneeded_wal(archive: &WalArchive, position: Lsn) -> Result<Vec<PathBuf>> {
         .filter_map(|stored| Some((stored.name.segment_name(size)?, stored.path)))
         .filter(|(segment, _)| segment.number < first)
         .collect();
-    unneeded.sort_by(|one, other| (one.0.number, &one.1).cmp(&(other.0.number, &other.1)));
+    unneeded.sort_by_cached_key(|(segment, place)| (segment.number, place.name()));
     Ok(unneeded.into_iter().map(|(_, path)| path).collect())
 }
 
 /// Maps of nothing but that WAL: an incremental backup asks for changes from its parent's start on.
-fn unneeded_maps(request: &Request<'_>, position: Lsn) -> Result<Vec<PathBuf>> {
+fn unneeded_maps(request: &Request<'_>, position: Lsn) -> Result<Vec<Place>> {
     let maps = BlockMaps::of(request.folder).list()?;
     let unneeded = maps.into_iter().filter(|map| map.name.end <= position);
     Ok(unneeded.map(|map| map.path).collect())

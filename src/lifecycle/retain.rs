@@ -87,7 +87,7 @@ mod tests {
             sources: vec![ChangeSource::Wal],
         });
         let backup = folder.backup(name.parse().unwrap());
-        std::fs::create_dir_all(backup.path()).unwrap();
+        backup.place().create_folder().unwrap();
         info.write(&backup).unwrap();
     }
 
@@ -139,7 +139,11 @@ mod tests {
             .is_err()
         );
         assert_eq!(kept(&folder), [false, false, false]);
-        std::fs::remove_file(folder.backup(FULL.parse().unwrap()).info()).unwrap();
+        folder
+            .backup(FULL.parse().unwrap())
+            .info()
+            .remove()
+            .unwrap();
         assert!(
             keep(
                 &folder,

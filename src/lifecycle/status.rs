@@ -1,11 +1,8 @@
 //! How a server's backups are doing, and what of it a person must look after.
 
-use std::collections::HashSet;
-use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use walkdir::WalkDir;
 
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
@@ -13,7 +10,6 @@ use crate::pg::lsn::Lsn;
 use crate::pg::version::Version;
 use crate::repository::backup_info::{BackupInfo, DrillOutcome};
 use crate::repository::catalogue::{Backup, Catalogue};
-use crate::repository::durable;
 use crate::repository::identifier::Identifier;
 use crate::repository::layout::{BackupFolder, ServerFolder};
 use crate::repository::roll_forward::{HeldWal, RollForward};
@@ -56,8 +52,8 @@ pub struct Status {
     pub wal: Result<Option<Wal>>,
     /// Bytes on disk of all that is held for the server.
     pub held: u64,
-    /// Bytes free where that lies.
-    pub free: u64,
+    /// Bytes free where that lies; `None` where there is no end of it.
+    pub free: Option<u64>,
     /// What a person must look after.
     pub attention: Vec<String>,
 }
@@ -116,8 +112,8 @@ pub fn look(request: &Request<'_>, now: Timestamp, interrupt: &Interrupt) -> Res
             due.count() as u64
         }),
         wal: look_at_wal(request, &valid, now, interrupt),
-        held: held(request.folder, interrupt)?,
-        free: free(request.folder)?,
+        held: request.folder.root().held(interrupt)?,
+        free: request.folder.root().room()?,
         attention: Vec::new(),
     };
     status.attention = attention(&status, &catalogue, &valid, now);
@@ -195,10 +191,12 @@ fn attention(
     }
     let mut newest_first = valid.iter().rev().map(|(_, info)| info);
     let full = newest_first.find(|info| info.incremental.is_none());
-    if let Some(full) = full.filter(|full| status.free < full.backup_size) {
+    if let (Some(full), Some(free)) = (full, status.free)
+        && free < full.backup_size
+    {
         attention.push(format!(
             "{} are free, and the newest full backup took {}",
-            readable(status.free),
+            readable(free),
             readable(full.backup_size)
         ));
     }
@@ -277,36 +275,4 @@ fn roll_forward(
         from: first.end_lsn,
         to,
     }))
-}
-
-/// Bytes on disk, a file with several names counted once.
-fn held(folder: &ServerFolder, interrupt: &Interrupt) -> Result<u64> {
-    const SECTOR: u64 = 512;
-    if !durable::exists(folder.root())? {
-        return Ok(0);
-    }
-    let mut linked = HashSet::new();
-    let mut held = 0;
-    for entry in WalkDir::new(folder.root()) {
-        interrupt.check()?;
-        // What goes while it is looked at is no longer held.
-        let Some(metadata) = entry.ok().and_then(|entry| entry.metadata().ok()) else {
-            continue;
-        };
-        if metadata.nlink() == 1 || linked.insert((metadata.dev(), metadata.ino())) {
-            held += metadata.blocks() * SECTOR;
-        }
-    }
-    Ok(held)
-}
-
-fn free(folder: &ServerFolder) -> Result<u64> {
-    let existing = folder
-        .root()
-        .ancestors()
-        .find(|ancestor| ancestor.exists())
-        .unwrap_or(folder.root());
-    let room = rustix::fs::statvfs(existing)
-        .map_err(|error| Error::io("look at", existing, &error.into()))?;
-    Ok(room.f_bavail.saturating_mul(room.f_frsize))
 }

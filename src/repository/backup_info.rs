@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -13,9 +12,8 @@ use serde::{Deserialize, Serialize};
 use crate::config::Source;
 use crate::error::{Error, Kind, Result};
 use crate::pg::lsn::{Lsn, Timeline};
-use crate::repository::durable;
 use crate::repository::identifier::Identifier;
-use crate::repository::layout::{BackupFolder, FORMAT};
+use crate::repository::layout::{BackupFolder, FORMAT, INFO};
 use crate::repository::lock::InfoLock;
 use crate::stored::checksum::{Sha512Digest, sha512};
 use crate::stored::cipher::Cipher;
@@ -38,6 +36,10 @@ pub struct BackupInfo {
     pub server: String,
     /// What the user called it.
     pub label: String,
+    /// The folder below that of `backup.info` in which the stored files lie; `None` where they lie beside it. In an
+    /// object store they always do so, as nothing can be moved there.
+    #[serde(rename = "Folder", default, skip_serializing_if = "Option::is_none")]
+    pub files_in: Option<String>,
     /// Comments by their keys.
     pub comments: BTreeMap<String, String>,
     /// Kept from retention.
@@ -345,29 +347,51 @@ impl BackupInfo {
 
     /// Writes it into the folder of a backup that is being made, durably.
     pub fn write(&self, folder: &BackupFolder) -> Result<()> {
-        let mut text = serde_yaml::to_string(self).map_err(|error| {
-            Error::failed(format!("cannot write {}: {error}", folder.info().display()))
-        })?;
+        folder.info().replace(&self.to_bytes()?)
+    }
+
+    /// The content of the file.
+    pub fn to_bytes(&self) -> Result<Vec<u8>> {
+        let mut text = serde_yaml::to_string(self)
+            .map_err(|error| Error::failed(format!("cannot make {INFO}: {error}")))?;
         let digest = sha512(text.as_bytes());
         text.push_str(&format!("{CHECKSUM_KEY}{digest}\n"));
-        durable::replace(&folder.info(), text.as_bytes())
+        Ok(text.into_bytes())
+    }
+
+    /// The same, of stored files that lie in a folder below.
+    pub fn in_folder(self, name: String) -> BackupInfo {
+        BackupInfo {
+            files_in: Some(name),
+            ..self
+        }
     }
 
     /// Reads it from the backup's folder.
     pub fn read(folder: &BackupFolder) -> Result<BackupInfo> {
-        let path = folder.info();
-        let text = fs::read(&path).map_err(|error| {
-            let error = Error::stored("read", &path, &error);
-            match error.kind() {
-                Kind::Damage => error.hint("this backup cannot be used; choose another one"),
-                _ => error,
-            }
-        })?;
-        parse(&text).map_err(|why| {
-            Error::damage(format!("{} is damaged: {why}", path.display()))
-                .hint("this backup cannot be used; choose another one")
+        let found = BackupInfo::read_if_there(folder)?;
+        found.ok_or_else(|| {
+            unusable(Error::damage(format!(
+                "cannot read {}: it is not there",
+                folder.info()
+            )))
         })
     }
+
+    /// The same, where there is one.
+    pub fn read_if_there(folder: &BackupFolder) -> Result<Option<BackupInfo>> {
+        let place = folder.info();
+        let text = place.read().map_err(|error| match error.kind() {
+            Kind::Damage => unusable(error),
+            _ => error,
+        })?;
+        let info = text.map(|text| parse(&text)).transpose();
+        info.map_err(|why| unusable(Error::damage(format!("{place} is damaged: {why}"))))
+    }
+}
+
+fn unusable(error: Error) -> Error {
+    error.hint("this backup cannot be used; choose another one")
 }
 
 #[derive(Deserialize)]
@@ -396,7 +420,17 @@ fn parse(text: &[u8]) -> std::result::Result<BackupInfo, String> {
             "it has format {format}, and this pgkeep knows format {FORMAT}"
         ));
     }
-    serde_yaml::from_str(content).map_err(|error| error.to_string())
+    let info: BackupInfo = serde_yaml::from_str(content).map_err(|error| error.to_string())?;
+    match &info.files_in {
+        Some(folder) if !is_name(folder) => Err(format!("{folder:?} is no folder's name")),
+        _ => Ok(info),
+    }
+}
+
+/// Whether it is the name of a folder that pgkeep makes.
+fn is_name(name: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'.';
+    name.bytes().all(is_plain) && name.starts_with(|first: char| first.is_ascii_alphanumeric())
 }
 
 #[cfg(test)]
@@ -421,6 +455,7 @@ pub(crate) mod tests {
             encryption: None,
             backup_size: 8_531_968,
             restore_size: 48_799_744,
+            files_in: None,
             number_of_files: 971,
             elapsed: 4000,
             passes: 1,
@@ -460,7 +495,7 @@ pub(crate) mod tests {
     #[test]
     fn what_is_written_is_read_back() {
         let base = tempfile::tempdir().unwrap();
-        let folder = BackupFolder::new(base.path().to_owned());
+        let folder = BackupFolder::new(base.path().into());
         let info = example("20240928065644");
         info.write(&folder).unwrap();
         assert_eq!(BackupInfo::read(&folder).unwrap(), info);
@@ -469,10 +504,10 @@ pub(crate) mod tests {
     #[test]
     fn verifications_are_read_back_and_older_files_have_none() {
         let base = tempfile::tempdir().unwrap();
-        let folder = BackupFolder::new(base.path().to_owned());
+        let folder = BackupFolder::new(base.path().into());
         let mut info = example("20240928065644");
         info.write(&folder).unwrap();
-        let text = fs::read_to_string(folder.info()).unwrap();
+        let text = String::from_utf8(folder.info().read().unwrap().unwrap()).unwrap();
         assert!(!text.contains("Verification") && !text.contains("Drill"));
         let time: Timestamp = "2026-11-22T13:10:35Z".parse().unwrap();
         let damaged = Verdict::Damaged {
@@ -496,7 +531,7 @@ pub(crate) mod tests {
                 read.verification.as_ref().unwrap().verdict == Verdict::Sound
             );
         }
-        let text = fs::read_to_string(folder.info()).unwrap();
+        let text = String::from_utf8(folder.info().read().unwrap().unwrap()).unwrap();
         assert!(
             text.contains("  Time: 2026-11-22T13:10:35Z\n  Verdict: damaged\n  FailedFiles: 2\n"),
             "{text}"
@@ -510,7 +545,7 @@ pub(crate) mod tests {
             label in "(?s).{0,20}",
         ) {
             let base = tempfile::tempdir().unwrap();
-            let folder = BackupFolder::new(base.path().to_owned());
+            let folder = BackupFolder::new(base.path().into());
             let mut info = example("20240928065644");
             info.comments = comments;
             info.label = label;
@@ -522,9 +557,9 @@ pub(crate) mod tests {
     #[test]
     fn every_changed_byte_is_noticed() {
         let base = tempfile::tempdir().unwrap();
-        let folder = BackupFolder::new(base.path().to_owned());
+        let folder = BackupFolder::new(base.path().into());
         example("20240928065644").write(&folder).unwrap();
-        let text = fs::read(folder.info()).unwrap();
+        let text = folder.info().read().unwrap().unwrap();
         for position in 0..text.len() - 1 {
             let mut damaged = text.clone();
             damaged[position] ^= 1;
@@ -536,7 +571,7 @@ pub(crate) mod tests {
     #[test]
     fn a_newer_format_is_named() {
         let base = tempfile::tempdir().unwrap();
-        let folder = BackupFolder::new(base.path().to_owned());
+        let folder = BackupFolder::new(base.path().into());
         let mut info = example("20240928065644");
         info.format = FORMAT + 1;
         info.write(&folder).unwrap();

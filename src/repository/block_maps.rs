@@ -7,16 +7,12 @@
 
 mod format;
 
-use std::fs;
-use std::io;
-use std::path::PathBuf;
-
 use crate::error::{Error, Result};
 use crate::pg::changed_blocks::{ChangedBlocks, SummaryName};
 use crate::pg::wal::Creations;
-use crate::repository::durable;
 use crate::repository::incoming::{self, Incoming};
 use crate::repository::layout::ServerFolder;
+use crate::storage::{Place, durable};
 use crate::stored::coding::{Coding, Suffix};
 use crate::stored::master_key::Keyring;
 use crate::stored::reader::read_whole;
@@ -24,7 +20,7 @@ use crate::stored::reader::read_whole;
 /// The block maps of one server.
 #[derive(Debug, Clone)]
 pub struct BlockMaps {
-    folder: PathBuf,
+    folder: Place,
 }
 
 /// What a stretch of WAL tells.
@@ -46,7 +42,7 @@ pub struct StoredMap {
     /// The WAL it is of.
     pub name: SummaryName,
     /// Where it lies.
-    pub path: PathBuf,
+    pub path: Place,
 }
 
 impl BlockMaps {
@@ -59,36 +55,30 @@ impl BlockMaps {
 
     /// All of them, in the order of their names: by timeline, then by position.
     pub fn list(&self) -> Result<Vec<StoredMap>> {
-        let unreadable = |error: io::Error| Error::io("read the folder", &self.folder, &error);
-        let entries = match fs::read_dir(&self.folder) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            entries => entries.map_err(unreadable)?,
+        let stored = |file_name: String| {
+            Some(StoredMap {
+                name: SummaryName::parse(Suffix::split(&file_name).0)?,
+                path: self.folder.join(&file_name),
+            })
         };
-        let mut maps = Vec::new();
-        for entry in entries {
-            let entry = entry.map_err(unreadable)?;
-            let file_name = entry.file_name();
-            maps.extend(file_name.to_str().and_then(|file_name| {
-                Some(StoredMap {
-                    name: SummaryName::parse(Suffix::split(file_name).0)?,
-                    path: entry.path(),
-                })
-            }));
-        }
+        let names = self.folder.names()?.into_iter();
+        let mut maps: Vec<StoredMap> = names.filter_map(stored).collect();
         maps.sort_by_key(|map| map.name);
         Ok(maps)
     }
 
     /// Stores a map, unless there is one of the same WAL. Once this returns, it is on disk.
     pub fn store(&self, map: &BlockMap, coding: &Coding) -> Result<()> {
-        durable::create_synced_folder(&self.folder)?;
+        self.folder
+            .local()
+            .map_or(Ok(()), durable::create_synced_folder)?;
         incoming::remove_leftovers(&self.folder)?;
         let mut file = Incoming::create(&self.folder, coding)?;
         file.append(&map.to_bytes())?;
         // The same WAL always comes to the same map. One that somebody else made may not be on disk yet.
         match file.finish()?.publish(&map.name.file_name())? {
             true => Ok(()),
-            false => durable::sync_folder(&self.folder),
+            false => self.folder.sync_folder(),
         }
     }
 }
@@ -100,7 +90,7 @@ impl StoredMap {
         let content = read_whole(&self.path, &Coding::of_file(&self.path, keys)?)?;
         let unusable = |error: Error| {
             error
-                .context(self.path.display())
+                .context(&self.path)
                 .hint("remove it: the WAL that it is of is read instead")
         };
         let Some(map) = BlockMap::parse(&content).map_err(unusable)? else {
@@ -212,7 +202,7 @@ mod tests {
         assert!(error.message().contains("0/64 to 0/C8"), "{error}");
 
         let earlier = map(stored.name, 0).changed.to_bytes();
-        fs::write(&stored.path, earlier).unwrap();
+        stored.path.replace(&earlier).unwrap();
         assert_eq!(read(&stored).unwrap(), None);
     }
 }

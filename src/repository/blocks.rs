@@ -1,11 +1,10 @@
 //! The blocks of a relation's segment as a backup stores them, read in the order of their numbers.
 
-use std::path::Path;
-
 use crate::error::{Error, Result};
 use crate::pg::incremental::HeaderReader;
 use crate::pg::page::PAGE_SIZE;
 use crate::repository::file_list::{Crc32c, FileEntry, FileKind};
+use crate::storage::Place;
 use crate::stored::coding::Coding;
 use crate::stored::reader::StoredReader;
 
@@ -15,7 +14,7 @@ const PART_BYTES: usize = 256 << 10;
 /// The blocks that a stored file holds, in the order of their numbers.
 pub struct Blocks<'a> {
     file: FileEntry<'a>,
-    stored: &'a Path,
+    stored: &'a Place,
     source: Source<'a>,
     /// Bytes of plain content that came so far, and their checksum.
     size: u64,
@@ -67,7 +66,7 @@ impl<'a> Blocks<'a> {
     /// Opens a file that is stored by itself.
     pub fn open(
         file: FileEntry<'a>,
-        stored: &'a Path,
+        stored: &'a Place,
         coding: &Coding,
         segment_blocks: u32,
     ) -> Result<Blocks<'a>> {
@@ -79,7 +78,7 @@ impl<'a> Blocks<'a> {
     pub fn of_memory(
         file: FileEntry<'a>,
         content: &'a [u8],
-        bundle: &'a Path,
+        bundle: &'a Place,
         segment_blocks: u32,
     ) -> Result<Blocks<'a>> {
         Blocks::new(file, bundle, Content::Memory(content), segment_blocks)
@@ -87,17 +86,12 @@ impl<'a> Blocks<'a> {
 
     fn new(
         file: FileEntry<'a>,
-        stored: &'a Path,
+        stored: &'a Place,
         content: Content<'a>,
         segment_blocks: u32,
     ) -> Result<Blocks<'a>> {
-        let damaged = |why: &str| {
-            Error::damage(format!(
-                "{} is damaged: {} {why}",
-                stored.display(),
-                file.path
-            ))
-        };
+        let damaged =
+            |why: &str| Error::damage(format!("{stored} is damaged: {} {why}", file.path));
         let mut blocks = Blocks {
             file,
             stored,
@@ -130,8 +124,7 @@ impl<'a> Blocks<'a> {
     }
 
     fn read_header(&mut self, segment_blocks: u32) -> Result<Vec<u32>> {
-        let damaged =
-            |error: Error| error.context(format_args!("{} is damaged", self.stored.display()));
+        let damaged = |error: Error| error.context(format_args!("{} is damaged", self.stored));
         let mut reader = HeaderReader::new(self.file.size, segment_blocks);
         loop {
             self.source.fill()?;
@@ -186,8 +179,7 @@ impl<'a> Blocks<'a> {
         let Some(block) = source.part.get(source.taken..end) else {
             return Err(Error::damage(format!(
                 "{} is damaged: {} is cut off",
-                self.stored.display(),
-                self.file.path
+                self.stored, self.file.path
             )));
         };
         source.taken = end;
@@ -220,13 +212,12 @@ impl<'a> Blocks<'a> {
 }
 
 /// What came out must be what went in.
-pub fn check(file: FileEntry<'_>, size: u64, crc32c: u32, stored: &Path) -> Result<()> {
+pub fn check(file: FileEntry<'_>, size: u64, crc32c: u32, stored: &Place) -> Result<()> {
     if (size, Crc32c(crc32c)) == (file.size, file.crc32c) {
         return Ok(());
     }
     Err(Error::damage(format!(
-        "{} is damaged: {} does not fit its size or checksum",
-        stored.display(),
+        "{stored} is damaged: {} does not fit its size or checksum",
         file.path
     )))
 }

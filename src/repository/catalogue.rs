@@ -1,6 +1,7 @@
 //! The backups of one server.
 
 use crate::error::{Error, Kind, Result};
+use crate::parallel;
 use crate::repository::backup_info::{BackupInfo, Increment};
 use crate::repository::identifier::{Identifier, Selector};
 use crate::repository::layout::{BackupFolder, ServerFolder};
@@ -44,13 +45,18 @@ impl Catalogue {
     /// Reads the catalogue. A server without any backup has an empty one.
     pub fn read(server: &str, folder: &ServerFolder) -> Result<Catalogue> {
         folder.check_format()?;
-        let mut backups: Vec<Backup> = staging::finished(folder)?
+        let finished = staging::finished(folder)?;
+        let infos = parallel::at_once(&finished, |(identifier, folder)| {
+            BackupInfo::read(folder).and_then(|info| named(*identifier, info))
+        });
+        let mut backups: Vec<Backup> = finished
             .into_iter()
-            .map(|(identifier, folder)| {
-                let info = BackupInfo::read(&folder).and_then(|info| named(identifier, info));
+            .zip(infos)
+            .map(|((identifier, folder), info)| {
+                let files_in = info.as_ref().ok().and_then(|info| info.files_in.as_deref());
                 Backup {
                     identifier,
-                    folder,
+                    folder: files_in.map_or(folder.clone(), |name| folder.with_files_in(name)),
                     info,
                 }
             })
@@ -245,7 +251,6 @@ fn named(identifier: Identifier, info: BackupInfo) -> Result<BackupInfo> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use std::fs;
 
     use super::*;
     use crate::repository::backup_info::ChangeSource;
@@ -257,11 +262,11 @@ mod tests {
         folder.create().unwrap();
         for name in names {
             let backup = folder.backup(name.parse().unwrap());
-            fs::create_dir(backup.path()).unwrap();
+            backup.place().create_folder().unwrap();
             example(name).write(&backup).unwrap();
         }
         for name in broken {
-            fs::create_dir(folder.backups().join(name)).unwrap();
+            folder.backups().join(name).create_folder().unwrap();
         }
         let catalogue = Catalogue::read("primary", &folder).unwrap();
         (base, catalogue)
@@ -307,7 +312,7 @@ mod tests {
         folder.create().unwrap();
         for (name, parent) in names {
             let backup = folder.backup(name.parse().unwrap());
-            fs::create_dir(backup.path()).unwrap();
+            backup.place().create_folder().unwrap();
             let mut info = example(name);
             info.incremental = parent.map(|parent| Increment {
                 parent: parent.parse().unwrap(),
@@ -373,7 +378,8 @@ mod tests {
     fn a_damaged_parent_makes_its_children_invalid() {
         let (base, _) = family(&CHAIN, |_| {});
         let folder = ServerFolder::new(base.path(), "primary");
-        fs::write(folder.backup(CHILD.parse().unwrap()).info(), "x").unwrap();
+        let info = folder.backup(CHILD.parse().unwrap()).info();
+        info.replace(b"x").unwrap();
         let catalogue = Catalogue::read("primary", &folder).unwrap();
         assert_eq!(valid(&catalogue), [FULL]);
         let why = why_unusable(&catalogue, GRANDCHILD);

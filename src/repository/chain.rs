@@ -8,7 +8,6 @@
 //! disregards the lengths in between, and so brings back rows that had been deleted.)
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 
 use crate::error::{Error, Result};
 use crate::pg::changed_blocks::RelationFork;
@@ -22,6 +21,7 @@ use crate::repository::contents::{Contents, visit_list};
 use crate::repository::file_list::{Crc32c, FileEntry, FileKind, Files, Listed};
 use crate::repository::layout::{self, BackupFolder};
 use crate::repository::portions::Portions;
+use crate::storage::Place;
 use crate::stored::coding::Coding;
 use crate::stored::master_key::Keyring;
 use crate::stored::reader::{StoredReader, read_whole};
@@ -133,7 +133,7 @@ impl Sources<'_> {
 /// A file as it is stored.
 pub struct Stored<'a> {
     /// Where it lies.
-    pub path: PathBuf,
+    pub path: Place,
     /// How it is read.
     pub coding: &'a Coding,
 }

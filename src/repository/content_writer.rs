@@ -38,7 +38,7 @@ impl ContentWriter {
     /// Creates the file, by its path in the backup's folder; it must not exist.
     pub fn create(folder: &BackupFolder, path: String, coding: &Coding) -> Result<ContentWriter> {
         Ok(ContentWriter {
-            writer: StoredWriter::create(&folder.stored(&path), coding)?,
+            writer: StoredWriter::create(folder.stored(&path), coding)?,
             path,
             compressor: Compressor::new(coding.compression)?,
             slice: Vec::with_capacity(SLICE_BYTES as usize),

@@ -1,7 +1,6 @@
 //! A finished backup opened for reading: what it holds, and where.
 
 use std::collections::HashSet;
-use std::fs::File;
 use std::io::{BufRead, BufReader};
 
 use crate::error::{Error, Result};
@@ -9,7 +8,6 @@ use crate::pg::history::{TimelineHistory, WalRange, file_name};
 use crate::pg::segment::{SegmentName, SegmentNumber, SegmentSize};
 use crate::repository::backup_info::BackupInfo;
 use crate::repository::checksums::{self, Checksums};
-use crate::repository::durable;
 use crate::repository::file_list::{FileList, ListReader, Listed};
 use crate::repository::layout::{self, BackupFolder};
 use crate::repository::portions::{Portion, Portions};
@@ -77,7 +75,7 @@ impl Contents {
             None => TimelineHistory::without_ancestors(timeline),
             Some(_) => {
                 let stored = layout::stored_file(&path, self.coding.suffix());
-                let text = read_whole(&self.folder.stored(&stored), &self.coding)?;
+                let text = read_whole(self.folder.stored(&stored), &self.coding)?;
                 TimelineHistory::parse(timeline, &String::from_utf8_lossy(&text))?
             }
         };
@@ -113,18 +111,21 @@ impl Contents {
 /// An error where a stored file of a backup is not there; none of them is opened.
 pub fn check_presence(folder: &BackupFolder, info: &BackupInfo) -> Result<()> {
     let checksums = read_checksums(folder, info)?;
-    for (path, _) in checksums.iter() {
-        let path = folder.stored(path);
-        if !durable::exists(&path)? {
-            return Err(Error::damage(format!(
-                "backup {} lacks its file {}",
-                info.backup,
-                path.display()
-            ))
-            .hint("choose another backup, or make a full one"));
+    let mut missing = vec![true; checksums.len()];
+    for path in folder.place().files()? {
+        if let Some(place) = checksums.find(&path) {
+            missing[place] = false;
         }
     }
-    Ok(())
+    match missing.iter().position(|is_missing| *is_missing) {
+        None => Ok(()),
+        Some(place) => Err(Error::damage(format!(
+            "backup {} lacks its file {}",
+            info.backup,
+            folder.stored(checksums.at(place).0)
+        ))
+        .hint("choose another backup, or make a full one")),
+    }
 }
 
 /// Reads `backup.sha512`, which must be the one that `backup.info` knows.
@@ -143,7 +144,7 @@ fn visit_checksums(
 ) -> Result<()> {
     let path = folder.checksums();
     let unreadable = |error| Error::stored("read", &path, &error);
-    let mut text = BufReader::new(File::open(&path).map_err(unreadable)?);
+    let mut text = BufReader::new(path.open()?);
     let mut hasher = Sha512Hasher::default();
     let mut wrong = Ok(());
     let mut line = Vec::new();
@@ -160,13 +161,12 @@ fn visit_checksums(
         }
     }
     if Some(hasher.finish()) != info.checksums_digest() {
-        return Err(Error::damage(format!(
-            "{} was changed since the backup was made",
-            path.display()
-        ))
-        .hint("choose another backup"));
+        return Err(
+            Error::damage(format!("{path} was changed since the backup was made"))
+                .hint("choose another backup"),
+        );
     }
-    wrong.map_err(|error| error.context(path.display()))
+    wrong.map_err(|error| error.context(&path))
 }
 
 /// Reads the list of a backup's files, line by line. Where an error comes of it, what was visited counts for nothing.
@@ -192,14 +192,12 @@ pub fn visit_list(
             visited = lines.push(text, &mut visit);
         }
     })?;
-    let damaged = |why: &str| {
-        Error::damage(format!("{} {why}", path.display())).hint("choose another backup")
-    };
+    let damaged = |why: &str| Error::damage(format!("{path} {why}")).hint("choose another backup");
     if expected != Some(digest) {
         return Err(damaged("was changed since the backup was made"));
     }
     decoded.map_err(|why| damaged(&format!("cannot be decoded: {why}")))?;
     visited
         .and_then(|()| lines.finish(&mut visit))
-        .map_err(|error| error.context(path.display()))
+        .map_err(|error| error.context(&path))
 }

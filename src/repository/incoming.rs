@@ -4,6 +4,9 @@
 //! folder above only when it is whole and synced: by a rename that replaces nothing, or on
 //! purpose by one that does. As long as its writer lives it is locked, so what a
 //! killed process left is told from what another one is writing just now.
+//!
+//! In an object store it is held in memory until it is whole, as it has no other way to appear in one step, and only where
+//! nothing has its name: a segment of WAL as it is stored, at most.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
@@ -12,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::{Error, Result};
-use crate::repository::durable;
+use crate::storage::{Memory, Place, durable};
 use crate::stored::coding::Coding;
 use crate::stored::compression::Compressor;
 use crate::stored::reader::StoredReader;
@@ -25,7 +28,8 @@ const SLICE_BYTES: usize = 4 << 20;
 
 /// A stored file being written. Dropped before it is published, it is removed.
 pub struct Incoming {
-    place: Place,
+    draft: Draft,
+    coding: Coding,
     writer: StoredWriter,
     compressor: Compressor,
     slice: Vec<u8>,
@@ -33,11 +37,15 @@ pub struct Incoming {
     has_frame: bool,
 }
 
-/// Where a file lies until it has its name.
-struct Place {
-    folder: PathBuf,
+/// A file until it has its name in a folder.
+enum Draft {
+    File { folder: PathBuf, file: LockedFile },
+    Memory { folder: Place, content: Memory },
+}
+
+/// A file of this machine.
+struct LockedFile {
     path: PathBuf,
-    coding: Coding,
     /// Holds the lock, and syncs.
     file: File,
     published: bool,
@@ -45,18 +53,25 @@ struct Place {
 
 impl Incoming {
     /// Begins a file for `folder`, which must be there.
-    pub fn create(folder: &Path, coding: &Coding) -> Result<Incoming> {
-        let incoming = folder.join(FOLDER);
-        durable::create_folder(&incoming)?;
-        let (path, file, writer) = create_locked(&incoming, coding)?;
+    pub fn create(folder: &Place, coding: &Coding) -> Result<Incoming> {
+        let (draft, writer) = match folder {
+            Place::Local(path) => {
+                let incoming = path.join(FOLDER);
+                durable::create_folder(&incoming)?;
+                let (file, writer) = create_locked(&incoming, coding)?;
+                let folder = path.clone();
+                (Draft::File { folder, file }, writer)
+            }
+            Place::Object(..) => {
+                let content = Memory::default();
+                let writer = StoredWriter::to_memory(folder, &content, coding)?;
+                let folder = folder.clone();
+                (Draft::Memory { folder, content }, writer)
+            }
+        };
         Ok(Incoming {
-            place: Place {
-                folder: folder.to_owned(),
-                path,
-                coding: coding.clone(),
-                file,
-                published: false,
-            },
+            draft,
+            coding: coding.clone(),
             writer,
             compressor: Compressor::new(coding.compression)?,
             slice: Vec::new(),
@@ -93,16 +108,19 @@ impl Incoming {
             self.write_slice()?;
         }
         self.writer.finish()?;
-        let place = self.place;
-        place
-            .file
-            .sync_all()
-            .map_err(|error| Error::io("sync", &place.path, &error))?;
-        Ok(Finished(place))
+        if let Draft::File { file, .. } = &self.draft {
+            let LockedFile { path, file, .. } = file;
+            file.sync_all()
+                .map_err(|error| Error::io("sync", path, &error))?;
+        }
+        Ok(Finished {
+            draft: self.draft,
+            coding: self.coding,
+        })
     }
 }
 
-impl Drop for Place {
+impl Drop for LockedFile {
     fn drop(&mut self) {
         if !self.published {
             // What cannot be removed now, the next writer removes.
@@ -112,42 +130,66 @@ impl Drop for Place {
 }
 
 /// A file that is whole and synced, and has no name in its folder yet.
-pub struct Finished(Place);
+pub struct Finished {
+    draft: Draft,
+    coding: Coding,
+}
 
 impl Finished {
     /// Reads it back.
     pub fn open(&self) -> Result<StoredReader> {
-        StoredReader::open(&self.0.path, &self.0.coding)
+        match &self.draft {
+            Draft::File { file, .. } => StoredReader::open(&file.path, &self.coding),
+            Draft::Memory { folder, content } => {
+                StoredReader::of_memory(folder, content, &self.coding)
+            }
+        }
     }
 
     /// Gives it a name, and the suffix of what was done to it, if that is free; false where it is
     /// taken, and what has it is as it was.
     pub fn publish(&mut self, name: &str) -> Result<bool> {
-        if !durable::rename_to_new(&self.0.path, &self.target(name))? {
-            return Ok(false);
+        let name = self.stored_name(name);
+        match &mut self.draft {
+            Draft::File { folder, file } => {
+                if !durable::rename_to_new(&file.path, &folder.join(name))? {
+                    return Ok(false);
+                }
+                file.published = true;
+                durable::sync_folder(folder)?;
+                Ok(true)
+            }
+            Draft::Memory { folder, content } => folder.join(&name).create(&content.bytes()),
         }
-        self.0.published = true;
-        durable::sync_folder(&self.0.folder)?;
-        Ok(true)
     }
 
     /// Gives it a name, in place of what has that name; returns where it lies then.
-    pub fn replace(mut self, name: &str) -> Result<PathBuf> {
-        let target = self.target(name);
-        fs::rename(&self.0.path, &target).map_err(|error| Error::io("write", &target, &error))?;
-        self.0.published = true;
-        durable::sync_folder(&self.0.folder)?;
-        Ok(target)
+    pub fn replace(mut self, name: &str) -> Result<Place> {
+        let name = self.stored_name(name);
+        match &mut self.draft {
+            Draft::File { folder, file } => {
+                let target = folder.join(name);
+                fs::rename(&file.path, &target)
+                    .map_err(|error| Error::io("write", &target, &error))?;
+                file.published = true;
+                durable::sync_folder(folder)?;
+                Ok(Place::Local(target))
+            }
+            Draft::Memory { folder, content } => {
+                let target = folder.join(&name);
+                target.replace(&content.bytes())?;
+                Ok(target)
+            }
+        }
     }
 
-    fn target(&self, name: &str) -> PathBuf {
-        let suffix = self.0.coding.suffix();
-        self.0.folder.join(format!("{name}{suffix}"))
+    fn stored_name(&self, name: &str) -> String {
+        format!("{name}{}", self.coding.suffix())
     }
 }
 
 /// A new file that this process alone has, and has locked.
-fn create_locked(incoming: &Path, coding: &Coding) -> Result<(PathBuf, File, StoredWriter)> {
+fn create_locked(incoming: &Path, coding: &Coding) -> Result<(LockedFile, StoredWriter)> {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     // Processes of different machines or containers may have the same number.
     let moment = jiff::Timestamp::now().as_nanosecond();
@@ -157,7 +199,14 @@ fn create_locked(incoming: &Path, coding: &Coding) -> Result<(PathBuf, File, Sto
         let writer = StoredWriter::create(&path, coding)?;
         // Until it is locked, another process may take it for a leftover.
         match lock(&path) {
-            Ok(Some(file)) => return Ok((path, file, writer)),
+            Ok(Some(file)) => {
+                let locked = LockedFile {
+                    path,
+                    file,
+                    published: false,
+                };
+                return Ok((locked, writer));
+            }
             Ok(None) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(Error::io("lock", &path, &error)),
@@ -176,7 +225,10 @@ fn lock(path: &Path) -> io::Result<Option<File>> {
 }
 
 /// Removes what processes that were killed left in the folder's `incoming`.
-pub fn remove_leftovers(folder: &Path) -> Result<()> {
+pub fn remove_leftovers(folder: &Place) -> Result<()> {
+    let Some(folder) = folder.local() else {
+        return Ok(());
+    };
     let incoming = folder.join(FOLDER);
     let entries = match fs::read_dir(&incoming) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -200,7 +252,7 @@ mod tests {
     use crate::stored::reader::read_whole;
 
     fn finished(folder: &Path, content: &[u8]) -> Finished {
-        let mut incoming = Incoming::create(folder, &Coding::default()).unwrap();
+        let mut incoming = Incoming::create(&folder.into(), &Coding::default()).unwrap();
         incoming.append(content).unwrap();
         incoming.finish().unwrap()
     }
@@ -216,7 +268,7 @@ mod tests {
             .map(|byte| (byte / 3) as u8)
             .collect();
         assert!(finished(base.path(), &content).publish("a").unwrap());
-        let read = read_whole(&base.path().join("a.zstd"), &Coding::default()).unwrap();
+        let read = read_whole(base.path().join("a.zstd"), &Coding::default()).unwrap();
         assert!(read == content);
         assert_eq!(count(&base.path().join(FOLDER)), 0);
     }
@@ -239,7 +291,7 @@ mod tests {
         let mut written = finished(base.path(), b"one");
         let left = base.path().join(FOLDER).join("1-0");
         fs::write(&left, "x").unwrap();
-        remove_leftovers(base.path()).unwrap();
+        remove_leftovers(&base.path().into()).unwrap();
         assert!(!left.exists());
         assert!(written.publish("a").unwrap());
     }
@@ -248,7 +300,7 @@ mod tests {
     fn one_of_many_that_publish_at_once_wins() {
         let base = tempfile::tempdir().unwrap();
         let publish = &|number: u8| {
-            remove_leftovers(base.path()).unwrap();
+            remove_leftovers(&base.path().into()).unwrap();
             finished(base.path(), &[number; 1000]).publish("a").unwrap()
         };
         let wins: usize = std::thread::scope(|scope| {

@@ -1,12 +1,8 @@
 //! Where everything lies below `base_dir`.
 
-use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
-
 use crate::error::{Error, Result};
-use crate::repository::durable;
 use crate::repository::identifier::Identifier;
+use crate::storage::{Place, durable};
 use crate::stored::coding::Suffix;
 
 /// The format of the repository that this pgkeep reads and writes.
@@ -17,37 +13,36 @@ const VERSION_FILE: &str = "repository.version";
 /// One server's part of the repository.
 #[derive(Debug, Clone)]
 pub struct ServerFolder {
-    base: PathBuf,
-    root: PathBuf,
+    base: Place,
+    root: Place,
 }
 
 impl ServerFolder {
     /// The folder of `server`, whose name must be one a folder can have.
-    pub fn new(base_dir: &Path, server: &str) -> ServerFolder {
+    pub fn new(base: impl Into<Place>, server: &str) -> ServerFolder {
+        let base = base.into();
         ServerFolder {
-            base: base_dir.to_owned(),
-            root: base_dir.join(server),
+            root: base.join(server),
+            base,
         }
     }
 
     /// Refuses a repository of a newer format. Nothing there yet is fine.
     pub fn check_format(&self) -> Result<()> {
         let path = self.base.join(VERSION_FILE);
-        let content = match fs::read_to_string(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(error) => return Err(Error::io("read", &path, &error)),
-            Ok(content) => content,
+        let Some(content) = path.read()? else {
+            return Ok(());
         };
+        let content = String::from_utf8_lossy(&content);
         match content.trim().parse::<u32>() {
             Ok(FORMAT) => Ok(()),
             Ok(other) => Err(Error::failed(format!(
                 "the repository {} has format {other}, and this pgkeep knows format {FORMAT}",
-                self.base.display()
+                self.base
             ))
             .hint("use the pgkeep that wrote it, or a newer one")),
             Err(_) => Err(Error::failed(format!(
-                "{} does not hold a format number, but {:?}",
-                path.display(),
+                "{path} does not hold a format number, but {:?}",
                 content.trim()
             ))
             .hint(format!(
@@ -59,68 +54,77 @@ impl ServerFolder {
     /// Creates the folders and marks the repository with its format. Once this returns, all of it is on disk.
     pub fn create(&self) -> Result<()> {
         self.check_format()?;
-        let backups = self.backups();
-        if !durable::exists(&backups)? {
+        if let (Place::Local(base), Place::Local(backups)) = (&self.base, &self.backups())
+            && !durable::exists(backups)?
+        {
             // From the outside in: whoever finds the innermost may rely on the others' names being on disk.
-            durable::create_synced_folder(&self.base)?;
-            for folder in [&self.root, &backups] {
-                durable::create_folder(folder)?;
-                durable::sync_parent(folder)?;
-            }
+            durable::create_synced_folder(base)?;
+            durable::create_synced_folder(backups)?;
         }
         let version = self.base.join(VERSION_FILE);
-        if !durable::exists(&version)? {
-            durable::create_file(&version, format!("{FORMAT}\n").as_bytes())?;
-            durable::sync_folder(&self.base)?;
+        if !version.exists()? {
+            version.create(format!("{FORMAT}\n").as_bytes())?;
+            self.base.sync_folder()?;
         }
-        Ok(())
+        version.check_conditions()
+    }
+
+    /// The same, for what is to be done even when it is time to stop.
+    pub fn for_cleaning_up(&self) -> ServerFolder {
+        ServerFolder {
+            base: self.base.for_cleaning_up(),
+            root: self.root.for_cleaning_up(),
+        }
     }
 
     /// The server's own folder.
-    pub fn root(&self) -> &Path {
+    pub fn root(&self) -> &Place {
         &self.root
     }
 
     /// The file whose lock makes its holder the one writer.
-    pub fn lock(&self) -> PathBuf {
+    pub fn lock(&self) -> Place {
         self.root.join("lock")
     }
 
     /// The file whose lock makes its holder the one who changes what is noted of finished backups.
-    pub fn info_lock(&self) -> PathBuf {
+    pub fn info_lock(&self) -> Place {
         self.root.join("info.lock")
     }
 
     /// The file whose lock makes its holder the one who copies WAL.
-    pub fn copy_lock(&self) -> PathBuf {
+    pub fn copy_lock(&self) -> Place {
         self.root.join("wal.lock")
     }
 
     /// The folder that holds the backups.
-    pub fn backups(&self) -> PathBuf {
+    pub fn backups(&self) -> Place {
         self.root.join("backup")
     }
 
     /// The folder that holds the archived WAL.
-    pub fn wal(&self) -> PathBuf {
+    pub fn wal(&self) -> Place {
         self.root.join("wal")
     }
 
     /// The folder that holds the block maps of the WAL.
-    pub fn summaries(&self) -> PathBuf {
+    pub fn summaries(&self) -> Place {
         self.root.join("summary")
     }
 
     /// A finished backup.
     pub fn backup(&self, identifier: Identifier) -> BackupFolder {
-        BackupFolder::new(self.backups().join(identifier.to_string()))
+        BackupFolder::new(self.backups().join(&identifier.to_string()))
     }
 }
 
 /// A backup's folder, finished or being built.
 #[derive(Debug, Clone)]
 pub struct BackupFolder {
-    path: PathBuf,
+    /// Where `backup.info` lies.
+    home: Place,
+    /// Where all else lies: there too, or in a folder below it.
+    place: Place,
 }
 
 /// The name of the stored PGDATA tree in a backup's folder.
@@ -132,28 +136,39 @@ pub const BUNDLES: &str = "bundles";
 
 impl BackupFolder {
     /// The backup in this folder.
-    pub fn new(path: PathBuf) -> BackupFolder {
-        BackupFolder { path }
+    pub fn new(place: Place) -> BackupFolder {
+        BackupFolder {
+            home: place.clone(),
+            place,
+        }
     }
 
-    /// The folder itself.
-    pub fn path(&self) -> &Path {
-        &self.path
+    /// The same backup, whose stored files lie in a folder below that of its `backup.info`.
+    pub fn with_files_in(&self, folder: &str) -> BackupFolder {
+        BackupFolder {
+            home: self.home.clone(),
+            place: self.home.join(folder),
+        }
+    }
+
+    /// The folder of its stored files.
+    pub fn place(&self) -> &Place {
+        &self.place
     }
 
     /// `backup.info`.
-    pub fn info(&self) -> PathBuf {
-        self.path.join(INFO)
+    pub fn info(&self) -> Place {
+        self.home.join(INFO)
     }
 
     /// `backup.sha512`.
-    pub fn checksums(&self) -> PathBuf {
-        self.path.join(CHECKSUMS)
+    pub fn checksums(&self) -> Place {
+        self.place.join(CHECKSUMS)
     }
 
     /// A stored file by its path in this folder.
-    pub fn stored(&self, relative: &str) -> PathBuf {
-        self.path.join(relative)
+    pub fn stored(&self, relative: &str) -> Place {
+        self.place.join(relative)
     }
 }
 

@@ -1,27 +1,67 @@
 //! The one writer of a server's folder, and the one who changes what is noted of its backups.
 
+use std::fmt;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Kind, Result};
 use crate::interrupt::Interrupt;
 use crate::repository::layout::ServerFolder;
+use crate::storage::Place;
+use crate::storage::lease::{Lease, Refusal, Terms};
 
-/// Held as long as this lives; the kernel lets it go when the process ends, however it ends.
-#[derive(Debug)]
-pub struct ServerLock {
-    _file: File,
+/// What is held. The kernel lets a file go when the process ends, however it ends; in an object store, a lock that its
+/// holder does not renew ends by itself.
+enum Held {
+    File(#[expect(dead_code, reason = "the kernel holds the lock as long as it is open")] File),
+    Lease(Lease),
 }
+
+impl fmt::Debug for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Held")
+    }
+}
+
+impl Held {
+    fn check(&self) -> Result<()> {
+        match self {
+            Held::File(_) => Ok(()),
+            Held::Lease(lease) => lease.check(),
+        }
+    }
+}
+
+/// Held as long as this, or any clone of it, lives.
+#[derive(Debug, Clone)]
+pub struct ServerLock {
+    held: Arc<Held>,
+}
+
+/// For how long the locks of an object store count that are held as long as the work takes …
+const LONG: Terms = Terms {
+    length: Duration::from_secs(60),
+};
+/// … and those that are held for moments.
+const SHORT: Terms = Terms {
+    length: Duration::from_secs(15),
+};
 
 impl ServerLock {
     /// Takes the lock at once, or says who has it.
     pub fn take(folder: &ServerFolder) -> Result<ServerLock> {
         Ok(ServerLock {
-            _file: lock(&folder.lock(), folder)?,
+            held: Arc::new(lock(&folder.lock(), folder, LONG)?),
         })
+    }
+
+    /// An error where somebody else may have it by now, so that nothing may be published.
+    pub fn check(&self) -> Result<()> {
+        self.held.check()
     }
 }
 
@@ -31,26 +71,38 @@ impl ServerLock {
 /// verification showed is noted though a backup is being made. Who needs both takes that one first.
 #[derive(Debug)]
 pub struct InfoLock {
-    _file: File,
+    held: Held,
 }
 
 /// How long a lock that is held for moments is waited for, and how often it is tried.
 const PATIENCE: Duration = Duration::from_secs(10);
 const PACE: Duration = Duration::from_millis(10);
+/// The same in an object store, where a lock may have to end by itself, and each try is a few requests.
+const PATIENCE_AFAR: Duration = Duration::from_secs(30);
+const PACE_AFAR: Duration = Duration::from_millis(500);
 
 impl InfoLock {
     /// Takes the lock as soon as it is free.
     pub fn take(folder: &ServerFolder, interrupt: &Interrupt) -> Result<InfoLock> {
-        let give_up = Instant::now() + PATIENCE;
-        let file = wait_for(&folder.info_lock(), folder, give_up, interrupt)?;
-        Ok(InfoLock { _file: file })
+        let place = folder.info_lock();
+        let patience = match place {
+            Place::Local(_) => PATIENCE,
+            Place::Object(..) => PATIENCE_AFAR,
+        };
+        let give_up = Instant::now() + patience;
+        let held = wait_for(&place, folder, SHORT, give_up, interrupt)?;
+        Ok(InfoLock { held })
+    }
+
+    /// An error where somebody else may have it by now.
+    pub fn check(&self) -> Result<()> {
+        self.held.check()
     }
 }
 
 /// The lock of the one who copies a server's WAL. Who pushes WAL needs none.
-#[derive(Debug)]
 pub struct CopyLock {
-    _file: File,
+    _held: Held,
 }
 
 impl CopyLock {
@@ -60,29 +112,50 @@ impl CopyLock {
         give_up: Instant,
         interrupt: &Interrupt,
     ) -> Result<CopyLock> {
-        let file = wait_for(&folder.copy_lock(), folder, give_up, interrupt)?;
-        Ok(CopyLock { _file: file })
+        let held = wait_for(&folder.copy_lock(), folder, LONG, give_up, interrupt)?;
+        Ok(CopyLock { _held: held })
     }
 }
 
 fn wait_for(
-    path: &Path,
+    place: &Place,
     folder: &ServerFolder,
+    terms: Terms,
     give_up: Instant,
     interrupt: &Interrupt,
-) -> Result<File> {
+) -> Result<Held> {
+    let pace = match place {
+        Place::Local(_) => PACE,
+        Place::Object(..) => PACE_AFAR,
+    };
     loop {
-        match lock(path, folder) {
+        match lock(place, folder, terms) {
             Err(error) if error.kind() == Kind::Locked && Instant::now() < give_up => {
                 interrupt.check()?;
-                std::thread::sleep(PACE);
+                std::thread::sleep(pace);
             }
             locked => return locked,
         }
     }
 }
 
-fn lock(path: &Path, folder: &ServerFolder) -> Result<File> {
+fn lock(place: &Place, folder: &ServerFolder, terms: Terms) -> Result<Held> {
+    match place {
+        Place::Local(path) => lock_file(path, folder).map(Held::File),
+        Place::Object(store, key) => match Lease::take(store, key, terms) {
+            Ok(lease) => Ok(Held::Lease(lease)),
+            Err(Refusal::Taken(holder)) => Err(taken(&holder, folder)),
+            Err(Refusal::Failed(error)) => Err(error),
+        },
+    }
+}
+
+fn taken(holder: &str, folder: &ServerFolder) -> Error {
+    Error::locked(format!("{holder} is working in {} already", folder.root()))
+        .hint("wait until it has ended, then run the same command again")
+}
+
+fn lock_file(path: &Path, folder: &ServerFolder) -> Result<File> {
     let mut file = OpenOptions::new()
         .read(true)
         .write(true)
@@ -99,11 +172,7 @@ fn lock(path: &Path, folder: &ServerFolder) -> Result<File> {
                 Ok(_) if !holder.trim().is_empty() => format!("process {}", holder.trim()),
                 _ => "another process".to_owned(),
             };
-            return Err(Error::locked(format!(
-                "{holder} is working in {} already",
-                folder.root().display()
-            ))
-            .hint("wait until it has ended, then run the same command again"));
+            return Err(taken(&holder, folder));
         }
         Err(TryLockError::Error(error)) => return Err(Error::io("lock", path, &error)),
     }

@@ -8,9 +8,7 @@ mod blocks;
 mod content;
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::num::NonZeroU32;
-use std::path::PathBuf;
 use std::sync::atomic::AtomicU32;
 
 use crate::error::{Error, Result};
@@ -30,11 +28,11 @@ use crate::repository::bundling::Bundling;
 use crate::repository::checksums::Checksums;
 use crate::repository::content_writer::ContentWriter;
 use crate::repository::contents::{Contents, check_presence, read_checksums, visit_list};
-use crate::repository::durable;
 use crate::repository::file_list::{Crc32c, FileEntry, FileKind, FileList, Files, Listed};
 use crate::repository::layout::{self, BUNDLES, BackupFolder};
 use crate::repository::portions::{Portion, Portions};
 use crate::repository::store::{Sealed, Store, Stored};
+use crate::storage::Place;
 use crate::stored::bundle::visit_members;
 use crate::stored::checksum::Sha512Digest;
 use crate::stored::coding::{Coding, Suffix};
@@ -250,6 +248,7 @@ impl Merge {
             .find(|info| info.check_verdict().is_err());
         BackupInfo {
             incremental: self.increment(),
+            files_in: None,
             backup_size: sealed.bytes,
             number_of_files: sealed.list.files.len() as u64,
             checksums: sealed.checksums.to_string(),
@@ -338,7 +337,7 @@ impl Merge {
 
     /// The folders that will hold something; all of PGDATA's where it is stored as a plain tree.
     fn create_folders(&self, folder: &BackupFolder) -> Result<()> {
-        let create = |path: &str| durable::create_folder(&folder.stored(path));
+        let create = |path: &str| folder.stored(path).create_folder();
         let create_stored = |path: &str| create(&layout::stored_file(path, Suffix::PLAIN));
         if self.coding.suffix().is_plain() {
             let mut directories = self.list.directories.iter();
@@ -401,7 +400,7 @@ impl Merge {
     }
 
     /// Where a file that is stored by itself lies.
-    fn stored(&self, side: Side, file: FileEntry<'_>) -> PathBuf {
+    fn stored(&self, side: Side, file: FileEntry<'_>) -> Place {
         let opened = self.side(side);
         let path = layout::stored_file(&file.stored_path(), opened.coding.suffix());
         opened.folder.stored(&path)
@@ -539,7 +538,7 @@ impl Worker<'_> {
         &mut self,
         part: &Part<'_>,
         stored: FileEntry<'_>,
-        path: &std::path::Path,
+        path: &Place,
         coding: &Coding,
         stop: &Stop<'_>,
     ) -> Result<()> {
@@ -634,10 +633,7 @@ impl Worker<'_> {
         if left == 0 {
             Ok(())
         } else {
-            Err(Error::damage(format!(
-                "{} lacks {left} of its files",
-                path.display()
-            )))
+            Err(Error::damage(format!("{path} lacks {left} of its files")))
         }
     }
 
@@ -652,20 +648,13 @@ impl Worker<'_> {
         Ok(())
     }
 
-    /// Gives a stored file of one of the two a name in the merged backup too; where the file
-    /// system cannot do that, it is copied.
+    /// Gives a stored file of one of the two a name in the merged backup too.
     fn link(&mut self, side: Side, from: &str, to: &str) -> Result<()> {
         let contents = self.merge.side(side);
         let (source, target) = (contents.folder.stored(from), self.folder.stored(to));
-        if fs::hard_link(&source, &target).is_err() {
-            fs::copy(&source, &target).map_err(|error| {
-                Error::io(&format!("copy {} to", source.display()), &target, &error)
-            })?;
-        }
+        target.copy_of(&source)?;
         let written = Written {
-            size: fs::metadata(&target)
-                .map_err(|error| Error::io("look at", &target, &error))?
-                .len(),
+            size: target.size()?,
             sha512: digest(contents, from)?,
         };
         self.bundling.store.stored.add(to, written);

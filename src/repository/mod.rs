@@ -1,4 +1,4 @@
-//! What lies on disk: one folder a server, with its backups.
+//! What lies in a repository: one folder a server, with its backups.
 //!
 //! ```text
 //! base_dir/repository.version              the format of everything below it
@@ -24,6 +24,16 @@
 //!
 //! A backup becomes one by a rename, the last step; so a crash at any point
 //! leaves every finished backup whole.
+//!
+//! In an object store these are keys, and little differs, as nothing there can be renamed:
+//!
+//! ```text
+//! SERVER/backup/IDENTIFIER/backup.info     written last: it makes the backup, and says by `Folder` where all else lies
+//! SERVER/backup/IDENTIFIER/NAME/           all else, from the beginning on
+//! SERVER/backup/IDENTIFIER.building        there as long as the backup is being made or replaced
+//! SERVER/backup/IDENTIFIER.deleting        there as long as it is being deleted
+//! SERVER/lock, info.lock, wal.lock         there as long as they are held, with their holder; who does not renew his loses it
+//! ```
 
 pub mod backup_info;
 pub mod block_maps;
@@ -34,7 +44,6 @@ pub mod chain;
 pub mod checksums;
 pub mod content_writer;
 pub mod contents;
-pub mod durable;
 pub mod file_list;
 pub mod identifier;
 pub mod incoming;

@@ -399,8 +399,6 @@ fn begin_of_archived(info: &BackupInfo, history: &TimelineHistory, size: Segment
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use std::fs;
-
     use super::*;
     use crate::pg::wal_file::WalFileName;
     use crate::repository::backup_info::tests::example;
@@ -433,12 +431,9 @@ mod tests {
             archive.store(&name, file.finish().unwrap()).unwrap();
         }
         let folder = server.backup(info.backup);
-        fs::create_dir_all(folder.path().join("data/pg_wal")).unwrap();
-        fs::write(
-            folder.path().join("data/pg_wal/000000010000000000000005"),
-            "",
-        )
-        .unwrap();
+        let segment = folder.stored("data/pg_wal/000000010000000000000005");
+        segment.create_parent().unwrap();
+        segment.replace(b"").unwrap();
         Place {
             _base: base,
             folder,

@@ -1,161 +1,153 @@
 //! A backup while it is being built, beside the finished ones; and how finished ones are
 //! replaced and deleted.
 //!
-//! Whatever is cut short leaves folders whose names are no backup's:
-//!
-//! ```text
-//! IDENTIFIER.building    a backup, or what shall replace one, that is not finished; or one that was replaced. What is being
-//!                        backed up has a folder in there for each pass, and for what becomes of several
-//! IDENTIFIER.replaced    a backup that makes room for what replaces it, where the two cannot be exchanged in
-//!                        one step; without IDENTIFIER beside it, it is the backup
-//! IDENTIFIER.deleting    a backup that was deleted
-//! ```
+//! In a folder that is done by renames, in an object store by `backup.info` alone: a module for each.
 
-use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
+mod folder;
+mod objects;
 
-use rustix::fs::{CWD, RenameFlags};
-use rustix::io::Errno;
-
-use crate::error::{Error, Result};
-use crate::repository::backup_info::BackupInfo;
-use crate::repository::durable;
+use crate::error::Result;
 use crate::repository::identifier::Identifier;
-use crate::repository::layout::{BackupFolder, INFO, JOURNAL, ServerFolder};
+use crate::repository::layout::{BackupFolder, ServerFolder};
 use crate::repository::lock::{InfoLock, ServerLock};
-
-const BUILDING: &str = ".building";
-const REPLACED: &str = ".replaced";
-const DELETING: &str = ".deleting";
+use crate::storage::{Place, durable};
 
 /// The folder of a backup that is not finished. Dropped before it is
 /// published, it removes what was written.
 #[derive(Debug)]
 pub struct Staging {
     server: ServerFolder,
+    lock: ServerLock,
     identifier: Identifier,
     folder: BackupFolder,
-    published: bool,
+    is_over: bool,
 }
 
 impl Staging {
-    /// Starts a backup's folder. Only the holder of the lock may.
+    /// Starts a backup's folder, or that of what shall replace one. Only the holder of the lock may.
     pub fn begin(
         server: &ServerFolder,
-        _lock: &ServerLock,
+        lock: &ServerLock,
         identifier: Identifier,
     ) -> Result<Staging> {
-        let path = with_suffix(server, identifier, BUILDING);
-        durable::create_new_folder(&path)?;
-        Ok(Staging {
-            server: server.clone(),
-            identifier,
-            folder: BackupFolder::new(path),
-            published: false,
-        })
+        let folder = match server.backups() {
+            Place::Local(backups) => folder::begin(&backups, identifier)?,
+            Place::Object(..) => objects::begin(server, identifier)?,
+        };
+        Ok(Staging::of(server, lock, identifier, folder))
     }
 
     /// Takes over the folder of a backup that died, under another name.
     pub fn take_over(
         server: &ServerFolder,
-        _lock: &ServerLock,
+        lock: &ServerLock,
         left: Identifier,
         identifier: Identifier,
     ) -> Result<Staging> {
-        let from = with_suffix(server, left, BUILDING);
-        let staging = Staging {
-            server: server.clone(),
-            identifier,
-            folder: BackupFolder::new(with_suffix(server, identifier, BUILDING)),
-            published: false,
+        let folder = match server.backups() {
+            Place::Local(backups) => folder::take_over(&backups, left, identifier)?,
+            Place::Object(..) => objects::begin(server, identifier)?,
         };
-        if left != identifier {
-            rename(&from, staging.folder.path())?;
-        }
-        Ok(staging)
+        Ok(Staging::of(server, lock, identifier, folder))
     }
 
-    /// Where to write.
+    fn of(
+        server: &ServerFolder,
+        lock: &ServerLock,
+        identifier: Identifier,
+        folder: BackupFolder,
+    ) -> Staging {
+        Staging {
+            server: server.clone(),
+            lock: lock.clone(),
+            identifier,
+            folder,
+            is_over: false,
+        }
+    }
+
+    /// Where to write what replaces a backup.
     pub fn folder(&self) -> &BackupFolder {
         &self.folder
     }
 
     /// Makes everything written so far durable.
     pub fn sync(&self) -> Result<()> {
-        durable::sync_file_system(self.folder.path())
+        let local = self.folder.place().local();
+        local.map_or(Ok(()), durable::sync_file_system)
     }
 
     /// A new folder inside, for a part of the work.
     pub fn part(&self, name: &str) -> Result<BackupFolder> {
-        let path = self.folder.path().join(name);
-        durable::create_new_folder(&path)?;
-        Ok(BackupFolder::new(path))
+        let place = match self.folder.place() {
+            place @ Place::Local(_) => place.join(name),
+            Place::Object(..) => self.server.backup(self.identifier).stored(name),
+        };
+        place.create_new_folder()?;
+        Ok(BackupFolder::new(place))
     }
 
     /// The parts that have numbers for names, in their order. All else in there is removed.
     pub fn parts(&self) -> Result<Vec<(u32, BackupFolder)>> {
-        let mut parts = Vec::new();
-        for name in names(self.folder.path())? {
-            let path = self.folder.path().join(&name);
-            match name.parse::<u32>() {
-                Ok(number) => parts.push((number, BackupFolder::new(path))),
-                Err(_) => durable::remove_folder(&path)?,
+        match self.folder.place() {
+            Place::Local(path) => folder::parts(path),
+            Place::Object(..) => Ok(Vec::new()),
+        }
+    }
+
+    /// Leaves all of it to the next backup, which takes it over where it lies in a folder.
+    pub fn leave(&mut self) {
+        self.is_over = self.folder.place().local().is_some();
+    }
+
+    /// Makes one of its parts the backup. The rest goes.
+    pub fn publish(mut self, part: &BackupFolder) -> Result<BackupFolder> {
+        self.sync()?;
+        self.lock.check()?;
+        match (self.server.backups(), part.place()) {
+            (Place::Local(backups), Place::Local(part)) => {
+                folder::publish(&backups, self.identifier, part)
+            }
+            _ => {
+                let finished = objects::publish(&self.server, self.identifier, part)?;
+                self.is_over = true;
+                objects::clear(&self.server, self.identifier);
+                Ok(finished)
             }
         }
-        parts.sort_by_key(|(number, _)| *number);
-        Ok(parts)
-    }
-
-    /// Leaves all of it to the next backup.
-    pub fn leave(&mut self) {
-        self.published = true;
-    }
-
-    /// Makes one of its parts the backup: syncs everything, then renames. The rest goes.
-    pub fn publish(self, part: &BackupFolder) -> Result<BackupFolder> {
-        self.sync()?;
-        let finished = self.server.backup(self.identifier);
-        rename(part.path(), finished.path())?;
-        durable::sync_folder(&self.server.backups())?;
-        Ok(finished)
     }
 
     /// Puts it in the place of the finished backup of the same name, which is removed. All of it must be
     /// synced. At every moment there is one or the other.
-    pub fn replace(mut self, _lock: &ServerLock, _info_lock: &InfoLock) -> Result<()> {
-        let finished = self.server.backup(self.identifier);
-        match exchange(self.folder.path(), finished.path()) {
-            Ok(()) => {}
-            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => self.make_room_and_replace()?,
-            Err(error) => return Err(Error::io("replace", finished.path(), &error.into())),
-        }
-        self.published = true;
-        durable::sync_folder(&self.server.backups())?;
-        // What cannot be removed now, the next writer removes.
-        for old in [BUILDING, REPLACED] {
-            let _ = durable::remove_folder(&with_suffix(&self.server, self.identifier, old));
+    pub fn replace(mut self, info_lock: &InfoLock) -> Result<()> {
+        self.lock.check()?;
+        info_lock.check()?;
+        match self.server.backups() {
+            Place::Local(backups) => {
+                folder::replace(&backups, self.identifier)?;
+                self.is_over = true;
+                durable::sync_folder(&backups)?;
+                folder::remove_replaced(&backups, self.identifier);
+            }
+            Place::Object(..) => {
+                objects::replace(&self.server, self.identifier, &self.folder)?;
+                self.is_over = true;
+                objects::clear(&self.server, self.identifier);
+            }
         }
         Ok(())
-    }
-
-    /// Network file systems cannot exchange two folders in one step.
-    fn make_room_and_replace(&self) -> Result<()> {
-        let finished = self.server.backup(self.identifier);
-        let aside = with_suffix(&self.server, self.identifier, REPLACED);
-        rename(finished.path(), &aside)?;
-        rename(self.folder.path(), finished.path()).or_else(|error| {
-            rename(&aside, finished.path())?;
-            Err(error)
-        })
     }
 }
 
 impl Drop for Staging {
     fn drop(&mut self) {
-        if !self.published {
-            // What cannot be removed now, the next writer removes.
-            let _ = durable::remove_folder(self.folder.path());
+        if self.is_over {
+            return;
+        }
+        // What cannot be removed now, the next writer removes.
+        match self.folder.place() {
+            Place::Local(path) => drop(durable::remove_folder(path)),
+            Place::Object(..) => objects::clear(&self.server.for_cleaning_up(), self.identifier),
         }
     }
 }
@@ -164,35 +156,24 @@ impl Drop for Staging {
 pub fn delete(
     server: &ServerFolder,
     identifier: Identifier,
-    _lock: &ServerLock,
-    _info_lock: &InfoLock,
+    lock: &ServerLock,
+    info_lock: &InfoLock,
 ) -> Result<()> {
-    let deleting = with_suffix(server, identifier, DELETING);
-    rename(server.backup(identifier).path(), &deleting)?;
-    durable::sync_folder(&server.backups())?;
-    durable::remove_folder(&deleting)
+    lock.check()?;
+    info_lock.check()?;
+    match server.backups() {
+        Place::Local(backups) => folder::delete(&backups, identifier),
+        Place::Object(..) => objects::delete(server, identifier),
+    }
 }
 
-/// The newest backup that died while it was being made, if it left anything that another one can take over.
+/// The newest backup that died while it was being made, if it left anything that another one can take over. In an object
+/// store nothing is taken over, as nothing there can be given another name.
 pub fn unfinished(server: &ServerFolder, _lock: &ServerLock) -> Result<Option<Identifier>> {
-    let names = names(&server.backups())?;
-    let building = names
-        .iter()
-        .filter_map(|name| identifier_with(name, BUILDING));
-    let mut building: Vec<Identifier> = building
-        .filter(|identifier| !names.contains(&identifier.to_string()))
-        .collect();
-    building.sort_unstable();
-    for identifier in building.into_iter().rev() {
-        let folder = with_suffix(server, identifier, BUILDING);
-        for part in self::names(&folder)? {
-            let part = folder.join(part);
-            if durable::exists(&part.join(JOURNAL))? || durable::exists(&part.join(INFO))? {
-                return Ok(Some(identifier));
-            }
-        }
+    match server.backups() {
+        Place::Local(backups) => folder::unfinished(&backups),
+        Place::Object(..) => Ok(None),
     }
-    Ok(None)
 }
 
 /// Removes what was left behind by those that were cut short, but for what is `spared`; returns how many folders there were. A folder beside a
@@ -203,93 +184,31 @@ pub fn remove_leftovers(
     _lock: &ServerLock,
     spared: Option<Identifier>,
 ) -> Result<usize> {
-    let names = names(&server.backups())?;
-    let leftovers = names.iter().filter_map(|name| {
-        let suffixes = [BUILDING, REPLACED, DELETING].into_iter();
-        suffixes
-            .filter_map(|suffix| Some((identifier_with(name, suffix)?, suffix)))
-            .next()
-    });
-    let mut removed = 0;
-    for (identifier, suffix) in leftovers {
-        if suffix == BUILDING && spared == Some(identifier) {
-            continue;
-        }
-        let path = with_suffix(server, identifier, suffix);
-        let finished = server.backup(identifier);
-        if !names.contains(&identifier.to_string()) {
-            if suffix == REPLACED {
-                rename(&path, finished.path())?;
-                durable::sync_folder(&server.backups())?;
-                continue;
-            }
-        } else if let Err(error) = BackupInfo::read(&finished) {
-            log::warn!(
-                "{} stays, as the backup beside it cannot be read: {error}",
-                path.display()
-            );
-            continue;
-        }
-        match durable::remove_folder(&path) {
-            Ok(()) => removed += 1,
-            Err(error) => log::warn!("an unfinished backup stays: {error}"),
-        }
+    match server.backups() {
+        Place::Local(backups) => folder::remove_leftovers(&backups, spared),
+        Place::Object(..) => objects::remove_leftovers(server),
     }
-    Ok(removed)
 }
 
 /// Every finished backup, and where it lies.
 pub fn finished(server: &ServerFolder) -> Result<Vec<(Identifier, BackupFolder)>> {
-    let names = names(&server.backups())?;
-    let in_place: Vec<Identifier> = names.iter().filter_map(|name| name.parse().ok()).collect();
-    let aside = names
-        .iter()
-        .filter_map(|name| identifier_with(name, REPLACED))
-        .filter(|identifier| !in_place.contains(identifier))
-        .map(|identifier| {
-            let path = with_suffix(server, identifier, REPLACED);
-            (identifier, BackupFolder::new(path))
-        });
-    let finished = in_place
-        .iter()
-        .map(|identifier| (*identifier, server.backup(*identifier)));
-    Ok(finished.chain(aside).collect())
-}
-
-fn names(folder: &Path) -> Result<Vec<String>> {
-    let unreadable = |error: &io::Error| Error::io("read the folder", folder, error);
-    let entries = match fs::read_dir(folder) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries.map_err(|error| unreadable(&error))?,
-    };
-    let mut names = Vec::new();
-    for entry in entries {
-        let entry = entry.map_err(|error| unreadable(&error))?;
-        names.extend(entry.file_name().into_string());
+    match server.backups() {
+        Place::Local(backups) => folder::finished(&backups),
+        Place::Object(..) => objects::finished(server),
     }
-    Ok(names)
-}
-
-fn with_suffix(server: &ServerFolder, identifier: Identifier, suffix: &str) -> PathBuf {
-    server.backups().join(format!("{identifier}{suffix}"))
 }
 
 fn identifier_with(name: &str, suffix: &str) -> Option<Identifier> {
     name.strip_suffix(suffix)?.parse().ok()
 }
 
-fn exchange(one: &Path, other: &Path) -> std::result::Result<(), Errno> {
-    rustix::fs::renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE)
-}
-
-fn rename(from: &Path, to: &Path) -> Result<()> {
-    fs::rename(from, to).map_err(|error| Error::io("rename", from, &error))
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use std::fs;
+    use std::path::{Path, PathBuf};
+
     use crate::interrupt::Interrupt;
     use crate::repository::backup_info::tests::example;
 
@@ -312,7 +231,7 @@ mod tests {
     }
 
     fn fill(folder: &BackupFolder, content: &str) {
-        fs::write(folder.stored("x"), content).unwrap();
+        folder.stored("x").replace(content.as_bytes()).unwrap();
         example(NAME).write(folder).unwrap();
     }
 
@@ -327,11 +246,20 @@ mod tests {
     fn content(server: &ServerFolder) -> String {
         let finished = finished(server).unwrap();
         assert_eq!(finished.len(), 1);
-        fs::read_to_string(finished[0].1.stored("x")).unwrap()
+        let content = finished[0].1.stored("x").read().unwrap().unwrap();
+        String::from_utf8(content).unwrap()
+    }
+
+    fn local(place: &Place) -> &Path {
+        place.local().unwrap()
+    }
+
+    fn beside(server: &ServerFolder, suffix: &str) -> PathBuf {
+        local(&server.backups()).join(format!("{NAME}{suffix}"))
     }
 
     fn entries(server: &ServerFolder) -> usize {
-        fs::read_dir(server.backups()).unwrap().count()
+        server.backups().names().unwrap().len()
     }
 
     #[test]
@@ -353,7 +281,7 @@ mod tests {
         let info_lock = InfoLock::take(&server, &Interrupt::default()).unwrap();
         backup(&server, &lock, "old");
         let new = staging(&server, &lock, "new");
-        new.replace(&lock, &info_lock).unwrap();
+        new.replace(&info_lock).unwrap();
         assert_eq!(content(&server), "new");
         assert_eq!(entries(&server), 1);
     }
@@ -364,19 +292,19 @@ mod tests {
         backup(&server, &lock, "old");
         let mut new = staging(&server, &lock, "new");
         // Cut short between the two steps.
-        let aside = with_suffix(&server, NAME.parse().unwrap(), REPLACED);
-        rename(server.backup(NAME.parse().unwrap()).path(), &aside).unwrap();
+        let finished = server.backup(NAME.parse().unwrap());
+        fs::rename(local(finished.place()), beside(&server, ".replaced")).unwrap();
         assert_eq!(content(&server), "old");
-        new.published = true;
+        new.is_over = true;
         drop(new);
         assert_eq!(remove_leftovers(&server, &lock, None).unwrap(), 1);
         assert_eq!(content(&server), "old");
         assert_eq!(entries(&server), 1);
         // Cut short after them.
         let mut new = staging(&server, &lock, "new");
-        new.make_room_and_replace().unwrap();
+        folder::make_room_and_replace(local(&server.backups()), NAME.parse().unwrap()).unwrap();
         assert_eq!(content(&server), "new");
-        new.published = true;
+        new.is_over = true;
         assert_eq!(remove_leftovers(&server, &lock, None).unwrap(), 1);
         assert_eq!(content(&server), "new");
         assert_eq!(entries(&server), 1);
@@ -387,14 +315,14 @@ mod tests {
         let (_base, server, lock) = server();
         let finished = server.backup(NAME.parse().unwrap());
         backup(&server, &lock, "x");
-        for suffix in [BUILDING, REPLACED, DELETING] {
-            fs::create_dir(with_suffix(&server, NAME.parse().unwrap(), suffix)).unwrap();
+        for suffix in [".building", ".replaced", ".deleting"] {
+            fs::create_dir(beside(&server, suffix)).unwrap();
         }
-        let sound = fs::read(finished.info()).unwrap();
-        fs::write(finished.info(), "x").unwrap();
+        let sound = finished.info().read().unwrap().unwrap();
+        finished.info().replace(b"x").unwrap();
         assert_eq!(remove_leftovers(&server, &lock, None).unwrap(), 0);
         assert_eq!(entries(&server), 4);
-        fs::write(finished.info(), sound).unwrap();
+        finished.info().replace(&sound).unwrap();
         assert_eq!(remove_leftovers(&server, &lock, None).unwrap(), 3);
         assert_eq!(content(&server), "x");
     }
@@ -403,7 +331,7 @@ mod tests {
     fn only_what_is_named_as_a_backup_is_a_leftover() {
         let (_base, server, lock) = server();
         for name in ["notes.building", "20240928.deleting", "x.replaced"] {
-            fs::create_dir(server.backups().join(name)).unwrap();
+            server.backups().join(name).create_folder().unwrap();
         }
         assert_eq!(remove_leftovers(&server, &lock, None).unwrap(), 0);
         assert_eq!(entries(&server), 3);
@@ -422,8 +350,8 @@ mod tests {
         let info_lock = InfoLock::take(&server, &Interrupt::default()).unwrap();
         let identifier = NAME.parse().unwrap();
         backup(&server, &lock, "x");
-        let deleting = with_suffix(&server, identifier, DELETING);
-        rename(server.backup(identifier).path(), &deleting).unwrap();
+        let path = server.backup(identifier);
+        fs::rename(local(path.place()), beside(&server, ".deleting")).unwrap();
         assert!(finished(&server).unwrap().is_empty());
         assert_eq!(remove_leftovers(&server, &lock, None).unwrap(), 1);
         backup(&server, &lock, "x");

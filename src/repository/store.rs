@@ -2,7 +2,6 @@
 //! files and `backup.sha512`.
 
 use std::collections::HashSet;
-use std::fs;
 use std::io;
 
 use crate::error::{Error, Result};
@@ -64,10 +63,9 @@ impl Stored {
             !is_wanted
         });
         for relative in &removed {
-            let path = folder.stored(relative);
-            let size = fs::metadata(&path).map(|metadata| metadata.len());
-            let removed = size.and_then(|size| fs::remove_file(&path).map(|()| size));
-            self.bytes -= removed.map_err(|error| Error::io("remove", &path, &error))?;
+            let stored = folder.stored(relative);
+            self.bytes -= stored.size()?;
+            stored.remove()?;
         }
         if !removed.is_empty() {
             self.checksums.retain(|path| !removed.contains(path));
@@ -157,7 +155,7 @@ impl<'a> Store<'a> {
     /// Stores any content under a path in the backup's folder.
     pub fn content(&mut self, path: &str, content: &[u8]) -> Result<()> {
         self.compressor.compress(content, &mut self.frame)?;
-        let written = write_whole(&self.folder.stored(path), self.coding, &self.frame)?;
+        let written = write_whole(self.folder.stored(path), self.coding, &self.frame)?;
         self.stored.add(path, written);
         Ok(())
     }

@@ -8,18 +8,14 @@
 mod cluster;
 mod inventory;
 
-use std::fs::{self, File};
-use std::io;
-use std::path::{Path, PathBuf};
-
 use crate::error::{Error, Result};
 use crate::pg::history::TimelineHistory;
 use crate::pg::lsn::Timeline;
 use crate::pg::wal_file::{WalFileKind, WalFileName};
 use crate::repository::catalogue::Catalogue;
-use crate::repository::durable;
 use crate::repository::incoming::{self, Finished, Incoming};
 use crate::repository::layout::ServerFolder;
+use crate::storage::Place;
 use crate::stored::coding::{Coding, Suffix};
 use crate::stored::compression::Algorithm;
 use crate::stored::master_key::Keyring;
@@ -31,7 +27,7 @@ pub use inventory::{Contiguous, Gap, Inventory};
 /// The archive of one cluster's WAL.
 #[derive(Debug, Clone)]
 pub struct WalArchive {
-    folder: PathBuf,
+    folder: Place,
     cluster: ClusterIdentity,
     keys: Keyring,
 }
@@ -42,7 +38,7 @@ pub struct StoredWal {
     /// What PostgreSQL calls it.
     pub name: WalFileName,
     /// Where it lies.
-    pub path: PathBuf,
+    pub path: Place,
 }
 
 /// What came of storing a file.
@@ -86,8 +82,8 @@ impl WalArchive {
             Some(holds) => holds,
             None => {
                 refuse_strangers_to_backups(server, name, cluster)?;
-                durable::create_folder(&folder)?;
-                durable::sync_folder(server.root())?;
+                folder.create_folder()?;
+                server.root().sync_folder()?;
                 let mut file = Incoming::create(&folder, &Coding::PLAIN)?;
                 file.append(cluster.format()?.as_bytes())?;
                 // Somebody else may come first.
@@ -97,8 +93,7 @@ impl WalArchive {
         };
         if holds != cluster {
             return Err(Error::failed(format!(
-                "the archive {} holds the WAL of {holds}, and this is WAL of {cluster}",
-                folder.display()
+                "the archive {folder} holds the WAL of {holds}, and this is WAL of {cluster}"
             ))
             .hint("give the other cluster a name of its own in the configuration, or move the old archive away"));
         }
@@ -135,10 +130,7 @@ impl WalArchive {
             }
             // Where somebody else was faster, the loop comes to his file.
             if file.publish(name.as_str())? {
-                self.refuse_twins(name)?;
-                if name.kind() == WalFileKind::Segment {
-                    self.remove_partial(name)?;
-                }
+                self.settle(name)?;
                 return Ok(Stored::New);
             }
         }
@@ -149,7 +141,7 @@ impl WalArchive {
         let before = self.find(name)?;
         let path = file.replace(name.as_str())?;
         match before {
-            Some(stored) if stored.path != path => remove(&stored.path),
+            Some(stored) if stored.path != path => stored.path.remove(),
             _ => Ok(()),
         }
     }
@@ -160,67 +152,70 @@ impl WalArchive {
         if !is_same(&mut self.read(stored)?, content)? {
             return Err(differs(&stored.name));
         }
-        File::open(&stored.path)
-            .and_then(|file| file.sync_all())
-            .map_err(|error| Error::io("sync", &stored.path, &error))?;
+        stored.path.sync()?;
         self.sync()
     }
 
     /// Makes all names in the archive durable, those that another process gave included.
     pub fn sync(&self) -> Result<()> {
-        durable::sync_folder(&self.folder)
+        self.folder.sync_folder()
     }
 
     /// A file by its name.
     pub fn find(&self, name: &WalFileName) -> Result<Option<StoredWal>> {
-        Ok(self.variants(name)?.into_iter().next())
+        Ok(self.variants(&[name])?.into_iter().next())
     }
 
-    /// The files that have the same name in PostgreSQL, each stored in its own way.
-    fn variants(&self, name: &WalFileName) -> Result<Vec<StoredWal>> {
-        let mut found = Vec::new();
+    /// The files that have one of these names in PostgreSQL, each stored in its own way. All of them begin as the first one.
+    fn variants(&self, names: &[&WalFileName]) -> Result<Vec<StoredWal>> {
+        let mut suffixes = Vec::new();
         for algorithm in Algorithm::ALL {
-            for is_encrypted in [false, true] {
-                let suffix = Suffix {
-                    algorithm,
-                    is_encrypted,
-                };
-                let path = self.folder.join(format!("{name}{suffix}"));
-                if durable::exists(&path)? {
-                    found.push(StoredWal {
-                        name: name.clone(),
-                        path,
-                    });
+            suffixes.extend([false, true].map(|is_encrypted| Suffix {
+                algorithm,
+                is_encrypted,
+            }));
+        }
+        let all = names.iter().flat_map(|name| {
+            let with_suffix = move |suffix: &Suffix| format!("{name}{suffix}");
+            suffixes.iter().map(with_suffix)
+        });
+        let beginning = names.first().map_or("", |name| name.as_str());
+        let found = self.folder.present(beginning, all)?.into_iter();
+        Ok(found.filter_map(|name| self.stored(name)).collect())
+    }
+
+    /// What is stored under a name, if that is one of WAL.
+    fn stored(&self, file_name: String) -> Option<StoredWal> {
+        Some(StoredWal {
+            name: WalFileName::parse(Suffix::split(&file_name).0)?,
+            path: self.folder.join(&file_name),
+        })
+    }
+
+    /// Looks at what else there is of a file that was stored just now. Two processes that compress or encrypt in different
+    /// ways do not meet at one path: so each looks for the other's file when its own is there. And the unfinished self of
+    /// a whole segment goes.
+    fn settle(&self, name: &WalFileName) -> Result<()> {
+        let size = self.cluster.segment_size;
+        let segment = name.segment_name(size);
+        let unfinished = segment
+            .filter(|_| name.kind() == WalFileKind::Segment)
+            .map(|segment| WalFileName::partial(segment, size));
+        let names: Vec<&WalFileName> = [name].into_iter().chain(&unfinished).collect();
+        let (own, unfinished): (Vec<StoredWal>, Vec<StoredWal>) = self
+            .variants(&names)?
+            .into_iter()
+            .partition(|stored| stored.name == *name);
+        if let [first, others @ ..] = own.as_slice() {
+            for other in others {
+                if !is_same(&mut self.read(first)?, &mut self.read(other)?)? {
+                    return Err(differs(name));
                 }
             }
         }
-        Ok(found)
-    }
-
-    /// Two processes that compress or encrypt in different ways do not meet at one path. So each looks for
-    /// the other's file when its own is there.
-    fn refuse_twins(&self, name: &WalFileName) -> Result<()> {
-        let variants = self.variants(name)?;
-        let [first, others @ ..] = variants.as_slice() else {
-            return Ok(());
-        };
-        for other in others {
-            if !is_same(&mut self.read(first)?, &mut self.read(other)?)? {
-                return Err(differs(name));
-            }
-        }
-        Ok(())
-    }
-
-    fn remove_partial(&self, segment: &WalFileName) -> Result<()> {
-        let Some(name) = segment.segment_name(self.cluster.segment_size) else {
-            return Ok(());
-        };
-        let partial = WalFileName::partial(name, self.cluster.segment_size);
-        for stored in self.variants(&partial)? {
-            remove(&stored.path)?;
-        }
-        Ok(())
+        unfinished
+            .iter()
+            .try_for_each(|stored| stored.path.remove())
     }
 
     /// How a timeline came to be, as far as the archive knows: the first one, and one whose
@@ -236,12 +231,12 @@ impl WalArchive {
         let mut content = Vec::new();
         self.read(stored)?.read_to_end(&mut content)?;
         let history = TimelineHistory::parse(timeline, &String::from_utf8_lossy(&content))
-            .map_err(|error| error.context(stored.path.display()))?;
+            .map_err(|error| error.context(&stored.path))?;
         // The server that began the timeline wrote at least one line (access/transam/timeline.c, writeTimeLineHistory).
         if history.parent().is_none() {
             let what = format!(
                 "{} does not say where that timeline comes from",
-                stored.path.display()
+                stored.path
             );
             return Err(Error::damage(what).hint(
                 "replace it with the server's own, from its pg_wal: remove it and run pgkeep wal push or wal copy",
@@ -252,18 +247,8 @@ impl WalArchive {
 
     /// Every file of the archive, in no order.
     pub fn files(&self) -> Result<Vec<StoredWal>> {
-        let unreadable = |error: io::Error| Error::io("read the folder", &self.folder, &error);
-        let mut files = Vec::new();
-        for entry in fs::read_dir(&self.folder).map_err(unreadable)? {
-            let entry = entry.map_err(unreadable)?;
-            let file_name = entry.file_name();
-            let plain = file_name.to_str().map(|name| Suffix::split(name).0);
-            if let Some(name) = plain.and_then(WalFileName::parse) {
-                let path = entry.path();
-                files.push(StoredWal { name, path });
-            }
-        }
-        Ok(files)
+        let names = self.folder.names()?.into_iter();
+        Ok(names.filter_map(|name| self.stored(name)).collect())
     }
 
     /// What the archive holds now.
@@ -323,15 +308,6 @@ fn differs(name: &WalFileName) -> Error {
         _ => failure("").hint(
             "two servers archive into the same place: give one of them a name of its own in the configuration",
         ),
-    }
-}
-
-fn remove(path: &Path) -> Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(Error::io("remove", path, &error))
-        }
-        _ => Ok(()),
     }
 }
 
@@ -433,7 +409,7 @@ mod tests {
             .find(&WalFileName::parse(SEGMENT).unwrap())
             .unwrap()
             .unwrap();
-        assert!(stored.path.to_string_lossy().ends_with(".zstd"));
+        assert!(stored.path.name().ends_with(".zstd"));
         let mut read = Vec::new();
         archive
             .read(&stored)
@@ -442,7 +418,7 @@ mod tests {
             .unwrap();
         assert!(read == content);
         assert_eq!(
-            fs::read_dir(place.server.wal().join("incoming"))
+            std::fs::read_dir(place.server.wal().join("incoming").local().unwrap())
                 .unwrap()
                 .count(),
             0
@@ -457,7 +433,7 @@ mod tests {
         for (content, algorithm) in [(b"a", Algorithm::Zstd), (b"b", Algorithm::None)] {
             let file = finished(&archive, content, algorithm);
             archive.replace_partial(&partial, file).unwrap();
-            assert_eq!(archive.variants(&partial).unwrap().len(), 1);
+            assert_eq!(archive.variants(&[&partial]).unwrap().len(), 1);
         }
         store(&archive, SEGMENT, b"whole", Algorithm::Zstd).unwrap();
         assert_eq!(archive.find(&partial).unwrap(), None);
@@ -490,7 +466,7 @@ mod tests {
         place.server.create().unwrap();
         let info = example("20240928065644");
         let folder = place.server.backup(info.backup);
-        durable::create_folder(folder.path()).unwrap();
+        folder.place().create_folder().unwrap();
         info.write(&folder).unwrap();
         let error = place.claim(cluster()).unwrap_err();
         assert!(error.message().contains("backup 20240928065644"), "{error}");
@@ -516,7 +492,8 @@ mod tests {
         ] {
             store(&archive, name, content, algorithm).unwrap();
         }
-        fs::write(place.server.wal().join("000000010000000000000007.zst"), "x").unwrap();
+        let stranger = place.server.wal().join("000000010000000000000007.zst");
+        stranger.replace(b"x").unwrap();
         let inventory = archive.inventory().unwrap();
         assert_eq!(inventory.timelines(), [Timeline(1), Timeline(2)]);
         let names = |segments: Vec<crate::pg::segment::SegmentName>| {

@@ -1,9 +1,6 @@
 //! WAL as recovery would read it: segments without a gap, each from where it is stored.
 
-use std::fs;
-use std::io;
 use std::ops::{ControlFlow, Range};
-use std::path::PathBuf;
 
 use jiff::Timestamp;
 
@@ -16,6 +13,7 @@ use crate::pg::wal_file::WalFileName;
 use crate::repository::backup_info::BackupInfo;
 use crate::repository::layout::{BackupFolder, DATA};
 use crate::repository::wal_archive::{ClusterIdentity, Contiguous, WalArchive};
+use crate::storage::Place;
 use crate::stored::coding::{Coding, Suffix};
 use crate::stored::master_key::Keyring;
 use crate::stored::reader::StoredReader;
@@ -36,14 +34,14 @@ pub struct WalPath<'a> {
 struct Segment {
     start: Lsn,
     end: Lsn,
-    place: Place,
+    place: Origin,
 }
 
 /// Where a segment is stored.
 #[derive(Debug)]
-enum Place {
+enum Origin {
     /// In a backup.
-    Backup(PathBuf),
+    Backup(Place),
     /// In the archive.
     Archive(SegmentName),
     /// In the archive, unfinished: what it ends with is no WAL.
@@ -83,7 +81,7 @@ impl<'a> WalPath<'a> {
                     } else {
                         next
                     },
-                    place: Place::Backup(path),
+                    place: Origin::Backup(path),
                 }
             })
             .collect();
@@ -112,14 +110,14 @@ impl<'a> WalPath<'a> {
         let whole = contiguous.segments.iter().map(|name| Segment {
             start: name.number.start(size),
             end: contiguous.end.min(name.number.next().start(size)),
-            place: Place::Archive(*name),
+            place: Origin::Archive(*name),
         });
         let unfinished = contiguous.partial.map(|name| {
             let next = name.number.next().start(size);
             Segment {
                 start: name.number.start(size),
                 end: left.map_or(next, |left| left.min(next)),
-                place: Place::Unfinished(name),
+                place: Origin::Unfinished(name),
             }
         });
         WalPath {
@@ -191,7 +189,7 @@ impl<'a> WalPath<'a> {
                 });
                 match (read, &segment.place) {
                     (Ok(()), _) => {}
-                    (Err(_), Place::Unfinished(_)) => enough = true,
+                    (Err(_), Origin::Unfinished(_)) => enough = true,
                     (Err(error), _) => return Err(error.hint(DAMAGED)),
                 }
                 if enough {
@@ -244,8 +242,8 @@ impl<'a> WalPath<'a> {
         self.segments
             .iter()
             .filter_map(|segment| match segment.place {
-                Place::Backup(_) => None,
-                Place::Archive(name) | Place::Unfinished(name) => Some((name, segment.start)),
+                Origin::Backup(_) => None,
+                Origin::Archive(name) | Origin::Unfinished(name) => Some((name, segment.start)),
             })
     }
 
@@ -259,10 +257,10 @@ impl<'a> WalPath<'a> {
     fn open(&self, segment: &Segment) -> Result<StoredReader> {
         let size = self.cluster.segment_size;
         match &segment.place {
-            Place::Backup(path) => StoredReader::open(path, &Coding::of_file(path, self.keys)?),
-            Place::Archive(name) => self.open_archived(&[WalFileName::segment(*name, size)]),
+            Origin::Backup(path) => StoredReader::open(path, &Coding::of_file(path, self.keys)?),
+            Origin::Archive(name) => self.open_archived(&[WalFileName::segment(*name, size)]),
             // It may have become a whole one meanwhile.
-            Place::Unfinished(name) => self.open_archived(&[
+            Origin::Unfinished(name) => self.open_archived(&[
                 WalFileName::partial(*name, size),
                 WalFileName::segment(*name, size),
             ]),
@@ -292,20 +290,14 @@ const DAMAGED: &str = "recovery could not read it either: restore to a position 
 fn own_segments(
     folder: &BackupFolder,
     cluster: ClusterIdentity,
-) -> Result<Vec<(SegmentName, PathBuf)>> {
+) -> Result<Vec<(SegmentName, Place)>> {
     let wal = folder.stored(DATA).join("pg_wal");
-    let unreadable = |error: io::Error| Error::io("read the folder", &wal, &error);
-    let mut segments = Vec::new();
-    for entry in fs::read_dir(&wal).map_err(unreadable)? {
-        let file_name = entry.map_err(unreadable)?.file_name();
-        let Some(file_name) = file_name.to_str() else {
-            continue;
-        };
-        let (name, _) = Suffix::split(file_name);
-        if let Some(name) = SegmentName::parse(name, cluster.segment_size) {
-            segments.push((name, wal.join(file_name)));
-        }
-    }
+    let segment = |file_name: String| {
+        let (name, _) = Suffix::split(&file_name);
+        let name = SegmentName::parse(name, cluster.segment_size)?;
+        Some((name, wal.join(&file_name)))
+    };
+    let mut segments: Vec<_> = wal.names()?.into_iter().filter_map(segment).collect();
     segments.sort_by_key(|(name, _)| (name.number, name.timeline));
     Ok(segments)
 }

@@ -17,7 +17,7 @@ use cap_std::fs::{Dir, DirBuilder, DirBuilderExt, OpenOptions, OpenOptionsExt};
 use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, ResolveFlags, Uid, chownat, openat2};
 
 use crate::error::{Error, Result};
-use crate::repository::durable;
+use crate::storage::durable;
 
 /// Whom files and folders are given to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -12,6 +12,7 @@ use crate::pg::incremental::HeaderReader;
 use crate::pg::page::PAGE_SIZE;
 use crate::repository::chain::{Base, Layer};
 use crate::repository::file_list::Crc32c;
+use crate::storage::Place;
 
 type Block = [u8; PAGE_SIZE];
 
@@ -65,7 +66,7 @@ impl<'a> Rebuild<'a> {
         &'r mut self,
         layer: &Layer,
         segment_blocks: u32,
-        stored: &'r Path,
+        stored: &'r Place,
     ) -> Source<'r, 'a> {
         let header = HeaderReader::new(layer.size(), segment_blocks);
         self.source(Numbers::Header(header, stored), layer.limit)
@@ -118,7 +119,7 @@ enum Numbers<'r> {
     /// All, from the first one on.
     All,
     /// Those of the header of this stored file, which is not complete yet.
-    Header(HeaderReader, &'r Path),
+    Header(HeaderReader, &'r Place),
     /// Those that its header named.
     Listed(Vec<u32>),
 }
@@ -131,7 +132,7 @@ impl Source<'_, '_> {
         if let Numbers::Header(header, stored) = &mut self.numbers {
             let complete = header
                 .push(part)
-                .map_err(|error| error.context(format_args!("{} is damaged", stored.display())))?;
+                .map_err(|error| error.context(format_args!("{} is damaged", stored)))?;
             rest = complete.as_ref().map_or(&[], |(_, rest)| rest);
             let header = &part[..part.len() - rest.len()];
             self.crc32c = crc32c::crc32c_append(self.crc32c, header);

@@ -535,7 +535,7 @@ impl TestStore {
 
     fn store(&mut self, stored: &str, content: &[u8]) {
         let path = self.folder.stored(stored);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        path.create_parent().unwrap();
         let mut frame = Vec::new();
         self.compressor.compress(content, &mut frame).unwrap();
         let written = write_whole(&path, &self.coding, &frame).unwrap();
@@ -561,7 +561,7 @@ impl TestStore {
         self.checksums.sort();
         let mut checksums = Vec::new();
         self.checksums.write(&mut checksums).unwrap();
-        fs::write(self.folder.checksums(), &checksums).unwrap();
+        self.folder.checksums().replace(&checksums).unwrap();
         info.checksums = sha512(&checksums).to_string();
         info.write(&self.folder).unwrap();
     }
@@ -666,13 +666,13 @@ fn damage_anywhere_in_a_chain_is_found() {
             let checksums = read_checksums(&folder, &info).unwrap();
             for (stored, _) in checksums.iter() {
                 let path = folder.stored(stored);
-                let sound = fs::read(&path).unwrap();
+                let sound = path.read().unwrap().unwrap();
                 let Some(last) = sound.len().checked_sub(1) else {
                     continue;
                 };
                 let mut damaged = sound.clone();
                 damaged[last] ^= 1;
-                fs::write(&path, damaged).unwrap();
+                path.replace(&damaged).unwrap();
                 let findings = model.verify(&catalogue, newest, None);
                 let found = findings.bad().any(|finding| {
                     (finding.backup, finding.file.as_str()) == (taken.identifier, stored)
@@ -689,7 +689,7 @@ fn damage_anywhere_in_a_chain_is_found() {
                     let archived = archive(&catalogue, newest, &directory);
                     assert!(archived.is_err(), "{stored} of {}", taken.identifier);
                 }
-                fs::write(&path, sound).unwrap();
+                path.replace(&sound).unwrap();
             }
         }
     }

@@ -20,6 +20,7 @@ use crate::repository::portions::Portion;
 use crate::restore::directory::DataDirectory;
 use crate::restore::rebuild::Rebuilder;
 use crate::restore::recovery::{SETTINGS_FILE, is_setting};
+use crate::storage::Place;
 use crate::stored::bundle::visit_members;
 
 /// Bytes that are read, checked and written at a time; whole blocks. With 1 MiB, which no longer stays in a core's
@@ -318,7 +319,7 @@ pub(crate) fn visit_bundle<'a>(
     if left == 0 {
         Ok(())
     } else {
-        let lacking = format!("{} lacks {left} of its files", stored.path.display());
+        let lacking = format!("{} lacks {left} of its files", stored.path);
         Err(Error::damage(lacking).hint(VERIFY))
     }
 }
@@ -352,11 +353,10 @@ pub(crate) fn check(
     path: &str,
     found: (u64, Crc32c),
     expected: (u64, Crc32c),
-    stored: &Path,
+    stored: &Place,
 ) -> Result<()> {
-    let damaged = |why: String| {
-        Error::damage(format!("{} is damaged: {path} {why}", stored.display())).hint(VERIFY)
-    };
+    let damaged =
+        |why: String| Error::damage(format!("{stored} is damaged: {path} {why}")).hint(VERIFY);
     if found.0 != expected.0 {
         return Err(damaged(format!(
             "has {} bytes in it, not {}",
@@ -382,8 +382,7 @@ fn changed_content(
     let content = stored.read_whole()?;
     let expected = (file.size, file.crc32c);
     check(path, checksum(&content), expected, &stored.path)?;
-    change(content)
-        .map_err(|why| Error::damage(format!("{}: {why}", stored.path.display())).hint(VERIFY))
+    change(content).map_err(|why| Error::damage(format!("{}: {why}", stored.path)).hint(VERIFY))
 }
 
 /// Size and checksum of content.

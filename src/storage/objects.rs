@@ -283,7 +283,17 @@ impl ObjectStore {
     /// All objects below a key, in no certain order; of the whole store where it is empty.
     pub fn list(&self, prefix: &str) -> Result<Vec<Listed>> {
         let mut objects = Vec::new();
-        self.pages(prefix, false, |page| {
+        self.pages(prefix, self.folder(prefix)?, false, |page| {
+            objects.extend(page.objects);
+        })?;
+        Ok(objects)
+    }
+
+    /// All objects whose keys begin so, in the middle of a name too.
+    pub fn beginning(&self, beginning: &str) -> Result<Vec<Listed>> {
+        let mut objects = Vec::new();
+        let names = self.path(beginning)?.to_string();
+        self.pages(beginning, names, false, |page| {
             objects.extend(page.objects);
         })?;
         Ok(objects)
@@ -292,7 +302,7 @@ impl ObjectStore {
     /// What lies directly below a key; of the whole store where it is empty.
     pub fn children(&self, prefix: &str) -> Result<Children> {
         let mut children = Children::default();
-        self.pages(prefix, true, |page| {
+        self.pages(prefix, self.folder(prefix)?, true, |page| {
             children.folders.extend(page.folders);
             children.objects.extend(page.objects);
         })?;
@@ -558,9 +568,15 @@ impl ObjectStore {
         })
     }
 
-    /// Has each page of the names below a key consumed; those of one level where `is_flat`.
-    fn pages(&self, prefix: &str, is_flat: bool, mut consume: impl FnMut(Page)) -> Result<()> {
-        let folder = self.folder(prefix)?;
+    /// Has each page of the names consumed that begin so; those of one level where `is_flat`. `about` is what is told
+    /// where that fails.
+    fn pages(
+        &self,
+        about: &str,
+        beginning: String,
+        is_flat: bool,
+        mut consume: impl FnMut(Page),
+    ) -> Result<()> {
         let lists = self.shared.backend.lists();
         let mut token = None;
         loop {
@@ -569,9 +585,9 @@ impl ObjectStore {
                 page_token: token.take(),
                 ..PaginatedListOptions::default()
             };
-            let page = self.wait(Action::List, prefix, async {
-                let begin = Some(folder.as_str()).filter(|folder| !folder.is_empty());
-                self.attempt(Action::List, prefix, || {
+            let page = self.wait(Action::List, about, async {
+                let begin = Some(beginning.as_str()).filter(|names| !names.is_empty());
+                self.attempt(Action::List, about, || {
                     lists.list_paginated(begin, options.clone())
                 })
                 .await
@@ -588,7 +604,7 @@ impl ObjectStore {
                     .objects
                     .into_iter()
                     // What a console made to have a folder has the name of that, and is none of ours.
-                    .filter(|meta| meta.location.as_ref().len() > folder.len())
+                    .filter(|meta| meta.location.as_ref().len() >= beginning.len())
                     .filter_map(|meta| {
                         Some(Listed {
                             key: self.key(&meta.location)?,

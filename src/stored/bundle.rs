@@ -4,8 +4,8 @@
 //! content. A bundle is a plain tar with the paths of PGDATA, small enough to be
 //! held in memory, compressed as one slice.
 
+use std::fmt;
 use std::io::{self, Cursor};
-use std::path::Path;
 
 use crate::error::{Error, Result};
 
@@ -43,15 +43,14 @@ impl BundleBuilder {
 }
 
 /// Calls `visit` with the path and content of each file of a bundle's tar.
-/// `bundle` is its path on disk, for messages.
+/// `bundle` is where it lies, for messages.
 pub fn visit_members(
-    bundle: &Path,
+    bundle: &dyn fmt::Display,
     tar: &[u8],
     mut visit: impl FnMut(&str, &[u8]) -> Result<()>,
 ) -> Result<()> {
-    let damaged = |error: &io::Error| {
-        Error::damage(format!("{} is no readable tar: {error}", bundle.display()))
-    };
+    let damaged =
+        |error: &io::Error| Error::damage(format!("{bundle} is no readable tar: {error}"));
     let mut archive = tar::Archive::new(Cursor::new(tar));
     let entries = archive
         .entries_with_seek()
@@ -84,12 +83,12 @@ mod tests {
         builder.add(&long, -1, b"").unwrap();
         let tar = builder.finish().unwrap();
         let mut members = Vec::new();
-        visit_members(Path::new("b"), &tar, |path, content| {
+        visit_members(&"b", &tar, |path, content| {
             members.push((path.to_owned(), content.len()));
             Ok(())
         })
         .unwrap();
         assert_eq!(members, [("base/5/112".to_owned(), 8192), (long, 0)]);
-        assert!(visit_members(Path::new("b"), &tar[..700], |_, _| Ok(())).is_err());
+        assert!(visit_members(&"b", &tar[..700], |_, _| Ok(())).is_err());
     }
 }

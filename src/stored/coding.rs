@@ -1,9 +1,9 @@
 //! How stored files are coded: compressed, then encrypted.
 
 use std::fmt;
-use std::path::Path;
 
 use crate::error::Result;
+use crate::storage::Place;
 use crate::stored::compression::{Algorithm, Compression};
 use crate::stored::encryption::{Encryption, Header};
 use crate::stored::master_key::Keyring;
@@ -25,14 +25,15 @@ impl Coding {
     };
 
     /// How a stored file is read, by what its name ends in, and by the header of an encrypted one.
-    pub fn of_file(path: &Path, keys: &Keyring) -> Result<Coding> {
-        let name = path.to_string_lossy();
+    pub fn of_file(place: impl Into<Place>, keys: &Keyring) -> Result<Coding> {
+        let place = place.into();
+        let name = place.name();
         let (_, suffix) = Suffix::split(&name);
         let encryption = if suffix.is_encrypted {
-            let header = Header::of_file(path)?;
+            let header = Header::of_file(&place)?;
             let key = keys
                 .find(header.fingerprint())
-                .map_err(|error| error.context(format!("{} is encrypted", path.display())))?;
+                .map_err(|error| error.context(format!("{place} is encrypted")))?;
             Some(Encryption {
                 cipher: header.cipher(),
                 key,

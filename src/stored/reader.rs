@@ -1,10 +1,9 @@
 //! Reading a stored file back: its plain content, and its SHA-512 where asked for.
 
-use std::fs::File;
 use std::io::{self, Read};
-use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
+use crate::storage::{Memory, Place, Source};
 use crate::stored::checksum::{BackgroundHasher, Sha512Digest, Sha512Hasher};
 use crate::stored::coding::Coding;
 use crate::stored::compression::decompress;
@@ -18,32 +17,38 @@ const LARGE_FILE_BYTES: u64 = 4 << 20;
 
 /// The plain content of a stored file.
 pub struct StoredReader {
-    path: PathBuf,
+    place: Place,
     plain: Box<dyn Read>,
 }
 
 impl StoredReader {
     /// Opens a stored file of this coding.
-    pub fn open(path: &Path, coding: &Coding) -> Result<StoredReader> {
-        let file = File::open(path).map_err(|error| Error::stored("open", path, &error))?;
-        let plain = decode(file, coding).map_err(|error| undecodable(path, &error))?;
-        Ok(StoredReader {
-            path: path.to_owned(),
-            plain,
-        })
+    pub fn open(place: impl Into<Place>, coding: &Coding) -> Result<StoredReader> {
+        let place = place.into();
+        StoredReader::of(place.open()?, place, coding)
+    }
+
+    /// The same of a file that is held in memory, and shall lie in a folder.
+    pub fn of_memory(folder: &Place, content: &Memory, coding: &Coding) -> Result<StoredReader> {
+        StoredReader::of(Source::of_memory(content), folder.clone(), coding)
+    }
+
+    fn of(source: Source, place: Place, coding: &Coding) -> Result<StoredReader> {
+        let plain = decode(source, coding).map_err(|error| undecodable(&place, &error))?;
+        Ok(StoredReader { place, plain })
     }
 
     /// Fills `buffer` as far as the content goes; returns the bytes filled,
     /// fewer than asked for at the content's end only.
     pub fn fill(&mut self, buffer: &mut [u8]) -> Result<usize> {
-        fill(&mut self.plain, buffer).map_err(|error| undecodable(&self.path, &error))
+        fill(&mut self.plain, buffer).map_err(|error| undecodable(&self.place, &error))
     }
 
     /// Passes over bytes of the content, as far as it goes.
     pub fn skip(&mut self, bytes: u64) -> Result<()> {
         io::copy(&mut self.plain.by_ref().take(bytes), &mut io::sink())
             .map(|_| ())
-            .map_err(|error| undecodable(&self.path, &error))
+            .map_err(|error| undecodable(&self.place, &error))
     }
 
     /// Reads the rest of the content into memory.
@@ -51,14 +56,14 @@ impl StoredReader {
         self.plain
             .read_to_end(content)
             .map(|_| ())
-            .map_err(|error| undecodable(&self.path, &error))
+            .map_err(|error| undecodable(&self.place, &error))
     }
 }
 
 /// Reads a whole stored file's plain content into memory.
-pub fn read_whole(path: &Path, coding: &Coding) -> Result<Vec<u8>> {
+pub fn read_whole(place: impl Into<Place>, coding: &Coding) -> Result<Vec<u8>> {
     let mut content = Vec::new();
-    StoredReader::open(path, coding)?.read_to_end(&mut content)?;
+    StoredReader::open(place, coding)?.read_to_end(&mut content)?;
     Ok(content)
 }
 
@@ -66,16 +71,16 @@ pub fn read_whole(path: &Path, coding: &Coding) -> Result<Vec<u8>> {
 /// up to `part` bytes; every byte on disk is read once. An `Err` inside tells why the bytes cannot be
 /// decrypted or decompressed; the digest is that of the whole file all the same.
 pub fn read_hashed(
-    path: &Path,
+    place: &Place,
     coding: &Coding,
     part: &mut [u8],
     mut consume: impl FnMut(&[u8]),
 ) -> Result<(Sha512Digest, std::result::Result<(), String>)> {
-    let unreadable = |error: io::Error| Error::stored("read", path, &error);
-    let file = File::open(path).map_err(|error| Error::stored("open", path, &error))?;
-    let is_large = file.metadata().map_err(unreadable)?.len() > LARGE_FILE_BYTES;
+    let unreadable = |error: io::Error| Error::stored("read", place, &error);
+    let source = place.open()?;
+    let is_large = source.size() > LARGE_FILE_BYTES;
     let mut hashed = HashedRead {
-        file,
+        source,
         hasher: if is_large {
             Hasher::Background(BackgroundHasher::start().map_err(unreadable)?)
         } else {
@@ -131,14 +136,14 @@ enum Hasher {
 /// A file whose bytes are hashed as they are read. A failing disk is kept
 /// apart from bytes that cannot be decoded.
 struct HashedRead {
-    file: File,
+    source: Source,
     hasher: Hasher,
     failure: Option<io::Error>,
 }
 
 impl Read for HashedRead {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self.file.read(buffer) {
+        match self.source.read(buffer) {
             Ok(read) => {
                 match &mut self.hasher {
                     Hasher::Here(hasher) => hasher.update(&buffer[..read]),
@@ -169,10 +174,10 @@ fn fill(source: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
     Ok(filled)
 }
 
-fn undecodable(path: &Path, error: &io::Error) -> Error {
-    if error.raw_os_error().is_some() {
-        return Error::stored("read", path, error);
+fn undecodable(place: &Place, error: &io::Error) -> Error {
+    if error.raw_os_error().is_some() || Error::inside(error).is_some() {
+        return Error::stored("read", place, error);
     }
-    Error::damage(format!("{} cannot be decoded: {error}", path.display()))
+    Error::damage(format!("{place} cannot be decoded: {error}"))
         .hint("run pgkeep verify on this backup, and restore another one")
 }

@@ -1,11 +1,9 @@
 //! Writing a stored file, encrypted where asked for, and hashed as it passes.
 
-use std::fs::{File, OpenOptions};
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
+use crate::storage::{Memory, Place, Sink};
 use crate::stored::checksum::{Sha512Digest, Sha512Hasher};
 use crate::stored::coding::Coding;
 use crate::stored::encryption::Encryptor;
@@ -22,10 +20,10 @@ pub struct Written {
     pub sha512: Sha512Digest,
 }
 
-/// A stored file being written, mode 0600. Not synced: whoever publishes it does that.
+/// A stored file being written, mode 0600. Where it is one of this machine it is not synced: whoever publishes it does that.
 pub struct StoredWriter {
-    path: PathBuf,
-    file: File,
+    place: Place,
+    sink: Sink,
     size: u64,
     hasher: Sha512Hasher,
     encryptor: Option<Encryptor>,
@@ -35,21 +33,25 @@ pub struct StoredWriter {
 
 impl StoredWriter {
     /// Creates the file; it must not exist.
-    pub fn create(path: &Path, coding: &Coding) -> Result<StoredWriter> {
+    pub fn create(place: impl Into<Place>, coding: &Coding) -> Result<StoredWriter> {
+        let place = place.into();
+        StoredWriter::to(place.create_new()?, place, coding)
+    }
+
+    /// The same of a file that is held in memory, and shall lie in a folder.
+    pub fn to_memory(folder: &Place, content: &Memory, coding: &Coding) -> Result<StoredWriter> {
+        StoredWriter::to(Sink::to_memory(content), folder.clone(), coding)
+    }
+
+    fn to(sink: Sink, place: Place, coding: &Coding) -> Result<StoredWriter> {
         let mut encrypted = Vec::new();
         let encryptor = match &coding.encryption {
             Some(encryption) => Some(Encryptor::begin(encryption, &mut encrypted)?),
             None => None,
         };
-        let file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(path)
-            .map_err(|error| Error::io("create", path, &error))?;
         Ok(StoredWriter {
-            path: path.to_owned(),
-            file,
+            place,
+            sink,
             size: 0,
             hasher: Sha512Hasher::default(),
             encryptor,
@@ -77,6 +79,7 @@ impl StoredWriter {
             encryptor.finish(&mut self.encrypted)?;
             self.write_encrypted()?;
         }
+        self.sink.finish()?;
         Ok(Written {
             size: self.size,
             sha512: self.hasher.finish(),
@@ -93,9 +96,9 @@ impl StoredWriter {
 
     /// Writes bytes as they shall lie on disk.
     fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        self.file
+        self.sink
             .write_all(bytes)
-            .map_err(|error| Error::io("write", &self.path, &error))?;
+            .map_err(|error| Error::at("write", &self.place, &error))?;
         self.hasher.update(bytes);
         self.size += bytes.len() as u64;
         Ok(())
@@ -103,8 +106,8 @@ impl StoredWriter {
 }
 
 /// Writes a whole stored file from memory; its content is compressed already.
-pub fn write_whole(path: &Path, coding: &Coding, frame: &[u8]) -> Result<Written> {
-    let mut writer = StoredWriter::create(path, coding)?;
+pub fn write_whole(place: impl Into<Place>, coding: &Coding, frame: &[u8]) -> Result<Written> {
+    let mut writer = StoredWriter::create(place, coding)?;
     writer.append(frame)?;
     writer.finish()
 }

@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use crate::error::Error;
 use crate::pg::incremental::HeaderReader;
@@ -65,7 +64,7 @@ impl<'a> Content<'a> {
     }
 
     /// What is wrong, now that all has been taken.
-    pub(super) fn problem(self, path: &Path) -> Option<String> {
+    pub(super) fn problem(self, path: &str) -> Option<String> {
         match self {
             Content::Alone(file) => file.problem(),
             Content::Bundle {
@@ -88,14 +87,14 @@ fn tar_bytes(contents: &Contents, files: &[u32]) -> usize {
     bytes.min(LARGEST_BUNDLE) as usize
 }
 
-fn bundle_problem(path: &Path, contents: &Contents, files: &[u32], tar: &[u8]) -> Option<String> {
+fn bundle_problem(path: &str, contents: &Contents, files: &[u32], tar: &[u8]) -> Option<String> {
     let listed = files
         .iter()
         .map(|place| contents.list.files.get(*place as usize));
     let mut missing: BTreeMap<Cow<'_, str>, FileEntry<'_>> =
         listed.map(|file| (file.stored_path(), file)).collect();
     let mut problems = Vec::new();
-    let visited = visit_members(path, tar, |member, content| {
+    let visited = visit_members(&path, tar, |member, content| {
         // What is not in the list was dropped after it was read.
         if let Some(file) = missing.remove(member) {
             let mut whole = FileContent::new(&contents.info, file);

@@ -5,7 +5,6 @@ use jiff::Timestamp;
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
 use crate::repository::backup_info::{BackupInfo, Drill, DrillOutcome, Verdict, Verification};
-use crate::repository::durable;
 use crate::repository::layout::{BackupFolder, INFO, ServerFolder};
 use crate::repository::lock::InfoLock;
 use crate::verify::drill::Held;
@@ -117,10 +116,8 @@ fn note(
 
 /// Whether a backup's folder still holds what was verified.
 fn is_still(backup: &BackupFolder, verified: &BackupInfo) -> Result<bool> {
-    if !durable::exists(backup.path())? {
-        return Ok(false);
-    }
-    BackupInfo::read(backup).map(|info| info.checksums == verified.checksums)
+    let now = BackupInfo::read_if_there(backup)?;
+    Ok(now.is_some_and(|info| info.checksums == verified.checksums))
 }
 
 fn this_second() -> Timestamp {
@@ -144,7 +141,7 @@ mod tests {
         folder.create().unwrap();
         let info = example(NAME);
         let backup = folder.backup(info.backup);
-        std::fs::create_dir(backup.path()).unwrap();
+        backup.place().create_folder().unwrap();
         info.write(&backup).unwrap();
         let catalogue = Catalogue::read("primary", &folder).unwrap();
         (base, folder, catalogue)
@@ -207,7 +204,7 @@ mod tests {
             Ok(Remembered::No(_))
         ));
         assert_eq!(info(&folder), other);
-        std::fs::remove_dir_all(backup.path()).unwrap();
+        backup.place().remove_folder().unwrap();
         assert!(found(&folder, &catalogue, &["data/1"]).is_err());
     }
 }

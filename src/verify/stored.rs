@@ -1,10 +1,6 @@
 //! The stored files of a backup, each read once.
 
-use std::path::Path;
-
-use walkdir::WalkDir;
-
-use crate::error::{Error, Kind, Result};
+use crate::error::{Kind, Result};
 use crate::interrupt::Interrupt;
 use crate::parallel::{self, Stop};
 use crate::progress::Progress;
@@ -42,7 +38,7 @@ pub(super) fn verify(
         }
     };
     findings.add_sound(CHECKSUMS);
-    let found = compare_with_disk(folder, &checksums, &mut findings)?;
+    let found = compare_with_storage(folder, &checksums, &mut findings)?;
     let coding = match info.coding(request.keys) {
         Ok(coding) => Some(coding),
         Err(error) => {
@@ -99,28 +95,17 @@ pub(super) fn verify(
 }
 
 /// Finds files that are missing, and files that nobody put there. Tells which are neither, by their places in `checksums`.
-fn compare_with_disk(
+fn compare_with_storage(
     folder: &BackupFolder,
     checksums: &Checksums,
     findings: &mut Findings,
 ) -> Result<Vec<bool>> {
     let mut found = vec![false; checksums.len()];
-    for entry in WalkDir::new(folder.path()) {
-        let entry = entry.map_err(|error| {
-            Error::failed(format!(
-                "cannot read the folder {}: {error}",
-                folder.path().display()
-            ))
-        })?;
-        if !entry.file_type().is_dir()
-            && let Ok(path) = entry.path().strip_prefix(folder.path())
-        {
-            let path = path.to_string_lossy();
-            match checksums.find(&path) {
-                Some(place) => found[place] = true,
-                None if OWN.contains(&path.as_ref()) => {}
-                None => findings.add_bad(&path, "does not belong to this backup"),
-            }
+    for path in folder.place().files()? {
+        match checksums.find(&path) {
+            Some(place) => found[place] = true,
+            None if OWN.contains(&path.as_str()) => {}
+            None => findings.add_bad(&path, "does not belong to this backup"),
         }
     }
     for ((path, _), found) in checksums.iter().zip(&found) {
@@ -229,7 +214,7 @@ impl Worker<'_> {
                 Some(format!("its SHA-512 is not the one in {CHECKSUMS}"))
             }
             Ok((_, Err(why))) => Some(format!("cannot be decoded: {why}")),
-            Ok((_, Ok(()))) => content.problem(Path::new(stored)),
+            Ok((_, Ok(()))) => content.problem(stored),
         };
         match problem {
             Some(problem) => self.findings.add_bad(stored, problem),

@@ -6,7 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
-use crate::repository::durable;
+use crate::storage::durable;
 
 /// What its name ends in until it has its own. PostgreSQL takes no file of `pg_wal` with such a name for WAL.
 const SUFFIX: &str = "pgkeep";

@@ -159,7 +159,7 @@ fn record_reader(
     segment: SegmentName,
     part: &mut [u8],
 ) -> Result<Option<RecordReader>> {
-    if Suffix::split(&stored.path.to_string_lossy()).1.is_plain() {
+    if Suffix::split(&stored.path.name()).1.is_plain() {
         Ok(Some(arrive(archive, segment, part)?.reader))
     } else {
         Ok(None)
@@ -167,10 +167,6 @@ fn record_reader(
 }
 
 fn damaged(stored: &StoredWal, error: &Error) -> Error {
-    Error::damage(format!(
-        "{} is damaged: {}",
-        stored.path.display(),
-        error.message()
-    ))
+    Error::damage(format!("{} is damaged: {}", stored.path, error.message()))
     .hint("nothing was handed out. If the server still has that file, remove the damaged one and archive it again; else recovery can come no further than this")
 }

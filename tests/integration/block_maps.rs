@@ -2,6 +2,7 @@
 //! what the server's own summaries say.
 
 use std::fs;
+use std::path::Path;
 
 use pgkeep::pg::changed_blocks::{ChangedBlocks, RelationFork, SummaryName};
 use pgkeep::pg::lsn::{Lsn, Timeline};
@@ -194,11 +195,11 @@ fn pg_walsummary_reads_a_map_that_is_stored_plain() {
     assert!(stored.len() > 3);
     for map in stored {
         let mut tool = account::command(template::binaries(17).join("pg_walsummary"));
-        let said = account::run(tool.arg("--individual").arg(&map.path));
+        let said = account::run(tool.arg("--individual").arg(file_of(&map)));
         let blocks = said.lines().filter(|line| line.contains(" block ")).count();
         let read = read(&cluster, &map, &Keyring::new(None));
         let known: u64 = read.iter().map(|(_, changes)| changes.blocks.len()).sum();
-        assert_eq!(blocks as u64, known, "{}", map.path.display());
+        assert_eq!(blocks as u64, known, "{}", map.path);
     }
 }
 
@@ -268,22 +269,27 @@ fn a_map_is_believed_of_its_own_wal_alone() {
 
     let stored = maps(&pgkeep).list().unwrap();
     let (first, last) = (stored.first().unwrap(), stored.last().unwrap());
-    let aside = first.path.with_file_name("aside");
-    fs::rename(&first.path, &aside).unwrap();
-    fs::rename(&last.path, &first.path).unwrap();
-    fs::rename(&aside, &last.path).unwrap();
+    let aside = file_of(first).with_file_name("aside");
+    fs::rename(file_of(first), &aside).unwrap();
+    fs::rename(file_of(last), file_of(first)).unwrap();
+    fs::rename(&aside, file_of(last)).unwrap();
     let run = pgkeep.run(&["backup", SERVER, &full.identifier]);
     let error = run.failed(3);
-    let is_named = |map: &StoredMap| error.contains(map.path.to_str().unwrap());
+    let is_named = |map: &StoredMap| error.contains(&map.path.to_string());
     assert!(is_named(first) || is_named(last), "{error}");
     let hint = run.report().at("Outcome.Hint");
     assert!(hint.contains("remove it"), "{hint}");
 
     // One that does not say what it is of is not asked. Its last bytes would say so.
     for map in &stored {
-        let mut content = fs::read(&map.path).unwrap();
+        let mut content = fs::read(file_of(map)).unwrap();
         content.truncate(content.len() - 8);
-        fs::write(&map.path, content).unwrap();
+        fs::write(file_of(map), content).unwrap();
     }
     assert!(!increment().contains("block maps"));
+}
+
+/// Where a map lies on this machine.
+fn file_of(map: &StoredMap) -> &Path {
+    map.path.local().unwrap()
 }

@@ -185,7 +185,7 @@ mod tests {
     fn block_maps_serve_where_no_summary_does() {
         let maps = [(90, 130), (130, 170)].map(|(start, end)| StoredMap {
             name: summary(2, start, end).name,
-            path: PathBuf::new(),
+            path: PathBuf::new().into(),
         });
         assert_eq!(
             covered_with(&[summary(2, 120, 150)], &maps),
@@ -214,7 +214,7 @@ mod tests {
         let maps: Vec<StoredMap> = (0..100_000)
             .map(|number| StoredMap {
                 name: summary(2, 10 * number, 10 * number + 10).name,
-                path: PathBuf::new(),
+                path: PathBuf::new().into(),
             })
             .collect();
         // A summary for every second one.

@@ -263,7 +263,7 @@ impl Worker<'_> {
                 .resize(SLICE_BYTES.min(length - offset) as usize, 0);
             let filled = content.fill(&mut self.part)?;
             if filled < self.part.len() {
-                let cut = format!("{} is cut off", stored.path.display());
+                let cut = format!("{} is cut off", stored.path);
                 return Err(Error::damage(cut)
                     .hint("move it away: where the server still has that WAL, it is read there"));
             }

@@ -4,17 +4,16 @@
 //! what is listed as one file may be another, longer or shorter one when its turn comes, which in a
 //! large cluster is hours later. So they are read to their end, and until two looks agree.
 
-use std::fs;
 use std::time::Duration;
 
 use crate::backup::copy::{Worker, vanished};
 use crate::backup::plan::PlannedFile;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::parallel::Stop;
-use crate::repository::durable;
 use crate::repository::file_list::Crc32c;
 use crate::repository::store::{SLICE_BYTES, Store};
 use crate::server::reading::Range;
+use crate::storage::Place;
 use crate::stored::writer::{StoredWriter, Written};
 
 /// How often a file is looked at that changes all the time.
@@ -124,22 +123,20 @@ impl Worker<'_> {
     pub(super) fn copy_settled(&mut self, file: usize, stop: &Stop<'_>) -> Result<()> {
         let planned = self.job.plan.files.get(file);
         let path = self.store.path_of(planned.path);
-        let on_disk = self.job.folder.stored(&path);
-        if let Some(folder) = on_disk.parent() {
-            durable::create_folder(folder)?;
-        }
+        let target = self.job.folder.stored(&path);
+        target.create_parent()?;
         self.job.progress.advance(planned.size);
         let mut look = 1;
         loop {
             let Some(before) = self.session.reader()?.settled_state(planned.path)? else {
                 return vanished(planned);
             };
-            let (size, crc32c, written) = self.store_to_the_end(planned, &on_disk, stop)?;
+            let (size, crc32c, written) = self.store_to_the_end(planned, &target, stop)?;
             let is_settled =
                 self.session.reader()?.state(planned.path)? == Some(before) && size == before.size;
             if !is_settled && look < LOOKS {
                 look += 1;
-                fs::remove_file(&on_disk).map_err(|error| Error::io("remove", &on_disk, &error))?;
+                target.remove()?;
                 continue;
             }
             if !is_settled {
@@ -154,15 +151,15 @@ impl Worker<'_> {
         }
     }
 
-    /// Stores what a file holds just now: its length, its checksum and what lies on disk.
+    /// Stores what a file holds just now: its length, its checksum and what is stored of it.
     fn store_to_the_end(
         &mut self,
         planned: PlannedFile<'_>,
-        on_disk: &std::path::Path,
+        target: &Place,
         stop: &Stop<'_>,
     ) -> Result<(u64, Crc32c, Written)> {
         let job = self.job;
-        let mut writer = StoredWriter::create(on_disk, job.request.coding)?;
+        let mut writer = StoredWriter::create(target, job.request.coding)?;
         let mut size = 0;
         let mut crc32c = 0;
         loop {

@@ -1,9 +1,7 @@
 //! A segment of WAL on its way into the backup.
 
-use std::path::PathBuf;
-
 use crate::backup::wal::unusable;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::pg::lsn::Lsn;
 use crate::pg::segment::SegmentName;
 use crate::pg::wal::SegmentCheck;
@@ -11,6 +9,7 @@ use crate::repository::file_list::{Crc32c, FileEntry, FileKind};
 use crate::repository::layout::BackupFolder;
 use crate::repository::store::{SLICE_BYTES, Store};
 use crate::server::facts::Facts;
+use crate::storage::Place;
 use crate::stored::coding::Coding;
 use crate::stored::writer::StoredWriter;
 
@@ -28,7 +27,7 @@ pub(super) struct SegmentCopy {
     crc32c: u32,
     check: SegmentCheck,
     stored: String,
-    file: PathBuf,
+    file: Place,
     writer: StoredWriter,
 }
 
@@ -109,6 +108,6 @@ impl SegmentCopy {
 
     /// Removes what is stored of it.
     pub(super) fn discard(self) -> Result<()> {
-        std::fs::remove_file(&self.file).map_err(|error| Error::io("remove", &self.file, &error))
+        self.file.remove()
     }
 }

@@ -1,5 +1,3 @@
-use std::path::PathBuf;
-
 use clap::Args;
 use jiff::Timestamp;
 
@@ -8,6 +6,7 @@ use crate::cli::report::{Answer, Fields, Value, field};
 use crate::error::Result;
 use crate::lifecycle::expire;
 use crate::repository::identifier::Identifier;
+use crate::storage::Place;
 
 /// Remove the backups that retention does not keep, and the WAL no backup needs
 ///
@@ -69,9 +68,6 @@ fn identifiers(backups: &[Identifier]) -> Vec<Value> {
     backups.iter().map(|backup| Value::from(*backup)).collect()
 }
 
-fn names(files: &[PathBuf]) -> Vec<Value> {
-    let names = files.iter().filter_map(|file| file.file_name());
-    names
-        .map(|name| Value::from(name.to_string_lossy().into_owned()))
-        .collect()
+fn names(files: &[Place]) -> Vec<Value> {
+    files.iter().map(|file| Value::from(file.name())).collect()
 }

@@ -142,7 +142,7 @@ fn describe(name: &str, seen: &Seen, now: Timestamp) -> Fields {
         fields.push(field("WAL", about));
     }
     fields.push(field("Held", Value::Size(seen.held)));
-    fields.push(field("Free", Value::Size(seen.free)));
+    fields.extend(seen.free.map(|free| field("Free", Value::Size(free))));
     let attention: Vec<Value> = seen
         .attention
         .iter()

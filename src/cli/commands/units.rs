@@ -110,7 +110,7 @@ fn setting(app: &App, server: &Server) -> Result<Setting> {
     let program = std::env::current_exe()
         .map_err(|error| Error::failed(format!("cannot tell where pgkeep itself is: {error}")))?;
     let settings = &server.configuration;
-    let base_dir = settings.storage.base_dir.folder()?;
+    let base_dir = settings.storage.base_dir.local();
     let log_file = settings
         .log_file
         .as_deref()
@@ -123,9 +123,10 @@ fn setting(app: &App, server: &Server) -> Result<Setting> {
         .map(|endpoint| &endpoint.host);
     let in_tmp = |path: &Path| path.starts_with("/tmp") || path.starts_with("/var/tmp");
     let needs_tmp = sockets.any(|host| matches!(host, Host::Socket(folder) if in_tmp(folder)))
-        || [base_dir, &configuration, &program]
-            .iter()
-            .any(|path| in_tmp(path));
+        || [&*configuration, &*program]
+            .into_iter()
+            .chain(base_dir)
+            .any(in_tmp);
     let verifies = settings.verification.is_some();
     if !verifies {
         log::warn!(
@@ -136,9 +137,9 @@ fn setting(app: &App, server: &Server) -> Result<Setting> {
     Ok(Setting {
         server: server.name().to_owned(),
         program,
+        user: owner(base_dir.unwrap_or(&configuration))?,
         configuration,
-        user: owner(base_dir)?,
-        base_dir: base_dir.to_owned(),
+        base_dir: base_dir.map(Path::to_owned),
         written: written.into_iter().collect(),
         needs_tmp,
         verifies,
@@ -150,7 +151,7 @@ fn absolute(path: &Path) -> Result<PathBuf> {
         .map_err(|error| Error::usage(format!("{} is no path: {error}", path.display())))
 }
 
-/// The name, or else the number, of the user the repository belongs to.
+/// The name, or else the number, of the user whom the repository belongs to, or the configuration where that lies afar.
 fn owner(base_dir: &Path) -> Result<String> {
     let user_id = match fs::metadata(base_dir) {
         Ok(metadata) => metadata.uid(),

@@ -1,6 +1,6 @@
 //! What restore and archive are asked for alike: a backup, how far to go on from it, and whereto.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use jiff::tz::TimeZone;
@@ -104,11 +104,12 @@ impl Wanted {
             .map_err(|error| Error::usage(format!("{directory:?} is no directory: {error}")))?;
         let server = app.server(&self.server)?;
         let repository = server.folder.root();
-        if real(&directory)?.starts_with(real(repository)?) {
+        if let Some(local) = repository.local()
+            && real(&directory)?.starts_with(real(local)?)
+        {
             return Err(Error::usage(format!(
-                "{} lies in the repository {}, where only backups are put",
-                directory.display(),
-                repository.display()
+                "{} lies in the repository {repository}, where only backups are put",
+                directory.display()
             )));
         }
         let catalogue = server.catalogue()?;
@@ -143,7 +144,11 @@ impl Wanted {
         let wal_get = wal_get(app, &server)?;
         let recovery = plan.route.recovery(&wal_get, primary_conninfo, raised)?;
         let reads = match recovery.restores_wal() {
-            true => [wal_get.program, wal_get.configuration, server.folder.wal()].into(),
+            true => {
+                let archive = server.folder.wal().local().map(Path::to_owned);
+                let own = [wal_get.program, wal_get.configuration];
+                own.into_iter().chain(archive).collect()
+            }
             false => Vec::new(),
         };
         Ok(Found {
@@ -223,7 +228,8 @@ fn wal_get(app: &App, server: &Server) -> Result<WalGet> {
         Some(path) => std::path::absolute(path).map_err(|error| Error::io("find", path, &error))?,
         // Without a file all is as by default, whoever the server's user is and whatever file he has.
         None => {
-            let above = server.configuration.storage.base_dir.folder()?.parent();
+            let base_dir = server.configuration.storage.base_dir.local();
+            let above = base_dir.and_then(Path::parent);
             environment.extend(above.map(|above| ("XDG_DATA_HOME", above.to_owned())));
             PathBuf::from("/dev/null")
         }

@@ -1,7 +1,7 @@
 //! What can stand in the place of a server, a backup, a position.
 
 use std::ffi::OsStr;
-use std::fs;
+use std::path::Path;
 
 use clap::ValueHint;
 use clap_complete::engine::CompletionCandidate;
@@ -14,6 +14,7 @@ use crate::repository::identifier::Identifier;
 use crate::repository::layout::{BackupFolder, ServerFolder};
 use crate::repository::staging;
 use crate::size::readable;
+use crate::storage::Place;
 
 /// Words and what they mean, those that begin with what is typed.
 fn beginning<'a>(
@@ -51,16 +52,16 @@ fn kept(configuration: &Configuration) -> Vec<String> {
     let Ok(any) = configuration.server("any") else {
         return Vec::new();
     };
-    let Ok(base) = any.storage.base_dir.folder() else {
+    // Nobody waits for an answer from afar.
+    let Some(base) = any.storage.base_dir.local() else {
         return Vec::new();
     };
-    let entries = fs::read_dir(base).into_iter().flatten().flatten();
-    let mut names: Vec<String> = entries
-        .filter_map(|entry| entry.file_name().into_string().ok())
-        .filter(|name| {
-            ServerName::new(name).is_ok() && ServerFolder::new(base, name).backups().is_dir()
-        })
-        .collect();
+    let has_backups = |name: &String| {
+        let folder = ServerFolder::new(base, name).backups();
+        ServerName::new(name).is_ok() && folder.local().is_some_and(Path::is_dir)
+    };
+    let names = Place::from(base).names().unwrap_or_default().into_iter();
+    let mut names: Vec<String> = names.filter(has_backups).collect();
     names.sort();
     names
 }
@@ -69,7 +70,7 @@ fn kept(configuration: &Configuration) -> Vec<String> {
 fn server(typed: &Typed) -> Option<(&str, ServerFolder)> {
     let name = typed.value("server")?.to_str()?;
     let configuration = typed.configuration()?.server(name).ok()?;
-    let base = configuration.storage.base_dir.folder().ok()?;
+    let base = configuration.storage.base_dir.local()?;
     Some((name, ServerFolder::new(base, name)))
 }
 

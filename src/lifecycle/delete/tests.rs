@@ -35,7 +35,7 @@ fn check(model: &Model, left: &[&Taken], ground: &Path) {
     for taken in left {
         model.check(taken, &catalogue, restored.path());
     }
-    let folders = std::fs::read_dir(model.server.backups()).unwrap();
+    let folders = std::fs::read_dir(model.server.backups().local().unwrap()).unwrap();
     let names: BTreeSet<String> = folders
         .map(|folder| folder.unwrap().file_name().into_string().unwrap())
         .collect();

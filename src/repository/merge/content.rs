@@ -1,12 +1,11 @@
 //! Plain content on its way from one stored file into another.
 
-use std::path::Path;
-
 use crate::error::Result;
 use crate::parallel::Stop;
 use crate::repository::blocks::check;
 use crate::repository::content_writer::ContentWriter;
 use crate::repository::file_list::FileEntry;
+use crate::storage::Place;
 use crate::stored::coding::Coding;
 use crate::stored::reader::StoredReader;
 
@@ -16,7 +15,7 @@ const PART_BYTES: usize = 256 << 10;
 /// Copies the plain content of a stored file, and checks it.
 pub(super) fn copy(
     file: FileEntry<'_>,
-    stored: &Path,
+    stored: &Place,
     coding: &Coding,
     writer: &mut ContentWriter,
     stop: &Stop<'_>,

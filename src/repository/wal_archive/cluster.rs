@@ -5,9 +5,6 @@
 //! disk that is not mounted.
 
 use std::fmt;
-use std::fs;
-use std::io;
-use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
@@ -15,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::pg::segment::SegmentSize;
 use crate::pg::version::Major;
 use crate::repository::backup_info::BackupInfo;
+use crate::storage::Place;
 
 /// The name of the file.
 pub(super) const FILE: &str = "archive.info";
@@ -64,13 +62,13 @@ impl ClusterIdentity {
     }
 
     /// Reads the file; nothing where there is none.
-    pub(super) fn read(path: &Path) -> Result<Option<ClusterIdentity>> {
-        let text = match fs::read_to_string(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            text => text.map_err(|error| Error::io("read", path, &error))?,
+    pub(super) fn read(place: &Place) -> Result<Option<ClusterIdentity>> {
+        let Some(text) = place.read()? else {
+            return Ok(None);
         };
+        let text = String::from_utf8_lossy(&text);
         ClusterIdentity::parse(&text).map(Some).map_err(|why| {
-            Error::damage(format!("{} is damaged: {why}", path.display())).hint(
+            Error::damage(format!("{place} is damaged: {why}")).hint(
                 "it says which cluster's WAL lies beside it: remove it, and what is stored next writes it again",
             )
         })

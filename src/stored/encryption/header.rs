@@ -1,8 +1,6 @@
 //! The header of an encrypted file, and the keys that follow from it.
 
-use std::fs::File;
 use std::io::{self, Read};
-use std::path::Path;
 
 use aes::cipher::Array;
 use aes::cipher::consts::{U16, U32, U64, U96, U112};
@@ -10,6 +8,7 @@ use zeroize::Zeroizing;
 
 use super::aes::Aes;
 use crate::error::{Error, Result};
+use crate::storage::Place;
 use crate::stored::cipher::{Cipher, KeySize};
 use crate::stored::master_key::{FINGERPRINT_BYTES, Fingerprint, MasterKey, fill_random};
 
@@ -84,14 +83,14 @@ impl Header {
         })
     }
 
-    /// Reads the header of a file by its path.
-    pub fn of_file(path: &Path) -> Result<Header> {
-        let mut file = File::open(path).map_err(|error| Error::io("open", path, &error))?;
-        Header::read(&mut file).map_err(|error| match error.kind() {
+    /// Reads the header of a stored file.
+    pub fn of_file(place: &Place) -> Result<Header> {
+        let header = place.start(HEADER_BYTES)?;
+        Header::read(&mut header.as_slice()).map_err(|error| match error.kind() {
             io::ErrorKind::InvalidData => {
-                Error::damage(format!("{} cannot be decrypted: {error}", path.display()))
+                Error::damage(format!("{place} cannot be decrypted: {error}"))
             }
-            _ => Error::io("read", path, &error),
+            _ => Error::at("read", place, &error),
         })
     }
 

@@ -10,6 +10,7 @@ use proptest::prelude::*;
 
 use super::header::HEADER_BYTES;
 use super::*;
+use crate::storage::Place;
 use crate::stored::bundle;
 use crate::stored::coding::Coding;
 use crate::stored::compression::{Algorithm, Compression, Compressor};
@@ -349,7 +350,8 @@ fn under_any_compression_a_stored_file_is_read_to_its_authentic_end() {
                     read_whole(&path, &coding).is_err(),
                     "{algorithm} {cipher} at {place}"
                 );
-                let (_, decoded) = read_hashed(&path, &coding, &mut part, |_| ()).unwrap();
+                let (_, decoded) =
+                    read_hashed(&Place::from(&path), &coding, &mut part, |_| ()).unwrap();
                 assert!(decoded.is_err(), "{algorithm} {cipher} at {place}");
             }
         }
@@ -369,7 +371,7 @@ fn an_encrypted_bundle_is_a_tar_once_decrypted() {
     store(&path, &coding, &[&builder.finish().unwrap()]);
     let tar = read_whole(&path, &coding).unwrap();
     let mut members = Vec::new();
-    bundle::visit_members(&path, &tar, |member, content| {
+    bundle::visit_members(&path.display(), &tar, |member, content| {
         members.push((member.to_owned(), content.len()));
         Ok(())
     })

@@ -55,7 +55,7 @@ const METRICS: [Metric; 12] = [
     (
         "pgkeep_free_bytes",
         "Bytes free where that lies",
-        |status| Some(status.free),
+        |status| status.free,
     ),
     (
         "pgkeep_attention",

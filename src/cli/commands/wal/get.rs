@@ -2,7 +2,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use crate::cli::app::{self, App};
+use crate::cli::app::App;
 use crate::cli::report::{Answer, Fields, field};
 use crate::error::{Error, Result};
 use crate::pg::wal_file::WalFileName;
@@ -51,13 +51,10 @@ impl Get {
     /// Hands it out.
     pub(crate) fn run(&self, app: &App) -> Result<Answer> {
         let storage = app.configuration.storage(&self.server)?;
-        let folder = app::folder(&storage)?;
+        let folder = app.folder(&storage)?;
         let archive = WalArchive::open(&folder, storage.keys())?.ok_or_else(|| {
-            Error::failed(format!(
-                "there is no WAL archive in {}",
-                folder.wal().display()
-            ))
-            .hint("is the disk mounted? pgkeep wal push and wal copy create the archive")
+            Error::failed(format!("there is no WAL archive in {}", folder.wal()))
+                .hint("is the disk mounted? pgkeep wal push and wal copy create the archive")
         })?;
         let request = get::Request {
             name: &self.name,

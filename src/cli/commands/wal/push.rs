@@ -2,7 +2,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use crate::cli::app::{self, App};
+use crate::cli::app::App;
 use crate::cli::report::{Answer, Fields, field};
 use crate::error::Result;
 use crate::repository::wal_archive::Stored;
@@ -35,7 +35,7 @@ impl Push {
         let storage = app.configuration.storage(&self.server)?;
         let request = push::Request {
             server: &self.server,
-            folder: &app::folder(&storage)?,
+            folder: &app.folder(&storage)?,
             path: &self.path,
             coding: &storage.coding()?,
             keys: storage.keys(),

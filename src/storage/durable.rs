@@ -57,8 +57,8 @@ pub fn sync_parent(path: &Path) -> Result<()> {
     }
 }
 
-/// Writes a file that is not there yet. Several processes may do so at once, with the same content.
-pub fn create_file(path: &Path, content: &[u8]) -> Result<()> {
+/// Writes a file that is not there yet; false where it is. Several processes may do so at once. The folder is not synced.
+pub fn create_file(path: &Path, content: &[u8]) -> Result<bool> {
     let moment = jiff::Timestamp::now().as_nanosecond();
     let own = path.with_added_extension(format!("{}-{moment}", std::process::id()));
     let written = OpenOptions::new()
@@ -72,7 +72,7 @@ pub fn create_file(path: &Path, content: &[u8]) -> Result<()> {
     if !matches!(renamed, Ok(true)) {
         let _ = fs::remove_file(&own);
     }
-    renamed.map(drop)
+    renamed
 }
 
 /// Renames a file to a name that must be free; false where it is taken. Not synced.

@@ -1,0 +1,158 @@
+//! Staging in an object store: by `backup.info`.
+//!
+//! Nothing there can be renamed, so all that a backup stores is written where it stays, in folders of its own below that of its
+//! `backup.info`, which is written last and says which of them counts:
+//!
+//! ```text
+//! IDENTIFIER.building                   an object that is there as long as the backup is being made or replaced
+//! IDENTIFIER.deleting                   an object that is there as long as the backup is being deleted
+//! IDENTIFIER/backup.info                makes it a backup
+//! IDENTIFIER/NAME/                      the stored files: of a pass, or of what became of several, or of what replaced the first
+//! ```
+//!
+//! Whatever is cut short leaves one of the two objects, by which the next writer finds what to remove.
+
+use crate::error::{Error, Kind, Result};
+use crate::repository::backup_info::BackupInfo;
+use crate::repository::identifier::Identifier;
+use crate::repository::layout::{BackupFolder, INFO, ServerFolder};
+use crate::repository::staging::identifier_with;
+use crate::storage::Place;
+
+const BUILDING: &str = ".building";
+const DELETING: &str = ".deleting";
+
+/// Marks a backup as one that is being made or replaced, and gives a folder of its own for what replaces it.
+pub(super) fn begin(server: &ServerFolder, identifier: Identifier) -> Result<BackupFolder> {
+    marker(server, identifier, BUILDING).replace(b"")?;
+    let name = Identifier::at(jiff::Timestamp::now()).to_string();
+    Ok(BackupFolder::new(server.backup(identifier).stored(&name)))
+}
+
+/// Makes a part the backup, by a `backup.info` that says where it lies.
+pub(super) fn publish(
+    server: &ServerFolder,
+    identifier: Identifier,
+    part: &BackupFolder,
+) -> Result<BackupFolder> {
+    let finished = server.backup(identifier);
+    let info = BackupInfo::read(part)?.in_folder(part.place().name());
+    if !finished.info().create(&info.to_bytes()?)? {
+        return Err(Error::failed(format!(
+            "{} was made by somebody else meanwhile",
+            finished.info()
+        ))
+        .hint("see that no two pgkeep configurations write to the same place"));
+    }
+    Ok(finished)
+}
+
+/// Puts what was built in a folder in the place of what the backup was.
+pub(super) fn replace(
+    server: &ServerFolder,
+    identifier: Identifier,
+    built: &BackupFolder,
+) -> Result<()> {
+    let info = BackupInfo::read(built)?.in_folder(built.place().name());
+    info.write(&server.backup(identifier))
+}
+
+/// Removes all that a backup does not need that is, or is not, finished; and then what marks it.
+pub(super) fn clear(server: &ServerFolder, identifier: Identifier) {
+    // What cannot be removed now, the next writer removes.
+    if let Err(error) = remove_unneeded(server, identifier) {
+        log::warn!("what is left of an unfinished backup stays for now: {error}");
+    }
+}
+
+fn remove_unneeded(server: &ServerFolder, identifier: Identifier) -> Result<()> {
+    let folder = server.backup(identifier);
+    let needed = match BackupInfo::read_if_there(&folder)? {
+        None => None,
+        Some(info) => Some(info.files_in.unwrap_or_default()),
+    };
+    for name in folder.place().names()? {
+        let place = folder.place().join(&name);
+        match &needed {
+            Some(needed) if name == INFO || *needed == name => {}
+            // Its stored files lie beside it where it was copied here from a folder.
+            Some(needed) if needed.is_empty() && !is_part(&name) => {}
+            _ if name == INFO => place.remove()?,
+            _ => place.remove_folder()?,
+        }
+    }
+    // Of a part there is one more.
+    if let Some(needed) = needed.filter(|needed| !needed.is_empty()) {
+        folder.place().join(&needed).join(INFO).remove()?;
+    }
+    marker(server, identifier, BUILDING).remove()
+}
+
+/// Deletes a backup.
+pub(super) fn delete(server: &ServerFolder, identifier: Identifier) -> Result<()> {
+    let deleting = marker(server, identifier, DELETING);
+    deleting.replace(b"")?;
+    remove_deleted(server, identifier)
+}
+
+fn remove_deleted(server: &ServerFolder, identifier: Identifier) -> Result<()> {
+    let folder = server.backup(identifier);
+    // It is first what it is a backup by, and then all the rest.
+    folder.info().remove()?;
+    folder.place().remove_folder()?;
+    marker(server, identifier, BUILDING).remove()?;
+    marker(server, identifier, DELETING).remove()
+}
+
+/// Removes what others left; how many backups there were.
+pub(super) fn remove_leftovers(server: &ServerFolder) -> Result<usize> {
+    let mut removed = 0;
+    for name in server.backups().names()? {
+        let done = if let Some(identifier) = identifier_with(&name, DELETING) {
+            remove_deleted(server, identifier)
+        } else if let Some(identifier) = identifier_with(&name, BUILDING) {
+            server.backup(identifier).place().end_uploads()?;
+            remove_unneeded(server, identifier)
+        } else {
+            continue;
+        };
+        match done {
+            Ok(()) => removed += 1,
+            Err(error) if error.kind() == Kind::Damage => log::warn!(
+                "what is left of an unfinished backup stays, as the backup beside it cannot be read: {error}"
+            ),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(removed)
+}
+
+/// Every finished backup, and where its `backup.info` lies.
+pub(super) fn finished(server: &ServerFolder) -> Result<Vec<(Identifier, BackupFolder)>> {
+    let names = server.backups().names()?;
+    let marked = |identifier: Identifier, suffix: &str| {
+        names
+            .iter()
+            .any(|name| *name == format!("{identifier}{suffix}"))
+    };
+    let mut finished = Vec::new();
+    for identifier in names.iter().filter_map(|name| name.parse().ok()) {
+        let folder = server.backup(identifier);
+        if marked(identifier, DELETING)
+            || marked(identifier, BUILDING) && !folder.info().exists()?
+        {
+            continue;
+        }
+        finished.push((identifier, folder));
+    }
+    Ok(finished)
+}
+
+/// Whether it is the name of a folder that [`begin`] or a pass makes.
+fn is_part(name: &str) -> bool {
+    name.starts_with(|first: char| first.is_ascii_digit()) || name.starts_with("merged.")
+}
+
+fn marker(server: &ServerFolder, identifier: Identifier, suffix: &str) -> Place {
+    server.backups().join(&format!("{identifier}{suffix}"))
+}
