@@ -40,6 +40,7 @@ mod kinds_of_cluster;
 mod large_relation;
 mod logging;
 mod naming;
+mod objects;
 mod odd_wal;
 mod passes;
 mod permissions;

@@ -1,6 +1,6 @@
 //! The test ground: real PostgreSQL servers, and the pgkeep that was just built.
 //!
-//! Nothing here listens on a network: every server has its own socket folder.
+//! Nothing here listens on a network: every PostgreSQL has its own socket folder, the S3 server listens on 127.0.0.1.
 //! When the tests run as root, servers, their tools and pgkeep run as an
 //! unprivileged account, since initdb and postgres refuse root.
 
@@ -8,6 +8,7 @@ pub mod account;
 pub mod archive;
 pub mod checks;
 pub mod cluster;
+pub mod faults;
 pub mod ground;
 pub mod link;
 pub mod load;
@@ -15,6 +16,7 @@ pub mod pgkeep;
 pub mod random_changes;
 pub mod report;
 pub mod small_disk;
+pub mod store;
 pub mod template;
 
 pub use cluster::{Cluster, Options};

@@ -1,0 +1,756 @@
+//! The object store, against a real S3 server and a network that fails.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use pgkeep::config::Environment;
+use pgkeep::error::{Error, Kind};
+use pgkeep::interrupt::Interrupt;
+use pgkeep::storage::objects::{Endpoint, Location, ObjectStore, Proxy, Settings, Sources};
+
+use crate::support::faults::{Fault, Faults};
+use crate::support::store::{self, Bucket};
+
+/// Where in the bucket everything lies.
+const FOLDER: &str = "keep/some folder";
+
+fn environment(variables: &[(&str, &str)]) -> Environment {
+    Environment {
+        variables: variables
+            .iter()
+            .map(|(name, value)| (name.to_string(), value.to_string()))
+            .collect(),
+        home: None,
+        user_name: None,
+        is_root: false,
+        system_directory: PathBuf::from("/nonexistent"),
+    }
+}
+
+fn settings(bucket: &Bucket, endpoint: &str) -> Settings {
+    let environment = environment(&[
+        ("AWS_ACCESS_KEY_ID", store::KEY_ID),
+        ("AWS_SECRET_ACCESS_KEY", store::SECRET),
+    ]);
+    let location = Location::parse(&bucket.url(FOLDER)).unwrap();
+    Settings {
+        endpoint: Endpoint::parse(endpoint),
+        ..Settings::new(location, Sources::new(&environment, None, None))
+    }
+}
+
+fn open(settings: &Settings) -> ObjectStore {
+    ObjectStore::open(settings, &Interrupt::default()).unwrap()
+}
+
+/// A store in a bucket of its own.
+fn plain() -> (Bucket, ObjectStore) {
+    let bucket = Bucket::new();
+    let store = open(&settings(&bucket, &store::endpoint()));
+    (bucket, store)
+}
+
+/// The same behind a network that can fail.
+fn faulty() -> (Bucket, ObjectStore, Faults) {
+    let (bucket, faults) = (Bucket::new(), Faults::new());
+    let store = open(&settings(&bucket, faults.endpoint()));
+    (bucket, store, faults)
+}
+
+/// Bytes of which no part is like another one.
+fn content(length: usize) -> Vec<u8> {
+    (0u64..)
+        .flat_map(|number| number.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes())
+        .take(length)
+        .collect()
+}
+
+fn read_all(store: &ObjectStore, key: &str) -> Vec<u8> {
+    let mut reader = store.open_read(key).unwrap().unwrap();
+    let mut content = Vec::new();
+    reader.read_to_end(&mut content).unwrap();
+    assert_eq!(reader.size(), content.len() as u64);
+    content
+}
+
+fn keys(store: &ObjectStore, prefix: &str) -> Vec<String> {
+    let mut keys: Vec<_> = store
+        .list(prefix)
+        .unwrap()
+        .into_iter()
+        .map(|one| one.key)
+        .collect();
+    keys.sort();
+    keys
+}
+
+#[test]
+fn what_is_written_is_read() {
+    let (_bucket, store) = plain();
+    assert_eq!(store.get("a", 10).unwrap(), None);
+    assert_eq!(store.size("a").unwrap(), None);
+    assert!(store.open_read("a").unwrap().is_none());
+    assert_eq!(
+        store.read_range("a", 0, 1).unwrap_err().kind(),
+        Kind::Absent
+    );
+
+    store.put("a", b"one".to_vec()).unwrap();
+    store.put("a", b"two!".to_vec()).unwrap();
+    let (there, version) = store.get("a", 4).unwrap().unwrap();
+    assert_eq!(there, b"two!");
+    let stat = store.size("a").unwrap().unwrap();
+    assert_eq!((stat.size, &stat.version), (4, &version));
+    let age = jiff::Timestamp::now().duration_since(stat.last_modified);
+    assert!(age.as_secs().abs() < 300, "{age}");
+    assert_eq!(read_all(&store, "a"), b"two!");
+    assert_eq!(store.get("a", 3).unwrap_err().kind(), Kind::Damage);
+
+    store.put("empty", Vec::new()).unwrap();
+    assert_eq!(store.get("empty", 0).unwrap().unwrap().0, b"");
+    assert_eq!(read_all(&store, "empty"), b"");
+}
+
+#[test]
+fn a_range_ends_where_the_object_does() {
+    let (_bucket, store) = plain();
+    store.put("a", b"0123456789".to_vec()).unwrap();
+    for (offset, length, expected) in [
+        (0, 3, "012"),
+        (7, 3, "789"),
+        (7, 4, "789"),
+        (9, u64::MAX, "9"),
+        (10, 1, ""),
+        (100, 1, ""),
+        (5, 0, ""),
+    ] {
+        let read = store.read_range("a", offset, length).unwrap();
+        assert_eq!(read, expected.as_bytes(), "{offset} {length}");
+    }
+}
+
+#[test]
+fn a_key_is_taken_once_and_replaced_only_as_it_was_seen() {
+    let (_bucket, store) = plain();
+    assert!(store.create("lock", b"one".to_vec()).unwrap());
+    assert!(!store.create("lock", b"two".to_vec()).unwrap());
+    // Also by who would write the same.
+    assert!(!store.create("lock", b"one".to_vec()).unwrap());
+    let (_, first) = store.get("lock", 10).unwrap().unwrap();
+    let second = store
+        .replace("lock", b"two".to_vec(), &first)
+        .unwrap()
+        .unwrap();
+    assert_eq!(
+        store.replace("lock", b"three".to_vec(), &first).unwrap(),
+        None
+    );
+    assert_eq!(
+        store.get("lock", 10).unwrap().unwrap(),
+        (b"two".to_vec(), second.clone())
+    );
+    store.delete(&["lock".to_owned()]).unwrap();
+    assert_eq!(
+        store.replace("lock", b"three".to_vec(), &second).unwrap(),
+        None
+    );
+    assert_eq!(store.get("lock", 10).unwrap(), None);
+}
+
+#[test]
+fn of_many_who_create_one_does() {
+    let (_bucket, store) = plain();
+    let created = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..8)
+            .map(|number| {
+                let store = &store;
+                scope.spawn(move || store.create("lock", format!("{number}")).unwrap())
+            })
+            .collect();
+        threads
+            .into_iter()
+            .filter(|_| true)
+            .map(|thread| thread.join().unwrap())
+            .filter(|created| *created)
+            .count()
+    });
+    assert_eq!(created, 1);
+}
+
+const STRANGE: [&str; 16] = [
+    "a b",
+    " blanks at the ends ",
+    "  ",
+    "100%",
+    "%41",
+    "a+b&c=d",
+    "what?#!$'()*,;:@",
+    "<tag>\"&amp;\"</tag>",
+    "back\\slash|pipe~tilde^`{}[]",
+    "Grüße/日本語/🐘",
+    "line\nfeed\ttab\u{1}\u{7f}\r",
+    "...",
+    ".hidden/..two",
+    "u\u{308} is not \u{fc}",
+    "\u{2028}\u{fffe}\u{85}",
+    "--x=y/*",
+];
+
+#[test]
+fn every_name_comes_back_as_it_was() {
+    let (_bucket, store) = plain();
+    for name in STRANGE {
+        let key = format!("names/{name}/{name}");
+        store.put(&key, key.clone().into_bytes()).unwrap();
+        assert_eq!(
+            store.get(&key, 1000).unwrap().unwrap().0,
+            key.as_bytes(),
+            "{key:?}"
+        );
+        assert!(store.size(&key).unwrap().is_some(), "{key:?}");
+    }
+    let mut expected: Vec<_> = STRANGE
+        .iter()
+        .map(|name| format!("names/{name}/{name}"))
+        .collect();
+    expected.sort();
+    assert_eq!(keys(&store, "names"), expected);
+    assert_eq!(keys(&store, ""), expected);
+
+    let mut folders = store.children("names").unwrap().folders;
+    folders.sort();
+    let mut expected_folders: Vec<_> = STRANGE
+        .iter()
+        .map(|name| format!("names/{}", name.split('/').next().unwrap()))
+        .collect();
+    expected_folders.sort();
+    assert_eq!(folders, expected_folders);
+
+    for key in &expected {
+        store.copy(key, &format!("copies/{key}")).unwrap();
+        assert_eq!(
+            read_all(&store, &format!("copies/{key}")),
+            key.as_bytes(),
+            "{key:?}"
+        );
+        let mut writer = store.write(&format!("large/{key}")).unwrap();
+        writer.write_all(b"x").unwrap();
+        writer.finish().unwrap();
+    }
+    assert_eq!(keys(&store, "large").len(), STRANGE.len());
+    store.delete(&expected).unwrap();
+    assert_eq!(keys(&store, "names"), Vec::<String>::new());
+    assert_eq!(keys(&store, "copies").len(), STRANGE.len());
+    assert_eq!(store.put("", Vec::new()).unwrap_err().kind(), Kind::Failed);
+    assert_eq!(
+        store.put("a//b", Vec::new()).unwrap_err().kind(),
+        Kind::Failed
+    );
+}
+
+#[test]
+fn a_list_has_every_page_and_a_level_only_its_own() {
+    const COUNT: usize = 1100;
+    let (bucket, store) = plain();
+    for folder in ["many/0", "many/1"] {
+        bucket.fill(&format!("{FOLDER}/{folder}"), COUNT / 2);
+    }
+    store.put("many.else", b"1".to_vec()).unwrap();
+    store.put("many/own", b"12".to_vec()).unwrap();
+    let before = store.requests();
+    assert_eq!(store.list("many").unwrap().len(), COUNT + 1);
+    assert_eq!(store.requests().lists - before.lists, 2);
+    let mut children = store.children("many").unwrap();
+    children.folders.sort();
+    assert_eq!(children.folders, ["many/0", "many/1"]);
+    assert_eq!(children.objects.len(), 1);
+    assert_eq!(
+        (children.objects[0].key.as_str(), children.objects[0].size),
+        ("many/own", 2)
+    );
+    assert_eq!(store.children("").unwrap().folders, ["many"]);
+    assert_eq!(store.children("nothing").unwrap(), Default::default());
+
+    let all = keys(&store, "many");
+    store.delete(&all).unwrap();
+    store.delete(&all).unwrap();
+    assert_eq!(store.requests().deletes, 4);
+    assert_eq!(keys(&store, ""), ["many.else"]);
+}
+
+#[test]
+fn what_fails_for_a_moment_is_done_all_the_same() {
+    let (_bucket, store, faults) = faulty();
+    for fault in [
+        Fault::Busy,
+        Fault::Reset,
+        Fault::LostAnswer,
+        Fault::Refusal(429, "TooManyRequests"),
+    ] {
+        let fail = |method: &str| faults.next(1, method, "", fault.clone());
+        fail("PUT");
+        store.put("a", b"content".to_vec()).unwrap();
+        fail("GET");
+        assert_eq!(store.get("a", 10).unwrap().unwrap().0, b"content");
+        fail("HEAD");
+        assert_eq!(store.size("a").unwrap().unwrap().size, 7);
+        fail("GET");
+        assert_eq!(read_all(&store, "a"), b"content");
+        fail("GET");
+        assert_eq!(keys(&store, ""), ["a"]);
+        fail("PUT");
+        store.copy("a", "b").unwrap();
+        fail("POST");
+        store.delete(&["a".to_owned(), "b".to_owned()]).unwrap();
+        assert_eq!(keys(&store, ""), Vec::<String>::new());
+        assert_eq!(faults.left(), 0);
+    }
+    // An answer may begin before the store knows how it will go.
+    store.put("a", b"content".to_vec()).unwrap();
+    faults.next(1, "PUT", "/b", Fault::Refusal(200, "InternalError"));
+    store.copy("a", "b").unwrap();
+    assert_eq!(store.get("b", 10).unwrap().unwrap().0, b"content");
+}
+
+#[test]
+fn a_lost_answer_is_not_taken_for_somebody_else() {
+    let (_bucket, store, faults) = faulty();
+    faults.next(1, "PUT", "/lock", Fault::LostAnswer);
+    assert!(store.create("lock", b"mine".to_vec()).unwrap());
+    // It is told from somebody else's all the same.
+    faults.next(1, "PUT", "/lock", Fault::LostAnswer);
+    assert!(!store.create("lock", b"yours".to_vec()).unwrap());
+    let (_, seen) = store.get("lock", 10).unwrap().unwrap();
+    faults.next(1, "PUT", "/lock", Fault::LostAnswer);
+    let mine = store
+        .replace("lock", b"new".to_vec(), &seen)
+        .unwrap()
+        .unwrap();
+    assert_eq!(store.size("lock").unwrap().unwrap().version, mine);
+    faults.next(1, "PUT", "/lock", Fault::LostAnswer);
+    assert_eq!(
+        store.replace("lock", b"newer".to_vec(), &seen).unwrap(),
+        None
+    );
+    assert_eq!(faults.left(), 0);
+}
+
+#[test]
+fn a_reader_goes_on_where_its_connection_was_lost() {
+    let (_bucket, store, faults) = faulty();
+    let expected = content(20_000_000);
+    store.put("large", expected.clone()).unwrap();
+    for bytes in [0, 1, 400_000] {
+        faults.next(2, "GET", "/large", Fault::Cut(bytes));
+        let before = faults.count("GET");
+        assert!(read_all(&store, "large") == expected, "{bytes}");
+        // 1, 2, 4, 8 and 5 MB, and those that were cut.
+        assert_eq!(faults.count("GET") - before, 7);
+    }
+    assert_eq!(faults.left(), 0);
+    faults.next(1, "GET", "/large", Fault::Cut(300_000));
+    assert_eq!(
+        store.read_range("large", 5, 1_000_000).unwrap(),
+        expected[5..1_000_005]
+    );
+    faults.next(1, "GET", "/large", Fault::Cut(5_000_000));
+    assert!(store.get("large", u64::MAX).unwrap().unwrap().0 == expected);
+}
+
+#[test]
+fn a_reader_reads_one_content_or_none() {
+    let (_bucket, store) = plain();
+    store.put("a", content(3_000_000)).unwrap();
+    let mut reader = store.open_read("a").unwrap().unwrap();
+    store.put("a", vec![0; 3_000_000]).unwrap();
+    let error = reader.read_to_end(&mut Vec::new()).unwrap_err();
+    let error = Error::inside(&error).unwrap();
+    assert!(
+        error.message().ends_with("was replaced while it was read"),
+        "{error}"
+    );
+    assert!(error.is_momentary());
+}
+
+#[test]
+fn a_large_object_is_written_in_parts() {
+    const BYTES: usize = 40 << 20;
+    let (_bucket, store, faults) = faulty();
+    let expected = content(BYTES);
+    faults.next(1, "POST", "uploads", Fault::Busy);
+    faults.next(1, "PUT", "partNumber=2&", Fault::LostAnswer);
+    faults.next(1, "PUT", "partNumber=4&", Fault::Reset);
+    faults.next(1, "POST", "uploadId", Fault::LostAnswer);
+    let mut writer = store.write("large").unwrap();
+    for part in expected.chunks(1_000_003) {
+        writer.write_all(part).unwrap();
+    }
+    assert_eq!(store.size("large").unwrap(), None);
+    writer.finish().unwrap();
+    assert_eq!(faults.left(), 0);
+    assert!(read_all(&store, "large") == expected);
+    // Five parts and two of them again, one beginning again, and the end again.
+    let requests = store.requests();
+    assert_eq!((requests.puts, requests.uploads), (7, 4));
+    store.copy("large", "copy").unwrap();
+    assert_eq!(store.size("copy").unwrap().unwrap().size, BYTES as u64);
+
+    // What fits into one part is one request.
+    let mut writer = store.write("small").unwrap();
+    writer.write_all(&expected[..1 << 20]).unwrap();
+    writer.finish().unwrap();
+    assert_eq!(store.requests().puts, 8);
+    assert_eq!(store.size("small").unwrap().unwrap().size, 1 << 20);
+    store.write("empty").unwrap().finish().unwrap();
+    assert_eq!(store.size("empty").unwrap().unwrap().size, 0);
+}
+
+#[test]
+fn a_writer_that_is_not_finished_leaves_nothing() {
+    let (_bucket, store, faults) = faulty();
+    let part = content(9 << 20);
+    let mut writer = store.write("dropped").unwrap();
+    writer.write_all(&part).unwrap();
+    drop(writer);
+    assert_eq!(store.abort_uploads("").unwrap(), 0);
+    // As of a process that was killed.
+    for key in ["left/one", "left/two", "other/<&>"] {
+        let mut writer = store.write(key).unwrap();
+        writer.write_all(&part).unwrap();
+        std::mem::forget(writer);
+    }
+    assert_eq!(store.abort_uploads("left").unwrap(), 2);
+    assert_eq!(store.abort_uploads("").unwrap(), 1);
+    assert_eq!(store.abort_uploads("").unwrap(), 0);
+
+    faults.next(
+        1,
+        "PUT",
+        "partNumber=1&",
+        Fault::Refusal(403, "AccessDenied"),
+    );
+    let mut writer = store.write("refused").unwrap();
+    writer.write_all(&part).unwrap();
+    let error = writer.finish().unwrap_err();
+    assert_eq!(error.kind(), Kind::Server);
+    assert!(
+        error.advice().unwrap().contains("s3:PutObject"),
+        "{error:?}"
+    );
+    assert_eq!(store.abort_uploads("").unwrap(), 0);
+    assert_eq!(keys(&store, ""), Vec::<String>::new());
+}
+
+#[test]
+fn threads_do_not_wait_for_each_other() {
+    let (_bucket, store, faults) = faulty();
+    faults.delay(Duration::from_millis(300));
+    std::thread::scope(|scope| {
+        for number in 0..16 {
+            let store = &store;
+            scope.spawn(move || store.put(&format!("{number}"), vec![0; 1000]).unwrap());
+        }
+    });
+    assert!(faults.peak() >= 8);
+    // Some parts of an object go together, and no more of them than that.
+    let mut writer = store.write("large").unwrap();
+    let expected = content(6 * (8 << 20));
+    writer.write_all(&expected).unwrap();
+    writer.finish().unwrap();
+    assert_eq!(faults.peak(), 3);
+    // What is read next comes while there is still something to read.
+    let mut reader = store.open_read("large").unwrap().unwrap();
+    reader.read_exact(&mut [0; 1]).unwrap();
+    std::thread::sleep(Duration::from_millis(100));
+    assert_eq!(faults.count("GET"), 2);
+    assert_eq!(faults.count("PUT"), 16 + 6);
+}
+
+#[test]
+fn a_wait_ends_when_it_is_time_to_stop() {
+    let (bucket, faults) = (Bucket::new(), Faults::new());
+    let interrupt = Arc::new(Interrupt::default());
+    let store = ObjectStore::open(&settings(&bucket, faults.endpoint()), &interrupt).unwrap();
+    let mut writer = store.write("large").unwrap();
+    writer.write_all(&content(9 << 20)).unwrap();
+    faults.next(1, "GET", "", Fault::Slow(Duration::from_secs(20)));
+    faults.next(1000, "PUT", "", Fault::Busy);
+    let raise = Arc::clone(&interrupt);
+    std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(500));
+        raise.raise();
+    });
+    let begin = Instant::now();
+    std::thread::scope(|scope| {
+        let waits = [
+            scope.spawn(|| store.get("a", 10).map(drop)),
+            scope.spawn(|| store.put("a", Vec::new())),
+            scope.spawn(|| writer.finish()),
+        ];
+        for wait in waits {
+            assert_eq!(wait.join().unwrap().unwrap_err().message(), "interrupted");
+        }
+    });
+    assert!(begin.elapsed() < Duration::from_secs(10));
+    // What has to be done is done.
+    let cleaning_up = store.for_cleaning_up();
+    assert_eq!(cleaning_up.abort_uploads("").unwrap(), 0);
+    cleaning_up.delete(&["a".to_owned()]).unwrap();
+    assert_eq!(store.list("").unwrap_err().message(), "interrupted");
+    assert!(ObjectStore::open(&settings(&bucket, faults.endpoint()), &interrupt).is_err());
+}
+
+#[test]
+fn what_the_operator_has_to_do_is_said() {
+    let (bucket, store, faults) = faulty();
+    let of_keys = |id: &str, secret: &str| {
+        let environment =
+            environment(&[("AWS_ACCESS_KEY_ID", id), ("AWS_SECRET_ACCESS_KEY", secret)]);
+        Settings {
+            credentials: Sources::new(&environment, None, None),
+            ..settings(&bucket, faults.endpoint())
+        }
+    };
+    let refused = |settings: &Settings| open(settings).put("a", Vec::new()).unwrap_err();
+    let says = |error: Error, message: &str, hint: &str| {
+        assert_eq!(error.kind(), Kind::Server, "{error:?}");
+        assert!(error.message().contains(message), "{error:?}");
+        assert!(error.advice().unwrap().contains(hint), "{error:?}");
+        assert!(!format!("{error:?}").contains(store::SECRET));
+    };
+    says(
+        refused(&of_keys("AKIAOTHER", "x")),
+        "InvalidAccessKeyId",
+        "correct the credentials",
+    );
+    says(
+        refused(&of_keys(store::KEY_ID, "x")),
+        "SignatureDoesNotMatch",
+        "correct the credentials",
+    );
+
+    let elsewhere = Settings {
+        region: Some("eu-north-1".to_owned()),
+        ..settings(&bucket, faults.endpoint())
+    };
+    says(
+        refused(&elsewhere),
+        "AuthorizationHeaderMalformed",
+        "s3_region = us-east-1",
+    );
+
+    let missing = Settings {
+        location: Location::parse("s3://no-such-bucket/a").unwrap(),
+        ..settings(&bucket, faults.endpoint())
+    };
+    let hint = "create the bucket no-such-bucket";
+    says(
+        refused(&missing),
+        "cannot write s3://no-such-bucket/a/a: ",
+        hint,
+    );
+    says(
+        open(&missing).get("a", 1).unwrap_err(),
+        "NoSuchBucket",
+        hint,
+    );
+    says(open(&missing).list("").unwrap_err(), "NoSuchBucket", hint);
+
+    let nobody = Settings {
+        credentials: Sources::new(
+            &environment(&[("AWS_EC2_METADATA_DISABLED", "true")]),
+            None,
+            None,
+        ),
+        ..settings(&bucket, faults.endpoint())
+    };
+    let error = ObjectStore::open(&nobody, &Interrupt::default()).unwrap_err();
+    says(error, "no credentials", "AWS_ACCESS_KEY_ID");
+
+    let unreachable = Settings {
+        // Nobody listens there.
+        endpoint: Endpoint::parse("http://127.0.0.1:9"),
+        ..settings(&bucket, faults.endpoint())
+    };
+    let hasty = open(&unreachable).with_patience(Duration::from_millis(500));
+    let error = hasty.get("a", 1).unwrap_err();
+    assert!(error.is_momentary());
+    says(
+        error,
+        "http://127.0.0.1:9 cannot be reached: ",
+        "check s3_endpoint",
+    );
+
+    let hasty = store.with_patience(Duration::from_millis(500));
+    hasty.put("a", Vec::new()).unwrap();
+    faults.next(1000, "PUT", "", Fault::Busy);
+    let error = hasty.put("a", Vec::new()).unwrap_err();
+    assert!(error.is_momentary());
+    says(error, "(SlowDown)", "later");
+
+    for (method, permission) in [
+        ("GET", "s3:GetObject on arn:aws:s3:::"),
+        ("HEAD", "s3:GetObject and s3:ListBucket"),
+        ("POST", "s3:DeleteObject"),
+    ] {
+        faults.next(1, method, "", Fault::Refusal(403, "AccessDenied"));
+        let error = match method {
+            "GET" => store.get("a", 1).unwrap_err(),
+            "HEAD" => store.size("a").unwrap_err(),
+            _ => store.delete(&["a".to_owned()]).unwrap_err(),
+        };
+        says(error, "", permission);
+    }
+    let store = format!("{store:?} {:?}", settings(&bucket, faults.endpoint()));
+    assert!(
+        !store.contains(store::SECRET) && !store.contains(store::KEY_ID),
+        "{store}"
+    );
+}
+
+#[test]
+fn keys_come_from_files_that_nobody_else_may_read() {
+    let bucket = Bucket::new();
+    let home = tempfile::tempdir().unwrap();
+    let aws = home.path().join(".aws");
+    fs::create_dir(&aws).unwrap();
+    let (id, secret) = (store::KEY_ID, store::SECRET);
+    let keys = format!("aws_access_key_id = {id}\naws_secret_access_key = {secret}\n");
+    let file = home.path().join("keys");
+    fs::write(&file, format!("[default]\n{keys}")).unwrap();
+    fs::write(aws.join("credentials"), format!("[backup]\n{keys}")).unwrap();
+    fs::write(aws.join("config"), "[profile backup]\nregion = us-east-1\n[default]\nregion = nowhere\n[profile assumed]\nrole_arn = x\n").unwrap();
+    let opened = |variables: &[(&str, &str)], file: Option<&Path>, profile: Option<&str>| {
+        let mut environment = environment(variables);
+        environment.home = Some(home.path().to_owned());
+        let settings = Settings {
+            credentials: Sources::new(
+                &environment,
+                file.map(Path::to_owned),
+                profile.map(str::to_owned),
+            ),
+            ..settings(&bucket, &store::endpoint())
+        };
+        ObjectStore::open(&settings, &Interrupt::default())?.put("a", Vec::new())
+    };
+    opened(&[], None, Some("backup")).unwrap();
+    opened(&[("AWS_PROFILE", "backup")], None, None).unwrap();
+    let other = [
+        ("AWS_ACCESS_KEY_ID", "AKIA"),
+        ("AWS_SECRET_ACCESS_KEY", "x"),
+        ("AWS_REGION", "us-east-1"),
+    ];
+    opened(&other, None, Some("backup")).unwrap();
+    assert_eq!(
+        opened(&[], None, Some("no")).unwrap_err().kind(),
+        Kind::Server
+    );
+    let error = opened(&[], None, Some("assumed")).unwrap_err();
+    assert!(error.message().contains("role_arn"), "{error}");
+
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
+    let error = opened(&other, Some(&file), None).unwrap_err();
+    assert_eq!(error.kind(), Kind::Usage);
+    assert!(error.message().contains("can be read by others"), "{error}");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+    opened(&other, Some(&file), None).unwrap();
+    assert_eq!(
+        opened(&other, Some(&file), Some("no")).unwrap_err().kind(),
+        Kind::Usage
+    );
+}
+
+/// A certificate of an authority of its own, as files in PEM format: the authority's, the server's and its key.
+fn certificates(folder: &Path) -> [PathBuf; 3] {
+    let openssl = |arguments: &str| {
+        let output = Command::new("openssl")
+            .args(arguments.split(' '))
+            .current_dir(folder)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+    };
+    let key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
+    openssl(&format!(
+        "req -x509 {key} -keyout ca.key -out ca.crt -days 2 -subj /CN=authority"
+    ));
+    openssl(&format!(
+        "req {key} -keyout server.key -out server.csr -subj /CN=store"
+    ));
+    fs::write(folder.join("extensions"), "subjectAltName=IP:127.0.0.1\n").unwrap();
+    openssl(
+        "x509 -req -in server.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 2 -out server.crt -extfile extensions",
+    );
+    ["ca.crt", "server.crt", "server.key"].map(|name| folder.join(name))
+}
+
+#[test]
+fn a_store_has_to_prove_who_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let [authority, certificate, key] = certificates(folder.path());
+    let (bucket, faults) = (Bucket::new(), Faults::with_tls(&certificate, &key));
+    let trusting = |authorities: Option<&Path>| Settings {
+        authorities: authorities.map(Path::to_owned),
+        ..settings(&bucket, faults.endpoint())
+    };
+    let store = open(&trusting(Some(&authority)));
+    let expected = content(3_000_000);
+    store.put("a", expected.clone()).unwrap();
+    assert!(read_all(&store, "a") == expected);
+
+    let error = open(&trusting(None)).get("a", 1).unwrap_err();
+    assert_eq!(error.kind(), Kind::Server);
+    assert!(
+        error.message().contains("does not prove who it is"),
+        "{error}"
+    );
+    assert!(error.advice().unwrap().contains("s3_ca"), "{error:?}");
+    let error = ObjectStore::open(&trusting(Some(&key)), &Interrupt::default()).unwrap_err();
+    assert_eq!(error.kind(), Kind::Usage);
+    let missing = folder.path().join("no.crt");
+    assert!(ObjectStore::open(&trusting(Some(&missing)), &Interrupt::default()).is_err());
+}
+
+#[test]
+fn a_proxy_is_gone_through() {
+    let (bucket, proxy) = (Bucket::new(), Faults::new());
+    let address = proxy.endpoint().replace("http://", "ann:sw%20rd@");
+    let through = Settings {
+        proxy: Proxy::parse(&address),
+        // Which the proxy leads to whatever it is asked for.
+        ..settings(&bucket, "http://192.0.2.1")
+    };
+    open(&through).put("a", b"x".to_vec()).unwrap();
+    let asked = proxy.last("CONNECT");
+    assert!(asked.starts_with("CONNECT 192.0.2.1:80 "), "{asked}");
+    assert!(
+        asked
+            .to_lowercase()
+            .contains("proxy-authorization: basic yw5uonn3ihjk"),
+        "{asked}"
+    );
+
+    let variables = [
+        ("AWS_ACCESS_KEY_ID", store::KEY_ID),
+        ("AWS_SECRET_ACCESS_KEY", store::SECRET),
+        ("http_proxy", proxy.endpoint()),
+        ("NO_PROXY", "127.0.0.1"),
+    ];
+    let by_environment = |endpoint: &str| Settings {
+        credentials: Sources::new(&environment(&variables), None, None),
+        ..settings(&bucket, endpoint)
+    };
+    open(&by_environment("http://192.0.2.1"))
+        .put("a", Vec::new())
+        .unwrap();
+    assert_eq!(proxy.count("CONNECT"), 2);
+    open(&by_environment(&store::endpoint()))
+        .put("a", Vec::new())
+        .unwrap();
+    assert_eq!(proxy.count("CONNECT"), 2);
+}
