@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::Uri;
+use http::uri::Scheme;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::client::legacy::connect::proxy::Tunnel;
 use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
@@ -68,6 +69,18 @@ fn is_at_hand(uri: &Uri) -> bool {
         .is_some_and(|host| host.starts_with("169.254.") || host.starts_with("[fd00:ec2::"))
 }
 
+/// An address with its port, without which a tunnel leads to that of TLS.
+fn with_port(uri: Uri) -> Result<Uri, http::Error> {
+    match (uri.port(), uri.scheme(), uri.host()) {
+        (None, Some(scheme), Some(host)) if *scheme == Scheme::HTTP => Uri::builder()
+            .scheme(Scheme::HTTP)
+            .authority(format!("{host}:80"))
+            .path_and_query("/")
+            .build(),
+        _ => Ok(uri),
+    }
+}
+
 impl Service<Uri> for Dialer {
     type Response = Watched;
     type Error = Cause;
@@ -93,7 +106,7 @@ impl Service<Uri> for Dialer {
                         if let Some(secret) = proxy.basic_auth() {
                             tunnel = tunnel.with_auth(secret.clone());
                         }
-                        let tunnelled = tunnel.call(uri).await;
+                        let tunnelled = tunnel.call(with_port(uri)?).await;
                         tunnelled.map_err(|error| format!("the proxy: {error}").into())
                     }
                 }
