@@ -1,7 +1,8 @@
 //! The object store, against a real S3 server and a network that fails.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -11,7 +12,9 @@ use std::time::{Duration, Instant};
 use pgkeep::config::Environment;
 use pgkeep::error::{Error, Kind};
 use pgkeep::interrupt::Interrupt;
-use pgkeep::storage::objects::{Endpoint, Location, ObjectStore, Proxy, Settings, Sources};
+use pgkeep::storage::objects::{
+    Endpoint, Location, ObjectStore, Proxy, ServerEncryption, Settings, Sources,
+};
 
 use crate::support::faults::{Fault, Faults};
 use crate::support::store::{self, Bucket};
@@ -753,4 +756,119 @@ fn a_proxy_is_gone_through() {
         .put("a", Vec::new())
         .unwrap();
     assert_eq!(proxy.count("CONNECT"), 2);
+}
+
+#[test]
+fn new_objects_are_stored_as_the_configuration_says() {
+    let (bucket, faults) = (Bucket::new(), Faults::new());
+    let store = open(&Settings {
+        encryption: ServerEncryption::Kms,
+        encryption_key: Some("alias/backup".to_owned()),
+        storage_class: Some("STANDARD_IA".to_owned()),
+        ..settings(&bucket, faults.endpoint())
+    });
+    let headers = |method: &str| {
+        let request = faults.last(method).to_lowercase();
+        for header in [
+            "x-amz-server-side-encryption: aws:kms",
+            "x-amz-server-side-encryption-aws-kms-key-id: alias/backup",
+            "x-amz-storage-class: standard_ia",
+        ] {
+            assert!(request.contains(header), "{request}");
+        }
+    };
+    store.put("a", b"x".to_vec()).unwrap();
+    headers("PUT");
+    store.copy("a", "b").unwrap();
+    headers("PUT");
+    let mut writer = store.write("large").unwrap();
+    // The one part of it is on its way, and nothing was asked after its beginning.
+    writer.write_all(&content(8 << 20)).unwrap();
+    headers("POST");
+    drop(writer);
+}
+
+/// A service that gives credentials away: answers by the beginnings of requests.
+fn giving(answers: Vec<(&'static str, String)>) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut request = String::new();
+            let mut lines = BufReader::new(stream.try_clone().unwrap());
+            while !request.ends_with("\r\n\r\n") {
+                lines.read_line(&mut request).unwrap();
+            }
+            let answer = answers.iter().find(|(begin, _)| request.starts_with(begin));
+            let (status, body) = match answer {
+                Some((_, body)) => ("200 OK", body.as_str()),
+                None => ("404 Not Found", ""),
+            };
+            let length = body.len();
+            write!(
+                stream,
+                "HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
+            )
+            .unwrap();
+        }
+    });
+    address
+}
+
+#[test]
+fn who_runs_in_the_right_place_is_given_keys() {
+    let bucket = Bucket::new();
+    let folder = tempfile::tempdir().unwrap();
+    let token = folder.path().join("token");
+    fs::write(&token, "token").unwrap();
+    let keys = format!(
+        "{{\"AccessKeyId\":\"{}\",\"SecretAccessKey\":\"{}\",\"Token\":\"session\",\"Expiration\":\"2100-01-01T00:00:00Z\"}}",
+        store::KEY_ID,
+        store::SECRET
+    );
+    let opened = |variables: &[(&str, &str)]| {
+        let settings = Settings {
+            credentials: Sources::new(&environment(variables), None, None),
+            ..settings(&bucket, &store::endpoint())
+        };
+        ObjectStore::open(&settings, &Interrupt::default())
+    };
+
+    let instance = giving(vec![
+        ("PUT /latest/api/token", "token".to_owned()),
+        (
+            "GET /latest/meta-data/iam/security-credentials/role ",
+            keys.clone(),
+        ),
+        (
+            "GET /latest/meta-data/iam/security-credentials/ ",
+            "role".to_owned(),
+        ),
+    ]);
+    let store = opened(&[("AWS_EC2_METADATA_SERVICE_ENDPOINT", &instance)]).unwrap();
+    store.put("a", b"x".to_vec()).unwrap();
+    // Which are no requests to the store.
+    assert_eq!(store.requests().total(), 1);
+
+    let container = giving(vec![("GET /keys ", keys)]);
+    let container = format!("{container}/keys");
+    let variables = [
+        ("AWS_CONTAINER_CREDENTIALS_FULL_URI", container.as_str()),
+        (
+            "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
+            token.to_str().unwrap(),
+        ),
+    ];
+    opened(&variables).unwrap().put("a", b"x".to_vec()).unwrap();
+
+    let nowhere = [("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://127.0.0.1:9")];
+    let error = opened(&nowhere).unwrap().put("a", Vec::new()).unwrap_err();
+    assert!(
+        error
+            .message()
+            .contains("nobody gives any here (Connection refused)"),
+        "{error}"
+    );
+    assert!(error.advice().unwrap().contains("s3_credentials"));
 }

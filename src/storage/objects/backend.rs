@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use http::header::HeaderValue;
 use http::{Method, Request};
 use object_store::aws::{
-    AmazonS3, AmazonS3Builder, AmazonS3ConfigKey, AwsAuthorizer, AwsCredential,
+    AmazonS3, AmazonS3Builder, AmazonS3ConfigKey, AwsAuthorizer, AwsCredential, Checksum,
 };
 use object_store::client::{HttpClient, HttpRequest, HttpRequestBody, HttpResponseBody};
 use object_store::list::PaginatedListStore;
@@ -111,6 +111,10 @@ impl S3 {
                 ..RetryConfig::default()
             })
             .with_http_connector(connector.clone());
+        if settings.endpoint.is_none() {
+            // Amazon asks for one where objects are locked. Elsewhere it may be an unknown header.
+            builder = builder.with_checksum_algorithm(Checksum::SHA256);
+        }
         let encryption = match settings.encryption {
             ServerEncryption::None => None,
             ServerEncryption::Aes256 => Some("AES256"),
@@ -278,6 +282,65 @@ impl Backend for S3 {
             if !page.is_truncated {
                 return Ok(uploads);
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::super::Sources;
+    use super::super::settings::{Endpoint, Location};
+    use super::*;
+    use crate::config::Environment;
+
+    fn settings(bucket: &str, endpoint: Option<&str>, path_style: Option<bool>) -> Settings {
+        let location = Location::parse(&format!("s3://{bucket}/folder")).unwrap();
+        let sources = Sources::new(&Environment::capture(), None, None);
+        Settings {
+            endpoint: endpoint.map(|text| Endpoint::parse(text).unwrap()),
+            path_style,
+            ..Settings::new(location, sources)
+        }
+    }
+
+    #[test]
+    fn a_bucket_has_its_address() {
+        let minio = Some("http://minio:9000");
+        for (bucket, endpoint, path_style, region, expected) in [
+            (
+                "back",
+                None,
+                None,
+                "eu-north-1",
+                "https://back.s3.eu-north-1.amazonaws.com",
+            ),
+            (
+                "back",
+                None,
+                Some(true),
+                "us-east-1",
+                "https://s3.us-east-1.amazonaws.com/back",
+            ),
+            (
+                "back.up",
+                None,
+                None,
+                "cn-north-1",
+                "https://s3.cn-north-1.amazonaws.com.cn/back.up",
+            ),
+            ("back", minio, None, "us-east-1", "http://minio:9000/back"),
+            (
+                "back",
+                minio,
+                Some(false),
+                "us-east-1",
+                "http://back.minio:9000",
+            ),
+        ] {
+            let settings = settings(bucket, endpoint, path_style);
+            assert_eq!(address(&settings, region), expected);
         }
     }
 }

@@ -10,6 +10,7 @@ use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -23,6 +24,7 @@ use zeroize::Zeroizing;
 use crate::config::Environment;
 use crate::error::{Error, Result};
 
+use super::failure::Failure;
 use super::profile::Profile;
 
 /// How long what a file of credentials says is taken for good: other tools replace it before it expires.
@@ -253,7 +255,10 @@ impl Sources {
             }
         }
         let built = builder.build().map_err(|error| missing().context(error))?;
-        Ok(Arc::new(Asked(Arc::clone(built.credentials()))))
+        Ok(Arc::new(Asked {
+            provider: Arc::clone(built.credentials()),
+            were_given: AtomicBool::new(false),
+        }))
     }
 }
 
@@ -322,18 +327,32 @@ impl CredentialProvider for FromProfile {
 
 /// Credentials of another service, whose failures are told from those of the store.
 #[derive(Debug)]
-struct Asked(AwsCredentialProvider);
+struct Asked {
+    provider: AwsCredentialProvider,
+    /// Whether there were some before.
+    were_given: AtomicBool,
+}
 
 #[async_trait]
 impl CredentialProvider for Asked {
     type Credential = AwsCredential;
 
     async fn get_credential(&self) -> object_store::Result<Arc<AwsCredential>> {
-        self.0.get_credential().await.map_err(|error| {
-            let why = super::failure::Failure::of(&error);
-            log::debug!("no credentials: {error}");
-            NoCredentials(missing().context(format!("nobody gives any here ({why})"))).into()
-        })
+        match self.provider.get_credential().await {
+            Ok(credential) => {
+                self.were_given.store(true, Ordering::Relaxed);
+                Ok(credential)
+            }
+            Err(error) => {
+                let why = Failure::of(&error);
+                // Who has given some before will do so again.
+                if why.is_momentary() && self.were_given.load(Ordering::Relaxed) {
+                    return Err(error);
+                }
+                let missing = missing().context(format!("nobody gives any here ({why})"));
+                Err(NoCredentials(missing).into())
+            }
+        }
     }
 }
 
