@@ -33,6 +33,8 @@ struct Shared {
 
 struct State {
     version: Version,
+    /// How often it was written anew.
+    renewed: u64,
     /// When it was written last, at the latest.
     written: Instant,
     is_lost: bool,
@@ -49,6 +51,8 @@ struct Holder {
     token: String,
     /// For how long it counts.
     seconds: u64,
+    /// How often it was written anew: each time the object has another content, and so another version.
+    renewed: u64,
     /// The process, for others of its machine.
     process: Option<Process>,
 }
@@ -98,6 +102,7 @@ impl Lease {
             holder: own_name(),
             token: token(),
             seconds: terms.length.as_secs(),
+            renewed: 0,
             process: Process::own(),
         };
         let content = holder.to_bytes()?;
@@ -130,6 +135,7 @@ impl Lease {
             holder,
             state: Mutex::new(State {
                 version,
+                renewed: 0,
                 written: asked,
                 is_lost: false,
                 is_over: false,
@@ -149,25 +155,16 @@ impl Lease {
         })
     }
 
-    /// An error where the lock may be somebody else's by now.
+    /// Renews the lock; an error where it is, or may be, somebody else's by now.
     pub fn check(&self) -> Result<()> {
-        let length = Duration::from_secs(self.shared.holder.seconds);
-        let state = self.shared.state();
-        if !state.is_lost && state.written.elapsed() < length {
-            return Ok(());
-        }
-        Err(Error::locked(format!(
-            "the lock {} was lost: it could not be renewed for {} s, and another pgkeep may be working there by now",
-            self.shared.store.url(&self.shared.key),
-            length.as_secs()
-        ))
-        .hint("see that the store can be reached all the time, then run the same command again"))
+        self.shared.renew();
+        self.shared.check()
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        let is_held = self.check().is_ok();
+        let is_held = self.shared.check().is_ok();
         self.shared.state().is_over = true;
         self.shared.ended.notify_all();
         if let Some(renewing) = self.renewing.take() {
@@ -200,26 +197,53 @@ impl Shared {
             if state.is_over {
                 return;
             }
-            let version = state.version.clone();
+            let is_lost = state.is_lost;
             drop(state);
-            let asked = Instant::now();
-            let renewed = self
-                .holder
-                .to_bytes()
-                .and_then(|content| self.store.replace(&self.key, content, &version));
-            let mut state = self.state();
-            match renewed {
-                Ok(Some(version)) => {
-                    state.version = version;
-                    state.written = asked;
-                }
-                Ok(None) => {
-                    state.is_lost = true;
-                    return;
-                }
-                Err(error) => log::warn!("a lock could not be renewed: {error}"),
+            if is_lost {
+                return;
             }
+            self.renew();
         }
+    }
+
+    /// Writes it anew, if nobody else did.
+    fn renew(&self) {
+        // One at a time: each needs what the one before has written.
+        let mut state = self.state();
+        if state.is_lost {
+            return;
+        }
+        let asked = Instant::now();
+        state.renewed += 1;
+        let holder = Holder {
+            renewed: state.renewed,
+            ..self.holder.clone()
+        };
+        let renewed = holder
+            .to_bytes()
+            .and_then(|content| self.store.replace(&self.key, content, &state.version));
+        match renewed {
+            Ok(Some(version)) => {
+                state.version = version;
+                state.written = asked;
+            }
+            Ok(None) => state.is_lost = true,
+            Err(error) => log::warn!("a lock could not be renewed: {error}"),
+        }
+    }
+
+    fn check(&self) -> Result<()> {
+        let length = Duration::from_secs(self.holder.seconds);
+        let state = self.state();
+        if !state.is_lost && state.written.elapsed() < length {
+            return Ok(());
+        }
+        Err(Error::locked(format!(
+            "the lock {} was lost: it was not renewed for {} s, or was removed, and another pgkeep may be working there by now",
+            self.store.url(&self.key),
+            length.as_secs()
+        ))
+        .hint("see that the store can be reached all the time, then run the same command again"))
     }
 }
 
@@ -237,6 +261,7 @@ impl Holder {
             holder: "another process".to_owned(),
             token: String::new(),
             seconds: 60,
+            renewed: 0,
             process: None,
         })
     }
@@ -352,6 +377,7 @@ mod tests {
             holder: own_name(),
             token: token(),
             seconds: 15,
+            renewed: 0,
             process: Process::own(),
         };
         let read = Holder::parse(&holder.to_bytes().unwrap());

@@ -34,6 +34,7 @@ mod expiry;
 mod files;
 mod ground;
 mod hazards;
+mod in_s3;
 mod incremental;
 mod interruption;
 mod kinds_of_cluster;

@@ -49,6 +49,13 @@ impl Ground {
         account::give(&path);
         path
     }
+
+    /// The same, for the account alone.
+    pub fn secret(&self, name: &str, content: &str) -> PathBuf {
+        let path = self.file(name, content);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        path
+    }
 }
 
 impl Drop for Ground {

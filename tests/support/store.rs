@@ -13,6 +13,10 @@ use std::process::Stdio;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use pgkeep::config::Environment;
+use pgkeep::interrupt::Interrupt;
+use pgkeep::storage::objects::{Endpoint, Location, ObjectStore, Settings, Sources};
+
 use super::{account, ground, wait_until};
 
 /// Who the tests are to the server.
@@ -41,6 +45,29 @@ impl Bucket {
     pub fn fill(&self, folder: &str, count: usize) {
         let folder = folder.replace(' ', "%20");
         manage("POST", &format!("{}/{count}/{folder}", self.name));
+    }
+
+    /// A folder in it.
+    pub fn open(&self, folder: &str) -> ObjectStore {
+        let variables = [
+            ("AWS_ACCESS_KEY_ID", KEY_ID),
+            ("AWS_SECRET_ACCESS_KEY", SECRET),
+        ];
+        let environment = Environment {
+            variables: variables
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .into(),
+            home: None,
+            user_name: None,
+            is_root: false,
+            system_directory: PathBuf::from("/nonexistent"),
+        };
+        let location = Location::parse(&self.url(folder)).unwrap();
+        let settings = Settings {
+            endpoint: Endpoint::parse(&endpoint()),
+            ..Settings::new(location, Sources::new(&environment, None, None))
+        };
+        ObjectStore::open(&settings, &Interrupt::default()).unwrap()
     }
 
     /// What a configuration has for a folder in it.

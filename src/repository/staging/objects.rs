@@ -25,7 +25,8 @@ const DELETING: &str = ".deleting";
 /// Marks a backup as one that is being made or replaced, and gives a folder of its own for what replaces it.
 pub(super) fn begin(server: &ServerFolder, identifier: Identifier) -> Result<BackupFolder> {
     marker(server, identifier, BUILDING).replace(b"")?;
-    let name = Identifier::at(jiff::Timestamp::now()).to_string();
+    // Nothing else there has it: what replaces a backup may be replaced within the same second.
+    let name = jiff::Timestamp::now().as_nanosecond().to_string();
     Ok(BackupFolder::new(server.backup(identifier).stored(&name)))
 }
 

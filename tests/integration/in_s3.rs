@@ -1,0 +1,296 @@
+//! A repository in S3 lives as one in a folder does.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use pgkeep::storage::objects::ObjectStore;
+use rustix::process::Signal;
+
+use crate::support::archive::{archiving, recover_with, small_segments, switch};
+use crate::support::checks::{self, Before};
+use crate::support::cluster::Options;
+use crate::support::faults::{Fault, Faults};
+use crate::support::pgkeep::{Running, SERVER};
+use crate::support::store::{self, Bucket};
+use crate::support::{Cluster, Load, Pgkeep, account, wait_until};
+
+/// Where in the bucket it lies.
+const FOLDER: &str = "all/keep";
+
+/// Keeps the repository in a bucket, which is reached at an endpoint.
+fn keep_in(pgkeep: Pgkeep, bucket: &Bucket, endpoint: &str) -> Pgkeep {
+    let keys = format!(
+        "[default]\naws_access_key_id = {}\naws_secret_access_key = {}\n",
+        store::KEY_ID,
+        store::SECRET
+    );
+    let keys = pgkeep.ground().secret("s3.credentials", &keys);
+    pgkeep
+        .with_base(Path::new(&bucket.url(FOLDER)))
+        .with("s3_endpoint", endpoint)
+        .with("s3_credentials", keys.to_str().unwrap())
+}
+
+/// A pgkeep of a cluster, with a bucket of its own.
+fn of(cluster: &Cluster) -> (Bucket, Pgkeep) {
+    let bucket = Bucket::new();
+    let pgkeep = keep_in(Pgkeep::of(cluster), &bucket, &store::endpoint());
+    (bucket, pgkeep)
+}
+
+/// All keys of the repository, in order.
+fn keys(bucket: &Bucket) -> Vec<String> {
+    let mut keys: Vec<String> = bucket
+        .open(FOLDER)
+        .list("")
+        .unwrap()
+        .into_iter()
+        .map(|found| found.key)
+        .collect();
+    keys.sort();
+    keys
+}
+
+/// Everything in the bucket, in a folder.
+fn fetch(store: &ObjectStore, folder: &Path) {
+    for found in store.list("").unwrap() {
+        let path = folder.join(&found.key);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let mut reader = store.open_read(&found.key).unwrap().unwrap();
+        std::io::copy(&mut reader, &mut fs::File::create(path).unwrap()).unwrap();
+    }
+    checks::tree(folder)
+        .iter()
+        .for_each(|path| account::give(path));
+}
+
+#[test]
+fn a_chain_of_18_under_load_lives_in_s3() {
+    let mut cluster = Cluster::stopped(18, &Options::default());
+    cluster.set("wal_keep_size = 2GB");
+    cluster.set("summarize_wal = on");
+    cluster.start();
+    let (bucket, pgkeep) = of(&cluster);
+    let pgkeep = pgkeep.encrypting("aes-256-gcm");
+    pgkeep.ok(&["check", SERVER]);
+    let load = Load::on(&cluster);
+    let mut members = Vec::new();
+    for number in 0..3 {
+        let before = Before::of(&cluster);
+        let rounds = load.rounds();
+        let backup = match number {
+            0 => pgkeep.backup(),
+            _ => pgkeep.backup_on("newest"),
+        };
+        let history = cluster.number("select count(*) from pgbench_history");
+        members.push((backup.identifier, before, history));
+        wait_until("the relations change", || load.rounds() > rounds + 1);
+    }
+    load.stop();
+    let (newest, before, history) = members.last().unwrap();
+    pgkeep.ok(&["annotate", SERVER, newest, "add", "why", "tests"]);
+    pgkeep.ok(&["retain", SERVER, newest]);
+
+    // One in the midst of the chain goes, then the full one: each child takes over what it needs.
+    for (parent, ..) in [&members[1], &members[0]] {
+        let report = pgkeep.ok(&["delete", SERVER, parent]);
+        assert_eq!(report.at("Response.Merged.0"), *newest);
+    }
+    pgkeep.ok(&["verify", SERVER, newest]);
+    let info = pgkeep.ok(&["info", SERVER, newest]);
+    assert_eq!(info.at("Response.Incremental"), "false");
+    assert_eq!(info.at("Response.Keep"), "true");
+    let data = pgkeep.restore(newest);
+    drop(checks::is_whole(18, &data, before, *history));
+
+    // Nothing is there but that one backup, which standard tools check, and which is a backup in a folder too.
+    let found = keys(&bucket);
+    let inside = format!("{SERVER}/backup/{newest}/");
+    let is_known = |key: &String| {
+        key.starts_with(&inside)
+            || key == "repository.version"
+            || key.starts_with("primary/summary/")
+    };
+    assert!(found.iter().all(is_known), "{found:?}");
+    let folder = pgkeep.ground().folder("fetched");
+    fetch(&bucket.open(FOLDER), &folder);
+    let backup = folder.join(inside);
+    let parts: Vec<PathBuf> = fs::read_dir(&backup)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.is_dir())
+        .collect();
+    assert_eq!(parts.len(), 1, "{parts:?}");
+    checks::sha512sum(&parts[0]);
+    let pgkeep = pgkeep.with_base(&folder);
+    pgkeep.ok(&["verify", SERVER, "newest"]);
+    let data = pgkeep.restore(newest);
+    drop(checks::is_whole(18, &data, before, *history));
+}
+
+#[test]
+fn wal_that_is_archived_in_s3_is_recovered_from() {
+    let bucket = Bucket::new();
+    let (cluster, pgkeep) = archiving(
+        17,
+        &small_segments(),
+        |pgkeep| keep_in(pgkeep, &bucket, &store::endpoint()),
+        Pgkeep::archive_command,
+    );
+    let backup = pgkeep.backup();
+    cluster.sql("create table kept (n int); insert into kept select generate_series(1, 1000)");
+    let behind = cluster.value("select pg_current_wal_insert_lsn()");
+    cluster.sql("truncate kept");
+    let last = switch(&cluster);
+    let wal = format!("{SERVER}/wal/{last}.zstd");
+    wait_until("the last segment is archived", || {
+        keys(&bucket).contains(&wal)
+    });
+
+    // Pushed again it is there already; with other content it is refused.
+    let segment = cluster.data().join("pg_wal").join(&last);
+    let again = pgkeep.run(&["wal", "push", SERVER, segment.to_str().unwrap()]);
+    assert!(again.status.success(), "{again:?}");
+    let other = pgkeep.ground().folder("other").join(&last);
+    let mut content = fs::read(&segment).unwrap();
+    *content.last_mut().unwrap() ^= 1;
+    fs::write(&other, content).unwrap();
+    let error = pgkeep
+        .run(&["wal", "push", SERVER, other.to_str().unwrap()])
+        .failed(1);
+    assert!(error.contains("with other content"), "{error}");
+
+    let list = pgkeep.ok(&["wal", "list", SERVER]);
+    assert!(list.find("Response.Gaps.0").is_none());
+    let data = pgkeep.restore_with(&backup.identifier, &[]);
+    recover_with(&data, &pgkeep.restore_command());
+    let all = Cluster::restored(17, &data);
+    all.wait_until_writable();
+    assert_eq!(all.number("select count(*) from kept"), 0);
+    drop(all);
+
+    let folder = pgkeep.ground().folder("to-lsn");
+    let position = format!("lsn={behind},action=promote");
+    let folder = folder.to_str().unwrap();
+    let report = pgkeep.ok(&["restore", SERVER, "newest", &position, folder]);
+    let restored = Cluster::restored(17, Path::new(&report.at("Response.Directory")));
+    assert_eq!(restored.number("select count(*) from kept"), 1000);
+}
+
+/// Starts a backup that takes a while, and waits until it is at work.
+fn slow_backup(pgkeep: &Pgkeep, bucket: &Bucket) -> Running {
+    let mut running = pgkeep.spawn(&["backup", SERVER]);
+    wait_until("the backup is copying", || {
+        assert!(running.is_running());
+        keys(bucket).iter().any(|key| key.contains("/1/data/base/"))
+    });
+    running
+}
+
+#[test]
+fn what_is_cut_short_in_s3_leaves_nothing_for_good() {
+    let cluster = Cluster::new(18);
+    let (bucket, pgkeep) = of(&cluster);
+    let pgkeep = pgkeep.with("max_rate", "4MB");
+
+    // Two at once: the second is told who the first is.
+    let running = slow_backup(&pgkeep, &bucket);
+    let error = pgkeep.run(&["backup", SERVER]).failed(4);
+    assert!(
+        error.contains(&format!("process {} of", running.id())),
+        "{error}"
+    );
+    assert!(pgkeep.ok(&["list-backup", SERVER]).backups().is_empty());
+    running.signal(Signal::INT);
+    running.wait().failed(1);
+    assert_eq!(keys(&bucket), ["repository.version"]);
+
+    // The machine knows at once that who held the lock is gone, and the next backup removes all that it left.
+    let running = slow_backup(&pgkeep, &bucket);
+    running.signal(Signal::KILL);
+    let _ = running.wait();
+    let left = keys(&bucket);
+    assert!(left.contains(&format!("{SERVER}/lock")), "{left:?}");
+    assert!(pgkeep.ok(&["list-backup", SERVER]).backups().is_empty());
+    let pgkeep = pgkeep.with("max_rate", "1GB");
+    let backup = pgkeep.backup();
+    let inside = format!("{SERVER}/backup/{}/", backup.identifier);
+    let found = keys(&bucket);
+    let is_known = |key: &String| key.starts_with(&inside) || key == "repository.version";
+    assert!(found.iter().all(is_known), "{found:?}");
+    pgkeep.ok(&["verify", SERVER, "newest"]);
+}
+
+#[test]
+fn who_lost_the_lock_publishes_nothing() {
+    let cluster = Cluster::new(18);
+    let (bucket, pgkeep) = of(&cluster);
+    let pgkeep = pgkeep.with("max_rate", "8MB");
+    let lock = format!("{SERVER}/lock");
+    let store = bucket.open(FOLDER);
+
+    let running = slow_backup(&pgkeep, &bucket);
+    let other =
+        "Holder: process 7 of elsewhere\nToken: 7-7\nSeconds: 2\nRenewed: 0\nProcess: null\n";
+    store.put(&lock, other.to_owned()).unwrap();
+    let error = running.wait().failed(4);
+    assert!(error.contains("was lost"), "{error}");
+    assert!(pgkeep.ok(&["list-backup", SERVER]).backups().is_empty());
+    assert!(keys(&bucket).contains(&lock), "another's lock was removed");
+
+    // What nobody renews counts for as long as it says.
+    let pgkeep = pgkeep.with("max_rate", "1GB");
+    store.put(&lock, other.to_owned()).unwrap();
+    let error = pgkeep.run(&["backup", SERVER]).failed(4);
+    assert!(error.contains("process 7 of elsewhere"), "{error}");
+    wait_until("the lock ends", || {
+        let run = pgkeep.run(&["backup", SERVER]);
+        run.report().at("Outcome.Status") == "true"
+    });
+    assert!(!keys(&bucket).contains(&lock));
+}
+
+#[test]
+fn a_network_that_fails_costs_time_alone() {
+    let cluster = Cluster::new(18);
+    let (bucket, faults) = (Bucket::new(), Faults::new());
+    let pgkeep = keep_in(Pgkeep::of(&cluster), &bucket, faults.endpoint());
+    faults.delay(Duration::from_millis(2));
+    faults.next(2, "PUT", "/1/data/", Fault::Busy);
+    faults.next(1, "PUT", "/1/bundles/", Fault::Reset);
+    faults.next(1, "PUT", "/1/bundles/", Fault::LostAnswer);
+    faults.next(1, "PUT", "/backup.info", Fault::LostAnswer);
+    faults.next(1, "PUT", "/lock", Fault::LostAnswer);
+    let backup = pgkeep.backup();
+    faults.next(1, "GET", "/1/data/base", Fault::Cut(1000));
+    faults.next(1, "GET", "/1/bundles/", Fault::Cut(10));
+    faults.next(1, "GET", "/1/bundles/", Fault::Busy);
+    pgkeep.ok(&["verify", SERVER, &backup.identifier]);
+    assert_eq!(faults.left(), 0);
+    let data = pgkeep.restore(&backup.identifier);
+    checks::pg_verifybackup(18, &data);
+}
+
+#[test]
+fn what_the_store_refuses_is_told_with_its_cure() {
+    let cluster = Cluster::new(18);
+    let (bucket, faults) = (Bucket::new(), Faults::new());
+    let pgkeep = keep_in(Pgkeep::of(&cluster), &bucket, faults.endpoint());
+    faults.next(
+        1,
+        "PUT",
+        "/primary/lock",
+        Fault::Refusal(403, "AccessDenied"),
+    );
+    let run = pgkeep.run(&["backup", SERVER]);
+    let error = run.failed(5);
+    assert!(error.contains("AccessDenied"), "{error}");
+    let hint = run.report().at("Outcome.Hint");
+    assert!(hint.contains("s3:PutObject"), "{hint}");
+    let error = pgkeep
+        .with_base(Path::new("s3://no-such-bucket/keep"))
+        .run(&["check", SERVER])
+        .failed(5);
+    assert!(error.contains("no-such-bucket"), "{error}");
+}
