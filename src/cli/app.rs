@@ -43,6 +43,8 @@ pub(super) struct Server {
     pub folder: ServerFolder,
     /// Threads to work with.
     pub workers: usize,
+    /// The same for what is read from the repository alone: where they wait for answers from afar, there are more than cores.
+    pub readers: usize,
 }
 
 impl App {
@@ -108,14 +110,16 @@ impl App {
     pub(super) fn server(&self, name: &str) -> Result<Server> {
         let configuration = self.configuration.server(name)?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let workers = self
-            .workers
-            .or(configuration.workers.map(usize::from))
-            .unwrap_or(cores.min(MOST_WORKERS));
+        let wanted = self.workers.or(configuration.workers.map(usize::from));
+        let readers = match configuration.storage.base_dir {
+            Base::Folder(_) => cores.min(MOST_WORKERS),
+            Base::Objects(_) => MOST_WORKERS,
+        };
         Ok(Server {
             folder: self.folder(&configuration.storage)?,
             configuration,
-            workers,
+            workers: wanted.unwrap_or(cores.min(MOST_WORKERS)),
+            readers: wanted.unwrap_or(readers),
         })
     }
 }

@@ -62,11 +62,13 @@ impl ServerFolder {
             durable::create_synced_folder(backups)?;
         }
         let version = self.base.join(VERSION_FILE);
-        if !version.exists()? {
-            version.create(format!("{FORMAT}\n").as_bytes())?;
+        // In a store, to try is to learn whether it leaves what is there as it is.
+        let is_there = version.local().is_some() && version.exists()?;
+        if !is_there && version.create(format!("{FORMAT}\n").as_bytes())? {
             self.base.sync_folder()?;
+            version.check_conditions()?;
         }
-        version.check_conditions()
+        Ok(())
     }
 
     /// The same, for what is to be done even when it is time to stop.

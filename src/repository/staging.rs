@@ -73,8 +73,7 @@ impl Staging {
 
     /// Makes everything written so far durable.
     pub fn sync(&self) -> Result<()> {
-        let local = self.folder.place().local();
-        local.map_or(Ok(()), durable::sync_file_system)
+        self.folder.place().settle()
     }
 
     /// A new folder inside, for a part of the work.
@@ -147,7 +146,11 @@ impl Drop for Staging {
         // What cannot be removed now, the next writer removes.
         match self.folder.place() {
             Place::Local(path) => drop(durable::remove_folder(path)),
-            Place::Object(..) => objects::clear(&self.server.for_cleaning_up(), self.identifier),
+            Place::Object(..) => {
+                // What fails now is not wanted any more.
+                let _ = self.folder.place().settle();
+                objects::clear(&self.server.for_cleaning_up(), self.identifier);
+            }
         }
     }
 }

@@ -14,6 +14,7 @@ mod credentials;
 mod dialing;
 mod failure;
 mod name;
+mod outgoing;
 mod profile;
 mod reader;
 mod refusal;
@@ -41,6 +42,7 @@ use crate::interrupt::Interrupt;
 use attempts::Patience;
 use backend::Backend;
 use failure::{Action, Failure, absent, or_absent};
+use outgoing::Outgoing;
 use refusal::Refusal;
 use requests::Traffic;
 
@@ -107,6 +109,7 @@ struct Shared {
     settings: Settings,
     backend: Arc<dyn Backend>,
     traffic: Arc<Traffic>,
+    outgoing: Outgoing,
     /// Whether it is time to stop.
     stop: watch::Receiver<bool>,
     handle: Handle,
@@ -154,6 +157,7 @@ impl ObjectStore {
                 settings,
                 backend,
                 traffic,
+                outgoing: Outgoing::default(),
                 stop,
                 handle: runtime.handle().clone(),
                 runtime: Some(runtime),
@@ -168,6 +172,14 @@ impl ObjectStore {
     pub fn for_cleaning_up(&self) -> ObjectStore {
         ObjectStore {
             patience: Patience::CLEANING_UP,
+            ..self.clone()
+        }
+    }
+
+    /// The same store for what somebody has sent on its way, and does not wait for.
+    fn for_sending(&self) -> ObjectStore {
+        ObjectStore {
+            patience: Patience::SENDING,
             ..self.clone()
         }
     }
@@ -223,6 +235,7 @@ impl ObjectStore {
 
     fn put_if(&self, key: &str, content: &Bytes, mode: PutMode) -> Result<Option<Version>> {
         let path = self.path(key)?;
+        self.wait_for(key);
         let put = self.wait(Action::Write, key, self.put_as(key, &path, content, mode))?;
         Ok(match put {
             Put::Done(version) => Some(version),
@@ -233,6 +246,7 @@ impl ObjectStore {
     /// A whole object, of up to `limit` bytes; `None` where there is none.
     pub fn get(&self, key: &str, limit: u64) -> Result<Option<(Vec<u8>, Version)>> {
         let path = self.path(key)?;
+        self.wait_for(key);
         let got = self.wait(Action::Read, key, async {
             or_absent(self.get_whole(key, &path, limit).await)
         })?;
@@ -249,6 +263,7 @@ impl ObjectStore {
     /// What is known of an object; `None` where there is none.
     pub fn size(&self, key: &str) -> Result<Option<Stat>> {
         let path = self.path(key)?;
+        self.wait_for(key);
         self.wait(Action::LookAt, key, async {
             or_absent(self.head(key, &path).await)
         })
@@ -256,12 +271,14 @@ impl ObjectStore {
 
     /// Reads an object from its beginning, as fast as it comes; `None` where there is none.
     pub fn open_read(&self, key: &str) -> Result<Option<ObjectReader>> {
+        self.wait_for(key);
         ObjectReader::open(self, key)
     }
 
     /// So many bytes of an object from an offset on, fewer where it ends before.
     pub fn read_range(&self, key: &str, offset: u64, length: u64) -> Result<Vec<u8>> {
         let path = self.path(key)?;
+        self.wait_for(key);
         let end = offset.saturating_add(length);
         if length == 0 {
             return Ok(Vec::new());
@@ -311,6 +328,7 @@ impl ObjectStore {
 
     /// Deletes objects. What is not there is fine.
     pub fn delete(&self, keys: &[String]) -> Result<()> {
+        keys.iter().for_each(|key| self.wait_for(key));
         for keys in keys.chunks(DELETED_AT_ONCE) {
             let paths: Vec<Path> = keys
                 .iter()
@@ -339,6 +357,8 @@ impl ObjectStore {
     /// and goes back.
     pub fn copy(&self, from: &str, to: &str) -> Result<()> {
         let (source, target) = (self.path(from)?, self.path(to)?);
+        self.wait_for(from);
+        self.wait_for(to);
         let copied = self.wait(Action::Copy, from, async {
             let copied = self
                 .attempt(Action::Copy, from, || {
@@ -364,7 +384,8 @@ impl ObjectStore {
                 let mut writer = self.write(to)?;
                 std::io::copy(&mut reader, &mut writer)
                     .map_err(|error| Error::from_io(&format!("copy {}", self.url(from)), &error))?;
-                writer.finish()
+                writer.finish()?;
+                self.settle()
             }
         }
     }
@@ -577,6 +598,7 @@ impl ObjectStore {
         is_flat: bool,
         mut consume: impl FnMut(Page),
     ) -> Result<()> {
+        self.wait_for_all();
         let lists = self.shared.backend.lists();
         let mut token = None;
         loop {

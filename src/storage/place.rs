@@ -343,6 +343,14 @@ impl Place {
         self.local().map_or(Ok(()), durable::create_new_folder)
     }
 
+    /// Makes all durable that was written so far: all that is on the file system of a folder, or on its way to a store.
+    pub fn settle(&self) -> Result<()> {
+        match self {
+            Place::Local(path) => durable::sync_file_system(path),
+            Place::Object(store, _) => store.settle(),
+        }
+    }
+
     /// Makes the names in a folder durable.
     pub fn sync_folder(&self) -> Result<()> {
         self.local().map_or(Ok(()), durable::sync_folder)

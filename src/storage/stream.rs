@@ -82,8 +82,8 @@ impl Read for Source {
     }
 }
 
-/// A file that is written. One of this machine is not synced: whoever publishes it does that. An object is there once it
-/// is finished, and not before.
+/// A file that is written. One of this machine is not synced, and an object may be on its way when it is finished: whoever
+/// publishes it waits for that, by [`Place::settle`](crate::storage::Place::settle). No object is there before it is finished.
 pub struct Sink(Writing);
 
 enum Writing {

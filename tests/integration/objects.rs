@@ -409,6 +409,7 @@ fn a_large_object_is_written_in_parts() {
     let mut writer = store.write("small").unwrap();
     writer.write_all(&expected[..1 << 20]).unwrap();
     writer.finish().unwrap();
+    store.settle().unwrap();
     assert_eq!(store.requests().puts, 8);
     assert_eq!(store.size("small").unwrap().unwrap().size, 1 << 20);
     // What a store does not copy at once goes through here.

@@ -41,7 +41,7 @@ impl Archive {
             wal: held.and_then(|held| NeededWal::of(&found.route, held)),
             directory: found.directory,
             coding: &coding,
-            workers: found.server.workers,
+            workers: found.server.readers,
         };
         let archived = archive::run(&request, &*app.progress, &app.interrupt)?;
         let mut response = describe::summary(&found.chain.newest.info);

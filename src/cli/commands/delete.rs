@@ -40,7 +40,7 @@ impl Delete {
             backup: &self.backup,
             keys: &server.keys(),
             force: self.force,
-            workers: server.workers,
+            workers: server.readers,
         };
         let deleted = delete::run(&request, &*app.progress, &app.interrupt)?;
         let list = |backups: Vec<Identifier>| backups.into_iter().map(Value::from).collect();

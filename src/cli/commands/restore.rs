@@ -46,7 +46,7 @@ impl Restore {
             created: &found.created,
             reads: &found.reads,
             force: self.force,
-            workers: found.server.workers,
+            workers: found.server.readers,
         };
         let root = restore::run(&request, &*app.progress, &app.interrupt)?;
         let mut response = describe::summary(&found.chain.newest.info);

@@ -121,7 +121,7 @@ impl Verify {
             bin_dir: self.bin_dir.clone(),
             search_path: std::env::var_os("PATH"),
             role: server.configuration.connection.user.clone(),
-            workers: server.workers,
+            workers: server.readers,
         });
         let catalogue = server.catalogue()?;
         let backup = catalogue.select(backup)?;
@@ -135,7 +135,7 @@ impl Verify {
                 drill: drill.as_ref(),
             }),
             all: listing == Listing::All,
-            workers: server.workers,
+            workers: server.readers,
         };
         let verified = verify::run(&request, &*app.progress, &app.interrupt)?;
         Ok(Answer {
@@ -179,7 +179,7 @@ fn verify_due(app: &App, server: Option<&str>) -> Result<Answer> {
             folder: &server.folder,
             keys: &server.keys(),
             interval: *interval,
-            workers: server.workers,
+            workers: server.readers,
         };
         let verified = match due::run(&request, &*app.progress, &app.interrupt) {
             Ok(verified) => verified,

@@ -26,21 +26,40 @@ const LONGEST_WAIT: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Patience {
     lasts: Duration,
-    /// Whether it ends when it is time to stop.
-    ends_early: bool,
+    when_to_stop: WhenToStop,
 }
+
+/// What becomes of a request when it is time to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum WhenToStop {
+    /// It is cut off.
+    CutOff,
+    /// It has a moment to come to its end: of what is cut off nobody knows whether it was done.
+    Finish,
+    /// It goes on.
+    GoOn,
+}
+
+/// That moment.
+const MOMENT: Duration = Duration::from_secs(3);
 
 impl Patience {
     /// What most requests are done with.
     pub(super) const USUAL: Patience = Patience {
         lasts: PATIENCE,
-        ends_early: true,
+        when_to_stop: WhenToStop::CutOff,
+    };
+
+    /// What goes on its way while nobody waits for it.
+    pub(super) const SENDING: Patience = Patience {
+        lasts: PATIENCE,
+        when_to_stop: WhenToStop::Finish,
     };
 
     /// When it is time to stop.
     pub(super) const CLEANING_UP: Patience = Patience {
         lasts: PATIENCE_CLEANING_UP,
-        ends_early: false,
+        when_to_stop: WhenToStop::GoOn,
     };
 
     /// The same for so long.
@@ -101,8 +120,16 @@ impl<'a> Tries<'a> {
             self.store.doing(self.action, self.key),
             wait.as_millis()
         );
-        let slept = self.store.unless_stopped(tokio::time::sleep(wait)).await;
-        slept.map_err(|_| Failure::Interrupted)
+        if self.store.patience.when_to_stop == WhenToStop::GoOn {
+            tokio::time::sleep(wait).await;
+            return Ok(());
+        }
+        let mut stop = self.store.shared.stop.clone();
+        tokio::select! {
+            biased;
+            Ok(_) = stop.wait_for(|raised| *raised) => Err(Failure::Interrupted),
+            () = tokio::time::sleep(wait) => Ok(()),
+        }
     }
 }
 
@@ -166,14 +193,23 @@ impl ObjectStore {
         &self,
         doing: impl Future<Output = T>,
     ) -> Result<T, Failure> {
-        if !self.patience.ends_early {
-            return Ok(doing.await);
-        }
+        let moment = match self.patience.when_to_stop {
+            WhenToStop::CutOff => Duration::ZERO,
+            WhenToStop::Finish => MOMENT,
+            WhenToStop::GoOn => return Ok(doing.await),
+        };
         let mut stop = self.shared.stop.clone();
+        let stopped = async {
+            // It fails where nobody can raise it any longer.
+            let is_raised = stop.wait_for(|raised| *raised).await.is_ok();
+            match is_raised {
+                true => tokio::time::sleep(moment).await,
+                false => std::future::pending().await,
+            }
+        };
         tokio::select! {
             biased;
-            // It fails where nobody can raise it any longer.
-            Ok(_) = stop.wait_for(|raised| *raised) => Err(Failure::Interrupted),
+            () = stopped => Err(Failure::Interrupted),
             done = doing => Ok(done),
         }
     }

@@ -78,11 +78,12 @@ impl ObjectWriter {
         }
     }
 
-    /// Makes all that was written one object, in place of what has that key.
+    /// Makes all that was written one object, in place of what has that key. What was small enough for one request may be on its
+    /// way still: [`ObjectStore::settle`] waits until it is there.
     pub fn finish(mut self) -> Result<()> {
         let last = Bytes::from(std::mem::take(&mut self.part));
         if self.upload.is_none() {
-            return self.store.put(&self.key, last);
+            return self.store.put_later(&self.key, last);
         }
         if !last.is_empty() {
             self.send(last)?;
