@@ -98,6 +98,12 @@ impl Pgkeep {
         for (key, value) in &self.global {
             text.push_str(&format!("{key} = {value}\n"));
         }
+        let is_of_compression = |(key, _): &&(String, String)| key.starts_with("compression");
+        let mut chosen = self.global.iter().chain(&self.server);
+        if !chosen.any(|setting| is_of_compression(&setting)) {
+            // Who does not say how, does not care: half the time of zstd's own level.
+            text.push_str("compression_level = 1\n");
+        }
         text.push_str(&format!("\n[{SERVER}]\n"));
         for (key, value) in &self.server {
             text.push_str(&format!("{key} = {value}\n"));
