@@ -19,8 +19,12 @@ struct Kept {
 impl Kept {
     fn new(compression: &str) -> Kept {
         let cluster = Cluster::new(17);
+        // All of it is read again for each way to damage some of it.
+        cluster.sql("drop database app");
+        cluster.sql("truncate pgbench_accounts");
         let pgkeep = Pgkeep::of(&cluster).with("compression", compression);
         let backup = pgkeep.backup();
+        pgkeep.ok(&["verify", SERVER, "newest"]);
         let sound = pgkeep.ground().path().join("sound");
         copy(&backup.folder, &sound);
         Kept {
@@ -68,7 +72,6 @@ impl Kept {
         assert_eq!(state(), before, "{what}: verify changed something");
         fs::remove_dir_all(&self.backup.folder).unwrap();
         copy(&self.sound, &self.backup.folder);
-        self.pgkeep.ok(&["verify", SERVER, "newest"]);
     }
 }
 
