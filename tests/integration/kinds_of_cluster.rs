@@ -18,24 +18,34 @@ fn a_backup_under_load_restores(major: u32, options: &Options) {
     checks::is_whole(major, &data, &before, history);
 }
 
-#[test]
-fn a_cluster_without_checksums_restores() {
-    for major in crate::support::versions(&[14, 18]) {
-        a_backup_under_load_restores(
-            major,
-            &Options {
-                checksums: false,
-                ..Options::default()
-            },
-        );
-    }
+fn a_cluster_without_checksums_restores(major: u32) {
+    a_backup_under_load_restores(
+        major,
+        &Options {
+            checksums: false,
+            ..Options::default()
+        },
+    );
 }
 
 #[test]
-fn a_cluster_with_wal_segments_of_16_mb_restores() {
-    for major in crate::support::versions(&[14, 18]) {
-        a_backup_under_load_restores(major, &Options::of_default_segments());
-    }
+fn a_cluster_of_14_without_checksums_restores() {
+    a_cluster_without_checksums_restores(14);
+}
+
+#[test]
+fn a_cluster_of_18_without_checksums_restores() {
+    a_cluster_without_checksums_restores(18);
+}
+
+#[test]
+fn a_cluster_of_14_with_wal_segments_of_16_mb_restores() {
+    a_backup_under_load_restores(14, &Options::of_default_segments());
+}
+
+#[test]
+fn a_cluster_of_18_with_wal_segments_of_16_mb_restores() {
+    a_backup_under_load_restores(18, &Options::of_default_segments());
 }
 
 #[test]

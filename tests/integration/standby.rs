@@ -122,37 +122,43 @@ fn a_standby_that_follows_its_primary_to_another_timeline_is_backed_up() {
     }
 }
 
+fn a_standby_that_reads_an_archive_alone_is_backed_up(major: u32) {
+    let plainly = |pgkeep| pgkeep;
+    let (primary, archive) = archiving(major, &small_segments(), plainly, Pgkeep::archive_command);
+    let before = Before::of(&primary);
+    let standby = primary.standby();
+    let restore_command = archive.restore_command();
+    standby.sql("alter system set primary_conninfo = ''");
+    standby.sql(&format!(
+        "alter system set restore_command = '{restore_command}'"
+    ));
+    standby.sql("select pg_reload_conf()");
+    let load = Load::on(&primary);
+    standby.catch_up_with(&primary);
+    // The standby itself keeps no WAL from before the last restartpoint.
+    let pgkeep = Pgkeep::of(&standby)
+        .with_base(archive.base())
+        .with("max_rate", "16MB");
+    pgkeep.backup();
+    // Without a restartpoint in between, the first could not be the parent.
+    primary.sql("checkpoint");
+    standby.catch_up_with(&primary);
+    let second = pgkeep.backup_on("newest");
+    let history = primary.number("select count(*) from pgbench_history");
+    load.stop();
+    pgkeep.ok(&["verify", SERVER, "newest"]);
+    let data = pgkeep.restore(&second.identifier);
+    checks::is_whole(major, &data, &before, history);
+}
+
 #[test]
-fn a_standby_that_reads_an_archive_alone_is_backed_up() {
-    for major in crate::support::versions(&[14, 18]) {
-        let plainly = |pgkeep| pgkeep;
-        let (primary, archive) =
-            archiving(major, &small_segments(), plainly, Pgkeep::archive_command);
-        let before = Before::of(&primary);
-        let standby = primary.standby();
-        let restore_command = archive.restore_command();
-        standby.sql("alter system set primary_conninfo = ''");
-        standby.sql(&format!(
-            "alter system set restore_command = '{restore_command}'"
-        ));
-        standby.sql("select pg_reload_conf()");
-        let load = Load::on(&primary);
-        standby.catch_up_with(&primary);
-        // The standby itself keeps no WAL from before the last restartpoint.
-        let pgkeep = Pgkeep::of(&standby)
-            .with_base(archive.base())
-            .with("max_rate", "16MB");
-        pgkeep.backup();
-        // Without a restartpoint in between, the first could not be the parent.
-        primary.sql("checkpoint");
-        standby.catch_up_with(&primary);
-        let second = pgkeep.backup_on("newest");
-        let history = primary.number("select count(*) from pgbench_history");
-        load.stop();
-        pgkeep.ok(&["verify", SERVER, "newest"]);
-        let data = pgkeep.restore(&second.identifier);
-        checks::is_whole(major, &data, &before, history);
-    }
+fn a_standby_of_14_that_reads_an_archive_alone_is_backed_up() {
+    a_standby_that_reads_an_archive_alone_is_backed_up(14);
+}
+
+#[test]
+fn a_standby_of_18_that_reads_an_archive_alone_is_backed_up() {
+    a_standby_that_reads_an_archive_alone_is_backed_up(18);
 }
 
 #[test]
