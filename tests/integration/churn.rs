@@ -100,7 +100,7 @@ fn backups_amid_churn(primary: &Cluster, server: &Cluster, source: Source) {
         let churn = churn(scope, primary, source, &stop);
         let stopping = Stopping(&stop);
         let mut made = Vec::new();
-        for number in 0..=rounds(2) {
+        for number in 0..=rounds(1) {
             if source == Source::Standby {
                 // A restartpoint, without which the backup before could not be the parent.
                 primary.sql("checkpoint");

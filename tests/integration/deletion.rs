@@ -317,7 +317,7 @@ fn a_deletion_that_is_killed_leaves_every_other_backup_whole() {
     let begin = Instant::now();
     delete(&pgkeep, full);
     let mut whole = begin.elapsed();
-    let rounds = rounds(8);
+    let rounds = rounds(5);
     let mut cut_short = 0;
     for round in 0..rounds {
         put_back();

@@ -11,6 +11,7 @@ use rustix::process::Signal;
 use crate::support::archive::{archiving, small_segments, switch, wait_until_archived};
 use crate::support::checks;
 use crate::support::pgkeep::{Backup, SERVER};
+use crate::support::random_changes::rounds;
 use crate::support::report::Report;
 use crate::support::{Cluster, Pgkeep, account};
 
@@ -253,7 +254,7 @@ fn an_expiry_that_is_killed_leaves_whole_chains() {
     pgkeep.ok(&["expire", SERVER]);
     let mut whole = begin.elapsed();
     let stay = backups(&pgkeep);
-    let rounds = 15;
+    let rounds = rounds(8);
     let mut cut_short = 0;
     for round in 0..rounds {
         put_back();

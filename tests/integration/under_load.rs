@@ -2,6 +2,7 @@
 
 use crate::support::checks::{self, Before};
 use crate::support::pgkeep::SERVER;
+use crate::support::random_changes::rounds;
 use crate::support::{Cluster, Load, Pgkeep};
 
 /// Slow enough that many relations and some databases come and go meanwhile.
@@ -63,7 +64,7 @@ fn backups_at_full_speed_under_load_all_restore() {
     let before = Before::of(&cluster);
     let pgkeep = Pgkeep::of(&cluster);
     let load = Load::on(&cluster);
-    let backups: Vec<_> = (0..5)
+    let backups: Vec<_> = (0..rounds(3))
         .map(|_| {
             let backup = pgkeep.backup();
             (
