@@ -879,3 +879,29 @@ fn who_runs_in_the_right_place_is_given_keys() {
     );
     assert!(error.advice().unwrap().contains("s3_credentials"));
 }
+
+#[test]
+fn the_environment_may_name_the_store() {
+    let bucket = Bucket::new();
+    let endpoint = store::endpoint();
+    let opened = |endpoint: &str| {
+        let environment = environment(&[
+            ("AWS_ACCESS_KEY_ID", store::KEY_ID),
+            ("AWS_SECRET_ACCESS_KEY", store::SECRET),
+            ("AWS_DEFAULT_REGION", "us-east-1"),
+            ("AWS_ENDPOINT_URL_S3", endpoint),
+        ]);
+        let location = Location::parse(&bucket.url(FOLDER)).unwrap();
+        let settings = Settings::new(location, Sources::new(&environment, None, None));
+        ObjectStore::open(&settings, &Interrupt::default())
+    };
+    let store = opened(&endpoint).unwrap();
+    store.put("a", b"x".to_vec()).unwrap();
+    assert!(
+        open(&settings(&bucket, &endpoint))
+            .size("a")
+            .unwrap()
+            .is_some()
+    );
+    assert_eq!(opened("ftp://a").unwrap_err().kind(), Kind::Usage);
+}
