@@ -311,7 +311,9 @@ impl Pass<'_> {
         };
         let info = finish.write(copied.stored, &control, folder)?;
         // Until now, whoever takes this over needs it.
-        journal::remove(folder)?;
+        if journal.is_some() {
+            journal::remove(folder)?;
+        }
         Ok(info)
     }
 

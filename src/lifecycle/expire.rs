@@ -104,6 +104,9 @@ pub fn plan(request: &Request<'_>, now: Timestamp) -> Result<Expired> {
     Ok(expired)
 }
 
+/// So many files are removed between two looks whether to stop.
+const REMOVED_AT_ONCE: usize = 1000;
+
 /// Removes what [`plan`] tells of.
 pub fn run(
     request: &Request<'_>,
@@ -128,9 +131,10 @@ pub fn run(
         staging::delete(request.folder, *identifier, &lock, &info_lock)?;
     }
     // The archive takes no lock, and replaces unfinished segments: what is gone is gone.
-    for path in expired.wal.iter().chain(&expired.block_maps) {
+    let unneeded: Vec<Place> = [&*expired.wal, &*expired.block_maps].concat();
+    for some in unneeded.chunks(REMOVED_AT_ONCE) {
         interrupt.check()?;
-        path.remove()?;
+        Place::remove_all(some)?;
     }
     Ok(expired)
 }

@@ -107,27 +107,10 @@ impl Lease {
         };
         let content = holder.to_bytes()?;
         let asked = Instant::now();
-        if !store.create(key, content.clone())? {
-            let Some((found, version)) = store.get(key, MOST_BYTES)? else {
-                // It was let go just now.
-                return Err(Refusal::Taken("another process".to_owned()));
-            };
-            let other = Holder::parse(&found);
-            if !has_ended(store, key, &holder, &other)? {
-                return Err(Refusal::Taken(other.holder));
-            }
-            log::info!("taking over the lock of {}, which has ended", other.holder);
-            if store.replace(key, content, &version)?.is_none() {
-                return Err(Refusal::Taken("another process".to_owned()));
-            }
-        }
-        let Some((found, version)) = store.get(key, MOST_BYTES)? else {
-            return Err(Refusal::Taken("another process".to_owned()));
+        let version = match store.create(key, content.clone())? {
+            Some(version) => version,
+            None => take_over(store, key, &holder, content)?,
         };
-        let now = Holder::parse(&found);
-        if now.token != holder.token {
-            return Err(Refusal::Taken(now.holder));
-        }
         let shared = Arc::new(Shared {
             // What is renewed while others clean up, and given up by them.
             store: Arc::new(store.for_cleaning_up()),
@@ -299,6 +282,24 @@ fn began(number: u32) -> Option<u64> {
         "Z" | "X" => None,
         _ => fields.nth(18)?.parse().ok(),
     }
+}
+
+/// Takes a lock that has ended, or says who has it.
+fn take_over(
+    store: &ObjectStore,
+    key: &str,
+    own: &Holder,
+    content: Vec<u8>,
+) -> Result<Version, Refusal> {
+    // Somebody else who lets it go or takes it at the same time.
+    let just_now = || Refusal::Taken("another process".to_owned());
+    let (found, version) = store.get(key, MOST_BYTES)?.ok_or_else(just_now)?;
+    let other = Holder::parse(&found);
+    if !has_ended(store, key, own, &other)? {
+        return Err(Refusal::Taken(other.holder));
+    }
+    log::info!("taking over the lock of {}, which has ended", other.holder);
+    store.replace(key, content, &version)?.ok_or_else(just_now)
 }
 
 /// Whether the holder of a lock is gone, or did not write it for as long as it counts, by the clock of the store.

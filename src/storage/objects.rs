@@ -212,11 +212,10 @@ impl ObjectStore {
             .map(drop)
     }
 
-    /// Writes an object that is not there yet; false where the key is taken. Who writes what nobody else would write
+    /// Writes an object that is not there yet; `None` where the key is taken. Who writes what nobody else would write
     /// learns the truth even where the answer to a request is lost.
-    pub fn create(&self, key: &str, content: impl Into<Bytes>) -> Result<bool> {
-        let created = self.put_if(key, &content.into(), PutMode::Create)?;
-        Ok(created.is_some())
+    pub fn create(&self, key: &str, content: impl Into<Bytes>) -> Result<Option<Version>> {
+        self.put_if(key, &content.into(), PutMode::Create)
     }
 
     /// Writes an object in place of a certain content; `None` where that is no longer what the key has.

@@ -185,7 +185,7 @@ impl Place {
     pub fn create(&self, content: &[u8]) -> Result<bool> {
         match self {
             Place::Local(path) => durable::create_file(path, content),
-            Place::Object(store, key) => store.create(key, content.to_vec()),
+            Place::Object(store, key) => Ok(store.create(key, content.to_vec())?.is_some()),
         }
     }
 
@@ -206,6 +206,21 @@ impl Place {
             Place::Local(path) => local::remove(path),
             Place::Object(store, key) => store.delete(std::slice::from_ref(key)),
         }
+    }
+
+    /// Removes several files of one storage, as far as they are there; in no certain order.
+    pub fn remove_all(places: &[Place]) -> Result<()> {
+        let mut objects = None;
+        for place in places {
+            match place {
+                Place::Local(path) => local::remove(path)?,
+                Place::Object(store, key) => {
+                    let (_, keys) = objects.get_or_insert_with(|| (store, Vec::new()));
+                    keys.push(key.clone());
+                }
+            }
+        }
+        objects.map_or(Ok(()), |(store, keys)| store.delete(&keys))
     }
 
     /// Removes a folder with all it holds; that it is not there is fine.

@@ -32,7 +32,7 @@ pub(super) fn run(store: &ObjectStore, folder: &str) -> Result<()> {
 
 fn attempt(store: &ObjectStore, folder: &str, key: &str) -> Result<()> {
     let unfit = |what: &str| unfit(store, key, what, "use a store that does as S3 does");
-    if !store.create(key, CONTENT)? {
+    if store.create(key, CONTENT)?.is_none() {
         return Err(unfit("takes a name that nobody has for a taken one"));
     }
     check_conditions(store, key)?;
@@ -75,8 +75,8 @@ pub(super) fn check_conditions(store: &ObjectStore, key: &str) -> Result<()> {
     // Not the same, lest it be taken for what a request wrote whose answer was lost; but it means the same.
     content.push(b'\n');
     match store.create(key, content)? {
-        false => Ok(()),
-        true => Err(unfit(
+        None => Ok(()),
+        Some(_) => Err(unfit(
             store,
             key,
             "writes over what is there though it is asked not to (If-None-Match)",

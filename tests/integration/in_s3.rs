@@ -272,6 +272,50 @@ fn a_network_that_fails_costs_time_alone() {
     checks::pg_verifybackup(18, &data);
 }
 
+/// Besides what is stored, a command makes no more requests than these, whatever there is of the cluster.
+#[test]
+fn few_requests_are_made_besides_those_for_what_is_stored() {
+    let cluster = Cluster::new(18);
+    let (bucket, faults) = (Bucket::new(), Faults::new());
+    let pgkeep = keep_in(Pgkeep::of(&cluster), &bucket, faults.endpoint());
+    let requests = |arguments: &[&str]| {
+        let methods = ["GET", "HEAD", "PUT", "POST", "DELETE"];
+        let all = || -> u64 { methods.iter().map(|method| faults.count(method)).sum() };
+        let before = all();
+        pgkeep.run(arguments).succeeded();
+        all() - before
+    };
+    let folder = pgkeep.ground().folder("restored");
+    let folder = folder.to_str().unwrap();
+    let backup = requests(&["backup", SERVER]);
+    let stored = keys(&bucket)
+        .iter()
+        .filter(|key| key.contains("/1/"))
+        .count() as u64;
+    let found = [
+        ("backup", backup - stored, 22),
+        (
+            "verify",
+            requests(&["verify", SERVER, "newest"]).saturating_sub(stored),
+            16,
+        ),
+        (
+            "restore",
+            requests(&["restore", SERVER, "newest", folder]).saturating_sub(stored),
+            8,
+        ),
+        ("list-backup", requests(&["list-backup", SERVER]), 3),
+        ("expire", requests(&["expire", SERVER]), 12),
+        (
+            "delete",
+            requests(&["delete", SERVER, "newest", "--force"]),
+            24,
+        ),
+    ];
+    let too_many: Vec<_> = found.iter().filter(|(_, made, most)| made > most).collect();
+    assert!(too_many.is_empty(), "{found:?}");
+}
+
 #[test]
 fn what_the_store_refuses_is_told_with_its_cure() {
     let cluster = Cluster::new(18);

@@ -141,10 +141,10 @@ fn a_range_ends_where_the_object_does() {
 #[test]
 fn a_key_is_taken_once_and_replaced_only_as_it_was_seen() {
     let (_bucket, store) = plain();
-    assert!(store.create("lock", b"one".to_vec()).unwrap());
-    assert!(!store.create("lock", b"two".to_vec()).unwrap());
+    assert!(store.create("lock", b"one".to_vec()).unwrap().is_some());
+    assert!(store.create("lock", b"two".to_vec()).unwrap().is_none());
     // Also by who would write the same.
-    assert!(!store.create("lock", b"one".to_vec()).unwrap());
+    assert!(store.create("lock", b"one".to_vec()).unwrap().is_none());
     let (_, first) = store.get("lock", 10).unwrap().unwrap();
     let second = store
         .replace("lock", b"two".to_vec(), &first)
@@ -173,7 +173,7 @@ fn of_many_who_create_one_does() {
         let threads: Vec<_> = (0..8)
             .map(|number| {
                 let store = &store;
-                scope.spawn(move || store.create("lock", format!("{number}")).unwrap())
+                scope.spawn(move || store.create("lock", format!("{number}")).unwrap().is_some())
             })
             .collect();
         threads
@@ -325,10 +325,10 @@ fn what_fails_for_a_moment_is_done_all_the_same() {
 fn a_lost_answer_is_not_taken_for_somebody_else() {
     let (_bucket, store, faults) = faulty();
     faults.next(1, "PUT", "/lock", Fault::LostAnswer);
-    assert!(store.create("lock", b"mine".to_vec()).unwrap());
+    assert!(store.create("lock", b"mine".to_vec()).unwrap().is_some());
     // It is told from somebody else's all the same.
     faults.next(1, "PUT", "/lock", Fault::LostAnswer);
-    assert!(!store.create("lock", b"yours".to_vec()).unwrap());
+    assert!(store.create("lock", b"yours".to_vec()).unwrap().is_none());
     let (_, seen) = store.get("lock", 10).unwrap().unwrap();
     faults.next(1, "PUT", "/lock", Fault::LostAnswer);
     let mine = store

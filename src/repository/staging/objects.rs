@@ -83,10 +83,11 @@ fn remove_unneeded(server: &ServerFolder, identifier: Identifier) -> Result<()> 
         }
     }
     // Of a part there is one more.
-    if let Some(needed) = needed.filter(|needed| !needed.is_empty()) {
-        folder.place().join(&needed).join(INFO).remove()?;
-    }
-    marker(server, identifier, BUILDING).remove()
+    let further = needed
+        .filter(|needed| !needed.is_empty())
+        .map(|needed| folder.place().join(&needed).join(INFO));
+    let mark = marker(server, identifier, BUILDING);
+    Place::remove_all(&further.into_iter().chain([mark]).collect::<Vec<_>>())
 }
 
 /// Deletes a backup.
