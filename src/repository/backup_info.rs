@@ -337,11 +337,12 @@ impl BackupInfo {
     /// Changes what is noted of a finished backup; nothing changes where `change` fails.
     pub fn change(
         folder: &BackupFolder,
-        _lock: &InfoLock,
+        lock: &InfoLock,
         change: impl FnOnce(&mut BackupInfo) -> Result<()>,
     ) -> Result<()> {
         let mut info = BackupInfo::read(folder)?;
         change(&mut info)?;
+        lock.check()?;
         info.write(folder)
     }
 

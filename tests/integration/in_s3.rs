@@ -4,65 +4,19 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use pgkeep::storage::objects::ObjectStore;
 use rustix::process::Signal;
 
 use crate::support::archive::{archiving, recover_with, small_segments, switch};
 use crate::support::checks::{self, Before};
 use crate::support::cluster::Options;
 use crate::support::faults::{Fault, Faults};
-use crate::support::pgkeep::{Running, SERVER};
-use crate::support::store::{self, Bucket};
-use crate::support::{Cluster, Load, Pgkeep, account, wait_until};
+use crate::support::pgkeep::{Running, SERVER, wait_until_copying};
+use crate::support::store;
+use crate::support::{Cluster, Load, Pgkeep, wait_until};
 
-/// Where in the bucket it lies.
-const FOLDER: &str = "all/keep";
-
-/// Keeps the repository in a bucket, which is reached at an endpoint.
-fn keep_in(pgkeep: Pgkeep, bucket: &Bucket, endpoint: &str) -> Pgkeep {
-    let keys = format!(
-        "[default]\naws_access_key_id = {}\naws_secret_access_key = {}\n",
-        store::KEY_ID,
-        store::SECRET
-    );
-    let keys = pgkeep.ground().secret("s3.credentials", &keys);
-    pgkeep
-        .with_base(Path::new(&bucket.url(FOLDER)))
-        .with("s3_endpoint", endpoint)
-        .with("s3_credentials", keys.to_str().unwrap())
-}
-
-/// A pgkeep of a cluster, with a bucket of its own.
-fn of(cluster: &Cluster) -> (Bucket, Pgkeep) {
-    let bucket = Bucket::new();
-    let pgkeep = keep_in(Pgkeep::of(cluster), &bucket, &store::endpoint());
-    (bucket, pgkeep)
-}
-
-/// All keys of the repository, in order.
-fn keys(bucket: &Bucket) -> Vec<String> {
-    let mut keys: Vec<String> = bucket
-        .open(FOLDER)
-        .list("")
-        .unwrap()
-        .into_iter()
-        .map(|found| found.key)
-        .collect();
-    keys.sort();
-    keys
-}
-
-/// Everything in the bucket, in a folder.
-fn fetch(store: &ObjectStore, folder: &Path) {
-    for found in store.list("").unwrap() {
-        let path = folder.join(&found.key);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        let mut reader = store.open_read(&found.key).unwrap().unwrap();
-        std::io::copy(&mut reader, &mut fs::File::create(path).unwrap()).unwrap();
-    }
-    checks::tree(folder)
-        .iter()
-        .for_each(|path| account::give(path));
+/// A pgkeep of a cluster, whose repository is in a bucket of its own.
+fn of(cluster: &Cluster) -> Pgkeep {
+    Pgkeep::of(cluster).in_bucket(&store::endpoint())
 }
 
 #[test]
@@ -71,7 +25,7 @@ fn a_chain_of_18_under_load_lives_in_s3() {
     cluster.set("wal_keep_size = 2GB");
     cluster.set("summarize_wal = on");
     cluster.start();
-    let (bucket, pgkeep) = of(&cluster);
+    let pgkeep = of(&cluster);
     let pgkeep = pgkeep.encrypting("aes-256-gcm");
     pgkeep.ok(&["check", SERVER]);
     let load = Load::on(&cluster);
@@ -105,7 +59,7 @@ fn a_chain_of_18_under_load_lives_in_s3() {
     drop(checks::is_whole(18, &data, before, *history));
 
     // Nothing is there but that one backup, which standard tools check, and which is a backup in a folder too.
-    let found = keys(&bucket);
+    let found = pgkeep.keys();
     let inside = format!("{SERVER}/backup/{newest}/");
     let is_known = |key: &String| {
         key.starts_with(&inside)
@@ -113,8 +67,7 @@ fn a_chain_of_18_under_load_lives_in_s3() {
             || key.starts_with("primary/summary/")
     };
     assert!(found.iter().all(is_known), "{found:?}");
-    let folder = pgkeep.ground().folder("fetched");
-    fetch(&bucket.open(FOLDER), &folder);
+    let folder = pgkeep.fetch("");
     let backup = folder.join(inside);
     let parts: Vec<PathBuf> = fs::read_dir(&backup)
         .unwrap()
@@ -131,11 +84,10 @@ fn a_chain_of_18_under_load_lives_in_s3() {
 
 #[test]
 fn wal_that_is_archived_in_s3_is_recovered_from() {
-    let bucket = Bucket::new();
     let (cluster, pgkeep) = archiving(
         17,
         &small_segments(),
-        |pgkeep| keep_in(pgkeep, &bucket, &store::endpoint()),
+        |pgkeep| pgkeep.in_bucket(&store::endpoint()),
         Pgkeep::archive_command,
     );
     let backup = pgkeep.backup();
@@ -145,7 +97,7 @@ fn wal_that_is_archived_in_s3_is_recovered_from() {
     let last = switch(&cluster);
     let wal = format!("{SERVER}/wal/{last}.zstd");
     wait_until("the last segment is archived", || {
-        keys(&bucket).contains(&wal)
+        pgkeep.keys().contains(&wal)
     });
 
     // Pushed again it is there already; with other content it is refused.
@@ -179,23 +131,20 @@ fn wal_that_is_archived_in_s3_is_recovered_from() {
 }
 
 /// Starts a backup that takes a while, and waits until it is at work.
-fn slow_backup(pgkeep: &Pgkeep, bucket: &Bucket) -> Running {
+fn slow_backup(pgkeep: &Pgkeep) -> Running {
     let mut running = pgkeep.spawn(&["backup", SERVER]);
-    wait_until("the backup is copying", || {
-        assert!(running.is_running());
-        keys(bucket).iter().any(|key| key.contains("/1/data/base/"))
-    });
+    wait_until_copying(&mut running, pgkeep);
     running
 }
 
 #[test]
 fn what_is_cut_short_in_s3_leaves_nothing_for_good() {
     let cluster = Cluster::new(18);
-    let (bucket, pgkeep) = of(&cluster);
+    let pgkeep = of(&cluster);
     let pgkeep = pgkeep.with("max_rate", "4MB");
 
     // Two at once: the second is told who the first is.
-    let running = slow_backup(&pgkeep, &bucket);
+    let running = slow_backup(&pgkeep);
     let error = pgkeep.run(&["backup", SERVER]).failed(4);
     assert!(
         error.contains(&format!("process {} of", running.id())),
@@ -204,40 +153,76 @@ fn what_is_cut_short_in_s3_leaves_nothing_for_good() {
     assert!(pgkeep.ok(&["list-backup", SERVER]).backups().is_empty());
     running.signal(Signal::INT);
     running.wait().failed(1);
-    assert_eq!(keys(&bucket), ["repository.version"]);
+    assert_eq!(pgkeep.keys(), ["repository.version"]);
 
     // The machine knows at once that who held the lock is gone, and the next backup removes all that it left.
-    let running = slow_backup(&pgkeep, &bucket);
+    let running = slow_backup(&pgkeep);
     running.signal(Signal::KILL);
     let _ = running.wait();
-    let left = keys(&bucket);
+    let left = pgkeep.keys();
     assert!(left.contains(&format!("{SERVER}/lock")), "{left:?}");
     assert!(pgkeep.ok(&["list-backup", SERVER]).backups().is_empty());
     let pgkeep = pgkeep.with("max_rate", "1GB");
     let backup = pgkeep.backup();
     let inside = format!("{SERVER}/backup/{}/", backup.identifier);
-    let found = keys(&bucket);
+    let found = pgkeep.keys();
     let is_known = |key: &String| key.starts_with(&inside) || key == "repository.version";
     assert!(found.iter().all(is_known), "{found:?}");
     pgkeep.ok(&["verify", SERVER, "newest"]);
 }
 
 #[test]
+fn the_passes_of_a_backup_are_put_together_in_s3() {
+    let mut cluster = Cluster::stopped(18, &Options::default());
+    // A template that is vacuumed is changed too.
+    cluster.set("autovacuum = off");
+    cluster.start();
+    cluster.tablespace("outside");
+    cluster.sql("create database moving template app");
+    let before = Before::of(&cluster);
+    let pgkeep = of(&cluster).with("max_rate", "12MB");
+    let mut running = slow_backup(&pgkeep);
+    cluster.sql("alter database moving set tablespace outside");
+    assert!(running.is_running(), "the backup ended too early");
+    let backup = pgkeep.finished(&running.wait().succeeded());
+    let info = pgkeep.ok(&["info", SERVER, &backup.identifier]);
+    assert_eq!(info.at("Response.Passes"), "2");
+    // What became of the passes is there, and they are not.
+    let name = backup.folder.file_name().unwrap().to_str().unwrap();
+    assert_eq!(name, "merged.0");
+    let inside = format!("{SERVER}/backup/{}/", backup.identifier);
+    let merged = format!("{inside}{name}/");
+    let others = pgkeep
+        .keys()
+        .into_iter()
+        .filter(|key| key.starts_with(&inside) && !key.starts_with(&merged));
+    assert_eq!(others.collect::<Vec<_>>(), [format!("{inside}backup.info")]);
+    checks::sha512sum(&backup.folder);
+    pgkeep.ok(&["verify", SERVER, "newest"]);
+    let data = pgkeep.restore_elsewhere("newest");
+    let restored = checks::is_whole(18, &data, &before, 0);
+    assert_eq!(
+        restored.sql_in("moving", "select count(*) from t")[0][0],
+        "1000"
+    );
+}
+
+#[test]
 fn who_lost_the_lock_publishes_nothing() {
     let cluster = Cluster::new(18);
-    let (bucket, pgkeep) = of(&cluster);
+    let pgkeep = of(&cluster);
     let pgkeep = pgkeep.with("max_rate", "8MB");
     let lock = format!("{SERVER}/lock");
-    let store = bucket.open(FOLDER);
+    let store = pgkeep.store();
 
-    let running = slow_backup(&pgkeep, &bucket);
+    let running = slow_backup(&pgkeep);
     let other =
         "Holder: process 7 of elsewhere\nToken: 7-7\nSeconds: 2\nRenewed: 0\nProcess: null\n";
     store.put(&lock, other.to_owned()).unwrap();
     let error = running.wait().failed(4);
     assert!(error.contains("was lost"), "{error}");
     assert!(pgkeep.ok(&["list-backup", SERVER]).backups().is_empty());
-    assert!(keys(&bucket).contains(&lock), "another's lock was removed");
+    assert!(pgkeep.keys().contains(&lock), "another's lock was removed");
 
     // What nobody renews counts for as long as it says.
     let pgkeep = pgkeep.with("max_rate", "1GB");
@@ -248,14 +233,14 @@ fn who_lost_the_lock_publishes_nothing() {
         let run = pgkeep.run(&["backup", SERVER]);
         run.report().at("Outcome.Status") == "true"
     });
-    assert!(!keys(&bucket).contains(&lock));
+    assert!(!pgkeep.keys().contains(&lock));
 }
 
 #[test]
 fn a_network_that_fails_costs_time_alone() {
     let cluster = Cluster::new(18);
-    let (bucket, faults) = (Bucket::new(), Faults::new());
-    let pgkeep = keep_in(Pgkeep::of(&cluster), &bucket, faults.endpoint());
+    let faults = Faults::new();
+    let pgkeep = Pgkeep::of(&cluster).in_bucket(faults.endpoint());
     faults.delay(Duration::from_millis(2));
     faults.next(2, "PUT", "/1/data/", Fault::Busy);
     faults.next(1, "PUT", "/1/bundles/", Fault::Reset);
@@ -276,8 +261,8 @@ fn a_network_that_fails_costs_time_alone() {
 #[test]
 fn few_requests_are_made_besides_those_for_what_is_stored() {
     let cluster = Cluster::new(18);
-    let (bucket, faults) = (Bucket::new(), Faults::new());
-    let pgkeep = keep_in(Pgkeep::of(&cluster), &bucket, faults.endpoint());
+    let faults = Faults::new();
+    let pgkeep = Pgkeep::of(&cluster).in_bucket(faults.endpoint());
     let requests = |arguments: &[&str]| {
         let methods = ["GET", "HEAD", "PUT", "POST", "DELETE"];
         let all = || -> u64 { methods.iter().map(|method| faults.count(method)).sum() };
@@ -288,7 +273,8 @@ fn few_requests_are_made_besides_those_for_what_is_stored() {
     let folder = pgkeep.ground().folder("restored");
     let folder = folder.to_str().unwrap();
     let backup = requests(&["backup", SERVER]);
-    let stored = keys(&bucket)
+    let stored = pgkeep
+        .keys()
         .iter()
         .filter(|key| key.contains("/1/"))
         .count() as u64;
@@ -319,8 +305,8 @@ fn few_requests_are_made_besides_those_for_what_is_stored() {
 #[test]
 fn what_the_store_refuses_is_told_with_its_cure() {
     let cluster = Cluster::new(18);
-    let (bucket, faults) = (Bucket::new(), Faults::new());
-    let pgkeep = keep_in(Pgkeep::of(&cluster), &bucket, faults.endpoint());
+    let faults = Faults::new();
+    let pgkeep = Pgkeep::of(&cluster).in_bucket(faults.endpoint());
     faults.next(
         1,
         "PUT",

@@ -70,6 +70,9 @@ impl Pgkeep {
         let entries = fs::read_dir(self.wal()).into_iter().flatten().flatten();
         let files = entries.filter(|entry| entry.file_type().unwrap().is_file());
         let names = files.map(|entry| entry.file_name().into_string().unwrap());
+        let inside = format!("{SERVER}/wal/");
+        let keys = self.keys().into_iter();
+        let names = names.chain(keys.filter_map(|key| Some(key.strip_prefix(&inside)?.to_owned())));
         names
             .filter(|name| name != "archive.info")
             .map(|name| {

@@ -11,12 +11,14 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use pgkeep::pg::lsn::Lsn;
+use pgkeep::storage::objects::ObjectStore;
 use rustix::process::{Signal, kill_process};
 use serde_json::Value;
 
 use super::cluster::{Cluster, pid};
 use super::report::Report;
-use super::{PATIENCE, account, ground::Ground, wait_until};
+use super::store::{self, Bucket};
+use super::{PATIENCE, account, checks, ground::Ground, wait_until};
 
 /// The name that the tests' one server has in the configuration.
 pub const SERVER: &str = "primary";
@@ -43,7 +45,11 @@ pub struct Pgkeep {
     global: Vec<(String, String)>,
     server: Vec<(String, String)>,
     runs: AtomicU32,
+    bucket: Option<Bucket>,
 }
+
+/// The folder in a bucket that a repository is in.
+pub const FOLDER: &str = "all/keep";
 
 impl Pgkeep {
     /// One that knows a cluster as the server `primary`, as a superuser.
@@ -57,9 +63,61 @@ impl Pgkeep {
             global: vec![("source".into(), source(cluster.major))],
             server: vec![("host".into(), host), ("user".into(), "postgres".into())],
             runs: AtomicU32::new(0),
+            bucket: None,
         };
         pgkeep.write_configuration();
+        match std::env::var("PGKEEP_TEST_STORAGE").as_deref() {
+            Ok("s3") => pgkeep.in_bucket(&store::endpoint()),
+            _ => pgkeep,
+        }
+    }
+
+    /// Keeps the backups in a bucket, which is reached at an endpoint.
+    pub fn in_bucket(self, endpoint: &str) -> Pgkeep {
+        let keys = format!(
+            "[default]\naws_access_key_id = {}\naws_secret_access_key = {}\n",
+            store::KEY_ID,
+            store::SECRET
+        );
+        let keys = self.ground.secret("s3.credentials", &keys);
+        let bucket = Bucket::new();
+        let mut pgkeep = self
+            .with_base(Path::new(&bucket.url(FOLDER)))
+            .with("s3_endpoint", endpoint)
+            .with("s3_credentials", keys.to_str().unwrap());
+        pgkeep.bucket = Some(bucket);
         pgkeep
+    }
+
+    /// The names of all that the repository's bucket holds, in order; none where it is in a folder.
+    pub fn keys(&self) -> Vec<String> {
+        let found = self.bucket.iter().map(|bucket| bucket.open(FOLDER));
+        let found = found.flat_map(|store| store.list("").unwrap());
+        let mut keys: Vec<String> = found.map(|found| found.key).collect();
+        keys.sort();
+        keys
+    }
+
+    /// The repository in the bucket.
+    pub fn store(&self) -> ObjectStore {
+        self.bucket.as_ref().unwrap().open(FOLDER)
+    }
+
+    /// Gets what lies below a folder of the bucket into a new one of this machine.
+    pub fn fetch(&self, below: &str) -> PathBuf {
+        let number = self.runs.fetch_add(1, Ordering::Relaxed);
+        let folder = self.ground.folder(&format!("fetched-{number}"));
+        let store = self.store();
+        for found in store.list(below).unwrap() {
+            let path = folder.join(&found.key);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            let mut reader = store.open_read(&found.key).unwrap().unwrap();
+            std::io::copy(&mut reader, &mut File::create(path).unwrap()).unwrap();
+        }
+        checks::tree(&folder)
+            .iter()
+            .for_each(|path| account::give(path));
+        folder.join(below)
     }
 
     /// The same for a test that must know which files come first, and how fast, or how much WAL there is: a stream has its own
@@ -163,10 +221,18 @@ impl Pgkeep {
     /// The backup that a report is of.
     pub fn finished(&self, report: &Report) -> Backup {
         let identifier = report.at("Response.Backup");
-        Backup {
-            folder: self.backups().join(&identifier),
-            identifier,
-        }
+        let folder = match self.bucket {
+            None => self.backups().join(&identifier),
+            Some(_) => {
+                let backup = self.fetch(&format!("{SERVER}/backup/{identifier}"));
+                let entries = fs::read_dir(backup).unwrap();
+                let mut folders = entries
+                    .map(|entry| entry.unwrap().path())
+                    .filter(|path| path.is_dir());
+                folders.next().unwrap()
+            }
+        };
+        Backup { folder, identifier }
     }
 
     /// Restores a backup into a new folder; gives the data directory.
@@ -430,6 +496,14 @@ pub fn wait_until_copying(running: &mut Running, pgkeep: &Pgkeep) {
             running.is_running(),
             "the backup ended before it was seen at work"
         );
+        if pgkeep.bucket.is_some() {
+            let keys = pgkeep.keys();
+            let mut building = keys.iter().filter_map(|key| key.strip_suffix(".building"));
+            return building.any(|backup| {
+                let first = format!("{backup}/1/");
+                keys.iter().any(|key| key.starts_with(&first))
+            });
+        }
         let folders = fs::read_dir(pgkeep.backups()).into_iter().flatten();
         folders.flatten().any(|folder| {
             let files = walkdir::WalkDir::new(folder.path()).into_iter().flatten();
@@ -461,6 +535,10 @@ fn position(lsn: &str) -> u64 {
 pub fn wait_for_pass(running: &mut Running, pgkeep: &Pgkeep, number: u32) {
     wait_until("the backup makes another pass", || {
         assert!(running.is_running(), "the backup ended before that pass");
+        let part = format!("/{number}/");
+        if pgkeep.bucket.is_some() {
+            return pgkeep.keys().iter().any(|key| key.contains(&part));
+        }
         let folders = fs::read_dir(pgkeep.backups()).into_iter().flatten();
         folders
             .flatten()
