@@ -194,6 +194,7 @@ mod tests {
             xid: 0,
             blocks,
             main_data: &main_data,
+            parts: &[],
         };
         databases.record(Major::V16, &record).unwrap();
         databases

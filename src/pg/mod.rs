@@ -7,9 +7,11 @@
 //! runs on is little-endian, so little-endian is what all these modules read
 //! and write; a cluster of the other kind is refused by its control version.
 
+pub mod catalog;
 pub mod changed_blocks;
 pub mod control;
 pub mod exclusion;
+pub mod heap_page;
 pub mod history;
 pub mod incremental;
 pub mod label;
@@ -22,6 +24,7 @@ pub mod page;
 pub mod paths;
 pub mod recovery;
 pub mod relation;
+pub mod relation_map;
 pub mod relative_path;
 pub mod segment;
 pub mod slru;

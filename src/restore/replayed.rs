@@ -385,6 +385,7 @@ mod tests {
                 xid: 700,
                 blocks: &[],
                 main_data: &main_data,
+                parts: &[],
             };
             relations.record(Major::V16, &record).unwrap();
         }

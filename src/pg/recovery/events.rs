@@ -3,12 +3,14 @@
 use jiff::Timestamp;
 
 use crate::pg::little_endian::{u32_at, u64_at};
+use crate::pg::lsn::Timeline;
 use crate::pg::timestamp;
 use crate::pg::version::Major;
 use crate::pg::wal::{Record, ResourceManager};
 
 const XACT_OPERATION: u8 = 0x70;
 const XACT_COMMIT: u8 = 0x00;
+const XACT_PREPARE: u8 = 0x10;
 const XACT_ABORT: u8 = 0x20;
 const XACT_COMMIT_PREPARED: u8 = 0x30;
 const XACT_ABORT_PREPARED: u8 = 0x40;
@@ -17,7 +19,9 @@ const XACT_HAS_INFO: u8 = 0x80;
 const XLOG_OPERATION: u8 = 0xF0;
 const XLOG_CHECKPOINT_SHUTDOWN: u8 = 0x00;
 const XLOG_CHECKPOINT_ONLINE: u8 = 0x10;
+const XLOG_PARAMETER_CHANGE: u8 = 0x60;
 const XLOG_RESTORE_POINT: u8 = 0x70;
+const XLOG_END_OF_RECOVERY: u8 = 0x90;
 
 /// A transaction that committed or aborted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +30,8 @@ pub struct TransactionEnd {
     pub xid: u32,
     /// When it ended, by the server's clock.
     pub time: Timestamp,
+    /// Whether it committed; or it aborted, or went back to a savepoint.
+    pub is_committed: bool,
 }
 
 impl TransactionEnd {
@@ -35,13 +41,18 @@ impl TransactionEnd {
         if record.resource_manager != ResourceManager::TRANSACTION {
             return None;
         }
-        let xid = match record.info & XACT_OPERATION {
+        let operation = record.info & XACT_OPERATION;
+        let xid = match operation {
             XACT_COMMIT | XACT_ABORT => record.xid,
             XACT_COMMIT_PREPARED | XACT_ABORT_PREPARED => prepared_xid(record, major)?,
             _ => return None,
         };
         let time = time_at(record.main_data, 0)?;
-        Some(TransactionEnd { xid, time })
+        Some(TransactionEnd {
+            xid,
+            time,
+            is_committed: matches!(operation, XACT_COMMIT | XACT_COMMIT_PREPARED),
+        })
     }
 }
 
@@ -109,6 +120,52 @@ impl<'a> RestorePoint<'a> {
     }
 }
 
+/// Whether the record prepares its transaction, which ends later or in another session.
+pub fn is_prepared(record: &Record<'_>) -> bool {
+    record.resource_manager == ResourceManager::TRANSACTION
+        && record.info & XACT_OPERATION == XACT_PREPARE
+}
+
+/// What becomes of a server as a whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ServerEvent {
+    /// It was promoted, and goes on here on a timeline of its own.
+    Promoted {
+        /// The new timeline.
+        timeline: Timeline,
+        /// The one before.
+        before: Timeline,
+    },
+    /// It was shut down, or had recovered from a crash: nobody is connected here.
+    Quiet,
+    /// It was started with other settings that a standby must know.
+    Reconfigured,
+}
+
+impl ServerEvent {
+    /// The event, if that is what the record is (catalog/pg_control.h, CheckPoint; access/xlog_internal.h,
+    /// xl_end_of_recovery: both have the new timeline behind eight bytes and then the one before).
+    pub fn of(record: &Record<'_>) -> Option<ServerEvent> {
+        if record.resource_manager != ResourceManager::XLOG {
+            return None;
+        }
+        match record.info & XLOG_OPERATION {
+            XLOG_PARAMETER_CHANGE => Some(ServerEvent::Reconfigured),
+            XLOG_CHECKPOINT_SHUTDOWN | XLOG_END_OF_RECOVERY => {
+                let timelines = record.main_data.get(8..16)?;
+                let timeline = Timeline(u32_at(timelines, 0));
+                let before = Timeline(u32_at(timelines, 4));
+                Some(if timeline == before {
+                    ServerEvent::Quiet
+                } else {
+                    ServerEvent::Promoted { timeline, before }
+                })
+            }
+            _ => None,
+        }
+    }
+}
+
 /// The second in which a checkpoint began, by the server's clock, if the record is a checkpoint's
 /// (catalog/pg_control.h, CheckPoint: the field is at the same place in 14 to 18).
 pub fn checkpoint_time(record: &Record<'_>) -> Option<Timestamp> {
@@ -152,6 +209,7 @@ pub(super) mod tests {
             xid: 700,
             blocks: &[],
             main_data,
+            parts: &[],
         }
     }
 
@@ -230,6 +288,7 @@ pub(super) mod tests {
             }
             let _ = RestorePoint::of(&record);
             let _ = checkpoint_time(&record);
+            let _ = ServerEvent::of(&record);
         }
     }
 }

@@ -80,6 +80,7 @@ mod tests {
             xid: 700,
             blocks: &[],
             main_data,
+            parts: &[],
         };
         let mut creations = Creations::default();
         creations.record(&record)?;

@@ -312,6 +312,7 @@ mod tests {
             reader.push(bytes, &mut |record| {
                 assert!(end.is_none_or(|end| end <= record.start));
                 end = Some(record.end);
+                assert_contents(record, wal.major);
                 let content = Content {
                     resource_manager: record.resource_manager,
                     info: record.info,
@@ -325,6 +326,20 @@ mod tests {
         }
         assert!(end.is_none_or(|end| end <= reader.position()));
         Ok((records, reader.position()))
+    }
+
+    /// What is in the record of its blocks, as `testing` writes it.
+    fn assert_contents(record: &Record<'_>, major: Major) {
+        let contents = record.block_contents(major);
+        assert_eq!(contents.len(), record.blocks.len());
+        for (content, reference) in contents.iter().zip(record.blocks) {
+            assert_eq!(content.reference, *reference);
+            assert_eq!(content.image.is_some(), reference.has_image);
+            let data = if reference.block % 3 == 0 { 5 } else { 0 };
+            assert_eq!(content.data, [0x5A; 5][..data].to_vec());
+            let page = content.image.and_then(|image| image.page());
+            assert!(page.is_none_or(|page| page[8191] == 0xA5));
+        }
     }
 
     fn written(major: Major, contents: &[Content]) -> (Wal, Vec<(Lsn, Content)>) {

@@ -39,6 +39,7 @@
 
 use std::fmt;
 
+use super::image::{ImageCompression, ImageHeader, PageImage};
 use crate::error::Error;
 use crate::pg::changed_blocks::RelationFork;
 use crate::pg::little_endian::{u16_at, u32_at, u64_at};
@@ -92,6 +93,19 @@ pub struct Record<'a> {
     pub blocks: &'a [BlockReference],
     /// What else it says, as its resource manager has it.
     pub main_data: &'a [u8],
+    /// All that is behind its header, which the blocks' contents are a part of.
+    pub parts: &'a [u8],
+}
+
+/// What a record holds of a block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BlockContent<'a> {
+    /// Which block.
+    pub reference: BlockReference,
+    /// The whole block as the record leaves it.
+    pub image: Option<PageImage<'a>>,
+    /// What the resource manager says of it; nothing where the image stands for that.
+    pub data: &'a [u8],
 }
 
 /// What a resource manager's number stands for (access/rmgrlist.h).
@@ -109,6 +123,12 @@ impl ResourceManager {
     pub const DATABASE: ResourceManager = ResourceManager(4);
     /// Tablespaces that are created and dropped.
     pub const TABLESPACE: ResourceManager = ResourceManager(5);
+    /// The files of those catalogs that have no entry in pg_class to tell of theirs.
+    pub const RELATION_MAP: ResourceManager = ResourceManager(7);
+    /// More of what is done to rows, several at once.
+    pub const HEAP2: ResourceManager = ResourceManager(9);
+    /// What is done to rows of tables.
+    pub const HEAP: ResourceManager = ResourceManager(10);
 
     /// The last that is PostgreSQL's own, for logical messages.
     const LAST_BUILT_IN: u8 = 21;
@@ -211,6 +231,43 @@ impl<'a> Record<'a> {
         ))
     }
 
+    /// What the record holds of each of its blocks, in their order.
+    pub fn block_contents(&self, major: Major) -> Vec<BlockContent<'a>> {
+        let mut extents = Vec::with_capacity(self.blocks.len());
+        let mut blocks = Vec::with_capacity(self.blocks.len());
+        let parts = Parts::new(self.parts, major);
+        // It was taken apart before, or it would be no record.
+        let Some(mut content) = parts.headers(&mut |block, extent| {
+            blocks.push(block);
+            extents.push(extent);
+        }) else {
+            return Vec::new();
+        };
+        let mut contents = Vec::with_capacity(blocks.len());
+        for (reference, Extent { image, data }) in blocks.into_iter().zip(extents) {
+            let image = match image {
+                None => None,
+                Some((header, length)) => match content.split_at_checked(length) {
+                    None => return contents,
+                    Some((bytes, behind)) => {
+                        content = behind;
+                        Some(header.with(bytes))
+                    }
+                },
+            };
+            let Some((data, behind)) = content.split_at_checked(data) else {
+                return contents;
+            };
+            content = behind;
+            contents.push(BlockContent {
+                reference,
+                image,
+                data,
+            });
+        }
+        contents
+    }
+
     /// Checks and takes apart the whole of a record; `blocks` is where its blocks
     /// go.
     pub(super) fn decode(
@@ -241,8 +298,15 @@ impl<'a> Record<'a> {
             xid: header.xid,
             blocks,
             main_data,
+            parts,
         })
     }
+}
+
+/// How many bytes a record holds of a block.
+struct Extent {
+    image: Option<(ImageHeader, usize)>,
+    data: usize,
 }
 
 /// What is behind a record's header, as far as it is not read yet. Nothing comes of
@@ -252,6 +316,8 @@ struct Parts<'a> {
     major: Major,
     /// Bytes of content that the headers so far announce.
     announced: usize,
+    /// Of these, bytes of main data, which come last.
+    main_data: usize,
     last_block: Option<u8>,
 }
 
@@ -261,6 +327,7 @@ impl<'a> Parts<'a> {
             left: bytes,
             major,
             announced: 0,
+            main_data: 0,
             last_block: None,
         }
     }
@@ -273,17 +340,27 @@ impl<'a> Parts<'a> {
 
     /// Adds the blocks and gives the main data.
     fn decode(mut self, blocks: &mut Vec<BlockReference>) -> Option<&'a [u8]> {
-        let mut main_data = 0;
+        let content = self.read_headers(&mut |block, _| blocks.push(block))?;
+        Some(&content[content.len() - self.main_data..])
+    }
+
+    /// Hands over the blocks and gives the content behind all headers.
+    fn headers(mut self, visit: &mut impl FnMut(BlockReference, Extent)) -> Option<&'a [u8]> {
+        self.read_headers(visit)
+    }
+
+    fn read_headers(&mut self, visit: &mut impl FnMut(BlockReference, Extent)) -> Option<&'a [u8]> {
+        let mut last = None;
         while self.left.len() > self.announced {
             match self.take(1)?[0] {
                 DATA_SHORT => {
-                    main_data = usize::from(self.take(1)?[0]);
-                    self.announced += main_data;
+                    self.main_data = usize::from(self.take(1)?[0]);
+                    self.announced += self.main_data;
                     break;
                 }
                 DATA_LONG => {
-                    main_data = u32_at(self.take(4)?, 0) as usize;
-                    self.announced += main_data;
+                    self.main_data = u32_at(self.take(4)?, 0) as usize;
+                    self.announced += self.main_data;
                     break;
                 }
                 ORIGIN => {
@@ -294,17 +371,18 @@ impl<'a> Parts<'a> {
                 }
                 number @ 0..=MAX_BLOCK_ID if self.last_block.is_none_or(|last| number > last) => {
                     self.last_block = Some(number);
-                    let block = self.block(blocks.last())?;
-                    blocks.push(block);
+                    let (block, extent) = self.block(last.as_ref())?;
+                    last = Some(block);
+                    visit(block, extent);
                 }
                 _ => return None,
             }
         }
         let is_complete = self.left.len() == self.announced;
-        is_complete.then(|| &self.left[self.left.len() - main_data..])
+        is_complete.then_some(self.left)
     }
 
-    fn block(&mut self, last: Option<&BlockReference>) -> Option<BlockReference> {
+    fn block(&mut self, last: Option<&BlockReference>) -> Option<(BlockReference, Extent)> {
         let header = self.take(3)?;
         let (flags, data) = (header[0], u16_at(header, 1));
         if (flags & HAS_DATA != 0) != (data > 0) {
@@ -312,9 +390,7 @@ impl<'a> Parts<'a> {
         }
         self.announced += usize::from(data);
         let has_image = flags & HAS_IMAGE != 0;
-        if has_image {
-            self.image()?;
-        }
+        let image = if has_image { Some(self.image()?) } else { None };
         let fork = Fork::from_number(flags & FORK_MASK)?;
         let fork = if flags & SAME_RELATION != 0 {
             RelationFork { fork, ..last?.fork }
@@ -327,19 +403,22 @@ impl<'a> Parts<'a> {
                 fork,
             }
         };
-        Some(BlockReference {
+        let reference = BlockReference {
             fork,
             block: u32_at(self.take(4)?, 0),
             has_image,
-        })
+        };
+        let data = usize::from(data);
+        Some((reference, Extent { image, data }))
     }
 
-    /// The header of a block's image, cross-checked as PostgreSQL does.
-    fn image(&mut self) -> Option<()> {
+    /// The header of a block's image, cross-checked as PostgreSQL does, and the bytes of it.
+    fn image(&mut self) -> Option<(ImageHeader, usize)> {
         let header = self.take(5)?;
         let (length, hole_offset) = (usize::from(u16_at(header, 0)), u16_at(header, 2));
         let has_hole = header[4] & IMAGE_HAS_HOLE != 0;
-        let is_compressed = header[4] & compressions(self.major) != 0;
+        let compression = header[4] & compressions(self.major);
+        let is_compressed = compression != 0;
         let hole_length = match (is_compressed, has_hole) {
             (true, true) => usize::from(u16_at(self.take(2)?, 0)),
             (true, false) => 0,
@@ -351,7 +430,12 @@ impl<'a> Parts<'a> {
             hole_offset == 0 && hole_length == 0 && is_compressed == (length < PAGE_SIZE)
         };
         self.announced += length;
-        is_sound.then_some(())
+        let header = ImageHeader {
+            hole_offset: usize::from(hole_offset),
+            hole_length,
+            compression: ImageCompression::of(compression, self.major),
+        };
+        is_sound.then_some((header, length))
     }
 }
 

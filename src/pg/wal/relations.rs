@@ -68,16 +68,31 @@ impl StorageChange {
 /// Hands over the main fork of each relation that a transaction dropped as it ended; all of its files went. An
 /// error if a record is too short for what it is.
 pub fn dropped_relations(record: &Record<'_>, visit: &mut dyn FnMut(RelationFork)) -> Result<()> {
-    let ends = record.resource_manager == ResourceManager::TRANSACTION
-        && matches!(
-            record.info & TRANSACTION_OPERATION,
-            COMMIT | ABORT | COMMIT_PREPARED | ABORT_PREPARED
-        );
-    if !ends || record.info & TRANSACTION_HAS_INFO == 0 {
+    if !tells_of_an_end(record) {
         return Ok(());
     }
     let dropped = Fields(record.main_data).dropped_relations(visit);
     dropped.ok_or_else(|| record.too_short())
+}
+
+/// Hands over the subtransactions that ended as the transaction did. An error if a record is too short for what it
+/// is.
+pub fn subtransactions(record: &Record<'_>, visit: &mut dyn FnMut(u32)) -> Result<()> {
+    if !tells_of_an_end(record) {
+        return Ok(());
+    }
+    let ended = Fields(record.main_data).subtransactions(visit);
+    ended.map(drop).ok_or_else(|| record.too_short())
+}
+
+/// Whether a transaction ended, and there is more to say of it than when.
+fn tells_of_an_end(record: &Record<'_>) -> bool {
+    record.resource_manager == ResourceManager::TRANSACTION
+        && record.info & TRANSACTION_HAS_INFO != 0
+        && matches!(
+            record.info & TRANSACTION_OPERATION,
+            COMMIT | ABORT | COMMIT_PREPARED | ABORT_PREPARED
+        )
 }
 
 impl Fields<'_> {
@@ -109,16 +124,23 @@ impl Fields<'_> {
         })
     }
 
-    fn dropped_relations(&mut self, visit: &mut dyn FnMut(RelationFork)) -> Option<()> {
+    /// What comes before the relations that were dropped; gives xinfo.
+    fn subtransactions(&mut self, visit: &mut dyn FnMut(u32)) -> Option<u32> {
         self.skip(2)?;
         let information = self.next()?;
         if information & HAS_DATABASE != 0 {
             self.skip(2)?;
         }
         if information & HAS_SUBTRANSACTIONS != 0 {
-            let count = self.next()?;
-            self.skip(count as usize)?;
+            for _ in 0..self.next()? {
+                visit(self.next()?);
+            }
         }
+        Some(information)
+    }
+
+    fn dropped_relations(&mut self, visit: &mut dyn FnMut(RelationFork)) -> Option<()> {
+        let information = self.subtransactions(&mut |_| {})?;
         if information & HAS_RELATIONS != 0 {
             for _ in 0..self.next()? {
                 visit(self.relation()?);

@@ -188,6 +188,7 @@ mod tests {
                 xid: 0,
                 blocks: &[],
                 main_data,
+                parts: &[],
             };
             summarizer.record(&record).unwrap();
         }
@@ -353,6 +354,7 @@ mod tests {
             xid: 0,
             blocks: &blocks,
             main_data: &truncated,
+            parts: &[],
         };
         summarizer.record(&record).unwrap();
         // What a record says of lengths comes before its blocks.
@@ -390,6 +392,7 @@ mod tests {
                 xid: 0,
                 blocks: &[],
                 main_data: &main_data,
+                parts: &[],
             };
             let _ = Summarizer::new(major).record(&record);
         }

@@ -16,6 +16,7 @@ use crate::pg::little_endian::u32_at;
 use crate::pg::lsn::Lsn;
 
 const CREATED: u8 = 0x00;
+const DROPPED: u8 = 0x10;
 const PATH: usize = 4;
 
 /// A tablespace that was created outside of the data directory.
@@ -31,6 +32,34 @@ pub struct CreatedTablespace {
     pub oid: u32,
     /// Its folder, absolute.
     pub folder: PathBuf,
+}
+
+/// What became of a tablespace, by its OID, wherever its folder is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TablespaceChange {
+    /// It was created.
+    Created(u32),
+    /// It was dropped.
+    Dropped(u32),
+}
+
+impl TablespaceChange {
+    /// Reads a record; nothing if it is about something else, an error if it is too short for what it is.
+    pub fn of(record: &Record<'_>) -> Result<Option<TablespaceChange>> {
+        let change = match record.info & OPERATION {
+            CREATED => TablespaceChange::Created,
+            DROPPED => TablespaceChange::Dropped,
+            _ => return Ok(None),
+        };
+        if record.resource_manager != ResourceManager::TABLESPACE {
+            return Ok(None);
+        }
+        let oid = record
+            .main_data
+            .get(..PATH)
+            .ok_or_else(|| record.too_short())?;
+        Ok(Some(change(u32_at(oid, 0))))
+    }
 }
 
 impl CreatedTablespace {
