@@ -1,15 +1,71 @@
 //! What a file of the cluster holds, from its first byte to its last, straight from the stored files of the chain.
 
+use std::collections::BTreeMap;
 use std::io::{self, Read};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
 use crate::pg::page::PAGE_SIZE;
 use crate::progress::Progress;
 use crate::repository::blocks::Blocks;
-use crate::repository::chain::{Chain, Sources, Stored};
+use crate::repository::chain::{Chain, Member, Sources, Stored};
 use crate::repository::file_list::{Crc32c, FileEntry, FileKind};
+use crate::restore::write::{check, checksum, visit_bundle};
 use crate::stored::reader::StoredReader;
+
+/// Hands over whole files of the cluster by their places in the list of the newest backup, in any order. For files that the
+/// memory can hold.
+pub(crate) fn visit_files(
+    chain: &Chain,
+    places: &[usize],
+    interrupt: &Interrupt,
+    visit: &mut dyn FnMut(usize, &[u8]) -> Result<()>,
+) -> Result<()> {
+    let mut bundles: BTreeMap<(Member, u32), Vec<u32>> = BTreeMap::new();
+    for place in places {
+        interrupt.check()?;
+        let sources = chain.sources(*place);
+        let base = sources.base;
+        match base.bundle {
+            Some(number) => {
+                let bundle = bundles.entry((base.member, number)).or_default();
+                bundle.push(*place as u32);
+            }
+            None if sources.is_base() => {
+                let path = sources.file.path;
+                let stored = chain.stored(base.member, path);
+                let content = stored.read_whole()?;
+                let expected = (base.size, base.crc32c);
+                check(path, checksum(&content), expected, &stored.path)?;
+                visit(*place, &content)?;
+            }
+            None => visit(*place, &rebuilt(chain, &sources, None)?)?,
+        }
+    }
+    for (bundle, mut places) in bundles {
+        interrupt.check()?;
+        places.sort_unstable();
+        visit_bundle(chain, bundle, &places, |place, sources, content| {
+            if sources.is_base() {
+                visit(place, content)
+            } else {
+                visit(place, &rebuilt(chain, sources, Some(content))?)
+            }
+        })?;
+    }
+    Ok(())
+}
+
+fn rebuilt(chain: &Chain, sources: &Sources<'_>, content: Option<&[u8]>) -> Result<Vec<u8>> {
+    let ingredients = Ingredients::of(chain, sources);
+    let mut rebuilt = ingredients.open(content)?;
+    let mut whole = Vec::new();
+    rebuilt
+        .read_to_end(&mut whole)
+        .map_err(|error| Error::from_io(&format!("read {}", sources.file.path), &error))?;
+    rebuilt.finish()?;
+    Ok(whole)
+}
 
 /// Reads a stored file as it is.
 pub(super) struct Plain(pub(super) StoredReader);

@@ -33,6 +33,7 @@ use crate::restore::{expect_own_wal, manifest::manifest};
 use crate::storage::durable;
 use crate::stored::coding::Coding;
 
+pub(crate) use content::visit_files;
 use content::{Counted, Ingredients, Plain};
 use output::told;
 use tree::Tree;

@@ -280,15 +280,42 @@ impl HeldWal {
             .inventory
             .contiguous(&history, begin_of_archived(info, &history, size));
         let missing = self.missing(&history, &contiguous);
-        let left = contiguous
-            .partial
-            .and_then(|partial| history.switch_point(partial.timeline));
-        let archived = WalPath::of_archive(&self.archive, &contiguous, left, &self.keys);
+        let archived = self.archived(&history, &contiguous);
         Ok(Way {
             history,
             path: WalPath::of_backup(folder, info, &self.keys)?.then(archived),
             missing,
         })
+    }
+
+    /// The way along a history from where a segment begins, with no backup to begin with.
+    pub fn way_from(&self, history: TimelineHistory, from: Lsn) -> Way<'_> {
+        let contiguous = self.inventory.contiguous(&history, from);
+        let missing = self.missing(&history, &contiguous);
+        Way {
+            path: self.archived(&history, &contiguous),
+            history,
+            missing,
+        }
+    }
+
+    /// Where the first segment begins that is held on the way of a history.
+    pub fn beginning(&self, history: &TimelineHistory) -> Option<Lsn> {
+        let size = self.segment_size();
+        let first = SegmentNumber(0);
+        let held = |name| self.inventory.holds(name) || self.inventory.holds_partial(name);
+        if held(name_on(history, first, size)) {
+            return Some(first.start(size));
+        }
+        let number = self.next_behind(history, first, size)?;
+        Some(number.start(size))
+    }
+
+    fn archived(&self, history: &TimelineHistory, contiguous: &Contiguous) -> WalPath<'_> {
+        let left = contiguous
+            .partial
+            .and_then(|partial| history.switch_point(partial.timeline));
+        WalPath::of_archive(&self.archive, contiguous, left, &self.keys)
     }
 
     /// What is missing behind contiguous WAL.
@@ -552,6 +579,25 @@ mod tests {
             latest(&[SIX, second, SECOND]),
             Some((first_of_second, 7, 8))
         );
+    }
+
+    #[test]
+    fn what_the_archive_begins_with_is_a_way_without_a_backup() {
+        let beginning = |files: &[_], timeline| {
+            let place = place(files);
+            let history = place.held.inventory().history(Timeline(timeline));
+            let from = place.held.beginning(&history)?;
+            let missing = place.held.way_from(history, from).missing;
+            Some((from.0 / SIZE, missing.map(|missing| missing.segments())))
+        };
+        let first = ("000000010000000000000000", "");
+        let gap = Some("000000010000000000000008".to_owned());
+        assert_eq!(beginning(&[], 1), None);
+        assert_eq!(beginning(&[SIX, SEVEN], 1), Some((6, None)));
+        assert_eq!(beginning(&[SEVEN, NINE], 1), Some((7, gap)));
+        assert_eq!(beginning(&[first], 1), Some((0, None)));
+        // What is behind where the first timeline was left, is not on the way.
+        assert_eq!(beginning(&[NINE, SECOND], 2), None);
     }
 
     #[test]
