@@ -41,6 +41,7 @@ pub use retention::Retention;
 pub use secret::Secret;
 pub use server::{Base, ServerConfiguration, ServerName, Storage};
 pub use source::Source;
+pub(crate) use suggestion::nearest;
 pub(crate) use tls::SYSTEM_ROOTS;
 pub use tls::{
     ClientCertificate, RootCertificates, SslMode, SslNegotiation, TlsSettings, TlsVersion,

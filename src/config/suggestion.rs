@@ -1,7 +1,7 @@
 //! "Did you mean …?"
 
 /// The candidate that is fewest typing errors away, if they are few.
-pub(super) fn nearest<'a>(
+pub(crate) fn nearest<'a>(
     word: &str,
     candidates: impl IntoIterator<Item = &'a str>,
 ) -> Option<&'a str> {

@@ -12,6 +12,7 @@ pub mod get;
 pub mod list;
 mod partial;
 pub mod push;
+pub mod show;
 
 use crate::error::Result;
 use crate::pg::wal_file::WalFileName;

@@ -54,6 +54,7 @@ mod restored_files;
 mod restored_settings;
 mod settled_files;
 mod shortened_relations;
+mod shown_wal;
 mod slots;
 mod sources;
 mod standby;

@@ -237,6 +237,23 @@ pub(super) const EXAMPLES: &[(&str, &[Example])] = &[
         )],
     ),
     (
+        "wal show",
+        &[
+            example(
+                "Somebody deleted the orders: see when, and the position to restore to",
+                "pgkeep wal show primary --from '2026-11-22 02:30' orders",
+            ),
+            example(
+                "See what was dropped, truncated or deleted in masses within the last hours",
+                "pgkeep wal show primary --from 6H --destroyed",
+            ),
+            example(
+                "See all that one transaction did",
+                "pgkeep wal show primary --from 4711 --to 4711",
+            ),
+        ],
+    ),
+    (
         "status",
         &[
             example("See how all servers are doing", "pgkeep status"),

@@ -4,6 +4,7 @@ pub(crate) mod copy;
 pub(crate) mod get;
 pub(crate) mod list;
 pub(crate) mod push;
+pub(crate) mod show;
 
 use clap::{Args, Subcommand};
 
@@ -26,6 +27,7 @@ enum Action {
     Push(push::Push),
     Get(get::Get),
     List(list::List),
+    Show(show::Show),
 }
 
 impl Wal {
@@ -36,6 +38,7 @@ impl Wal {
             Action::Push(_) => "wal push",
             Action::Get(_) => "wal get",
             Action::List(_) => "wal list",
+            Action::Show(_) => "wal show",
         }
     }
 
@@ -49,7 +52,7 @@ impl Wal {
         match &self.action {
             Action::Push(push) => Some(&push.server),
             Action::Get(get) => Some(&get.server),
-            Action::Copy(_) | Action::List(_) => None,
+            Action::Copy(_) | Action::List(_) | Action::Show(_) => None,
         }
     }
 
@@ -60,6 +63,7 @@ impl Wal {
             Action::Push(push) => push.request(),
             Action::Get(get) => get.request(),
             Action::List(list) => list.request(),
+            Action::Show(show) => show.request(),
         }
     }
 
@@ -70,6 +74,7 @@ impl Wal {
             Action::Push(push) => push.run(app),
             Action::Get(get) => get.run(app),
             Action::List(list) => list.run(app),
+            Action::Show(show) => show.run(app),
         }
     }
 }

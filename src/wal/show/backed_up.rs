@@ -1,0 +1,109 @@
+//! The catalogs of all databases as a backup holds them.
+//!
+//! A backup's pages are of different moments, from its start to its end. Reading WAL from its start on makes up for
+//! that, as recovery does.
+
+use std::collections::HashMap;
+
+use crate::archive::visit_files;
+use crate::error::Result;
+use crate::interrupt::Interrupt;
+use crate::pg::catalog::{PG_CLASS, PG_DATABASE};
+use crate::pg::page::PAGE_SIZE;
+use crate::pg::relation_map::{RELATION_MAP_FILE, RelationMap};
+use crate::repository::chain::Chain;
+use crate::wal::show::catalogs::{Belief, Catalogs, RelationFiles};
+
+/// The file of a catalog, by its place in the list of the backup.
+type Places = HashMap<usize, RelationFiles>;
+
+/// Reads them all.
+pub(super) fn read(
+    chain: &Chain,
+    catalogs: &mut Catalogs,
+    belief: Belief,
+    interrupt: &Interrupt,
+) -> Result<()> {
+    let folders = folders(chain);
+    let places: Vec<usize> = folders.keys().copied().collect();
+    let mut relations = Places::new();
+    let mut databases = Vec::new();
+    visit_files(chain, &places, interrupt, &mut |place, content| {
+        let (Some((folder, database)), Some(map)) =
+            (folders.get(&place), RelationMap::parse(content))
+        else {
+            return Ok(());
+        };
+        catalogs.follow(*database, &map);
+        databases.push((folder.clone(), *database));
+        for catalog in [PG_CLASS, PG_DATABASE] {
+            if let Some(relfilenumber) = map.relfilenumber(catalog) {
+                add(chain, &mut relations, folder, *database, relfilenumber);
+            }
+        }
+        Ok(())
+    })?;
+    read_rows(chain, &relations, catalogs, belief, interrupt)?;
+    let mut schemas = Places::new();
+    for (folder, database) in databases {
+        if let Some(relfilenumber) = catalogs.schemas_file(database) {
+            add(chain, &mut schemas, &folder, database, relfilenumber);
+        }
+    }
+    read_rows(chain, &schemas, catalogs, belief, interrupt)
+}
+
+/// The places of the databases' maps, with the databases' folders and OIDs.
+fn folders(chain: &Chain) -> HashMap<usize, (String, u32)> {
+    let files = chain.newest.list.files.iter().enumerate();
+    files
+        .filter_map(|(place, file)| {
+            let (folder, name) = file.path.rsplit_once('/')?;
+            if name != RELATION_MAP_FILE {
+                return None;
+            }
+            let database = match folder.rsplit_once('/') {
+                None if folder == "global" => 0,
+                None => return None,
+                Some((_, database)) => database.parse().ok()?,
+            };
+            Some((place, (folder.to_owned(), database)))
+        })
+        .collect()
+}
+
+fn add(chain: &Chain, places: &mut Places, folder: &str, database: u32, relfilenumber: u32) {
+    let files = RelationFiles {
+        database,
+        relfilenumber,
+    };
+    // No catalog grows beyond its first file, of 1 GiB.
+    let path = format!("{folder}/{relfilenumber}");
+    places.extend(
+        chain
+            .newest
+            .list
+            .files
+            .place(&path)
+            .map(|place| (place, files)),
+    );
+}
+
+fn read_rows(
+    chain: &Chain,
+    files: &Places,
+    catalogs: &mut Catalogs,
+    belief: Belief,
+    interrupt: &Interrupt,
+) -> Result<()> {
+    let places: Vec<usize> = files.keys().copied().collect();
+    visit_files(chain, &places, interrupt, &mut |place, content| {
+        if let Some(files) = files.get(&place) {
+            let (pages, _) = content.as_chunks::<PAGE_SIZE>();
+            for (block, page) in (0..).zip(pages) {
+                catalogs.page(*files, block, page, belief);
+            }
+        }
+        Ok(())
+    })
+}
