@@ -155,6 +155,7 @@ impl Description<'_> {
             client_version: env!("CARGO_PKG_VERSION").to_owned(),
             backup: self.identifier,
             files_in: None,
+            revision: 0,
             server: self.request.server.to_owned(),
             label: self.request.label.to_owned(),
             comments: BTreeMap::new(),

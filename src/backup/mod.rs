@@ -228,23 +228,21 @@ fn free_identifier(folder: &ServerFolder) -> Result<Identifier> {
     loop {
         let now = Identifier::at(Timestamp::now());
         let finished = staging::finished(folder)?.into_iter();
-        let Some(last) = finished.map(|(identifier, _)| identifier).max() else {
-            return Ok(now);
-        };
-        if now > last {
-            return Ok(now);
+        let last = finished.map(|(identifier, _)| identifier).max();
+        match last {
+            Some(last) if now < last => {
+                let next = last.next().ok_or_else(|| {
+                    Error::failed(format!("no backup can be made after backup {last}"))
+                        .hint("delete that one; the clock was wrong when it was made")
+                })?;
+                log::warn!(
+                    "this backup becomes {next}, as the clock says {now}, and backup {last} must not seem to be newer: see which clock is wrong"
+                );
+                return Ok(next);
+            }
+            _ if last != Some(now) && !staging::is_marked(folder, now)? => return Ok(now),
+            _ => std::thread::sleep(Duration::from_millis(50)),
         }
-        if now < last {
-            let next = last.next().ok_or_else(|| {
-                Error::failed(format!("no backup can be made after backup {last}"))
-                    .hint("delete that one; the clock was wrong when it was made")
-            })?;
-            log::warn!(
-                "this backup becomes {next}, as the clock says {now}, and backup {last} must not seem to be newer: see which clock is wrong"
-            );
-            return Ok(next);
-        }
-        std::thread::sleep(Duration::from_millis(50));
     }
 }
 

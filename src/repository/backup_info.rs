@@ -15,6 +15,7 @@ use crate::pg::lsn::{Lsn, Timeline};
 use crate::repository::identifier::Identifier;
 use crate::repository::layout::{BackupFolder, FORMAT, INFO};
 use crate::repository::lock::InfoLock;
+use crate::storage::objects::Version;
 use crate::stored::checksum::{Sha512Digest, sha512};
 use crate::stored::cipher::Cipher;
 use crate::stored::coding::{Coding, Suffix};
@@ -40,6 +41,10 @@ pub struct BackupInfo {
     /// object store they always do so, as nothing can be moved there.
     #[serde(rename = "Folder", default, skip_serializing_if = "Option::is_none")]
     pub files_in: Option<String>,
+    /// How often it was replaced. So no two contents are the same, and a request of a process that died, if it comes
+    /// late, finds that it is about another one than it knew.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub revision: u64,
     /// Comments by their keys.
     pub comments: BTreeMap<String, String>,
     /// Kept from retention.
@@ -340,15 +345,28 @@ impl BackupInfo {
         lock: &InfoLock,
         change: impl FnOnce(&mut BackupInfo) -> Result<()>,
     ) -> Result<()> {
-        let mut info = BackupInfo::read(folder)?;
+        let (mut info, version) = BackupInfo::read_version(folder)?;
         change(&mut info)?;
         lock.check()?;
-        info.write(folder)
+        info.replace(folder, version.as_ref())
     }
 
     /// Writes it into the folder of a backup that is being made, durably.
     pub fn write(&self, folder: &BackupFolder) -> Result<()> {
         folder.info().replace(&self.to_bytes()?)
+    }
+
+    /// Writes it in the place of one that was read. An error where that is another one by now.
+    pub fn replace(mut self, folder: &BackupFolder, version: Option<&Version>) -> Result<()> {
+        self.revision += 1;
+        match folder.info().replace_version(&self.to_bytes()?, version)? {
+            true => Ok(()),
+            false => Err(Error::locked(format!(
+                "{} was changed by somebody else at the same time",
+                folder.info()
+            ))
+            .hint("run the same command again")),
+        }
     }
 
     /// The content of the file.
@@ -370,25 +388,44 @@ impl BackupInfo {
 
     /// Reads it from the backup's folder.
     pub fn read(folder: &BackupFolder) -> Result<BackupInfo> {
-        let found = BackupInfo::read_if_there(folder)?;
-        found.ok_or_else(|| {
-            unusable(Error::damage(format!(
-                "cannot read {}: it is not there",
-                folder.info()
-            )))
-        })
+        BackupInfo::read_version(folder).map(|(info, _)| info)
+    }
+
+    /// The same, and which content of the file it is, as far as the storage tells.
+    pub fn read_version(folder: &BackupFolder) -> Result<(BackupInfo, Option<Version>)> {
+        let found = BackupInfo::find(folder)?;
+        found.ok_or_else(|| missing(folder))
     }
 
     /// The same, where there is one.
     pub fn read_if_there(folder: &BackupFolder) -> Result<Option<BackupInfo>> {
+        Ok(BackupInfo::find(folder)?.map(|(info, _)| info))
+    }
+
+    fn find(folder: &BackupFolder) -> Result<Option<(BackupInfo, Option<Version>)>> {
         let place = folder.info();
-        let text = place.read().map_err(|error| match error.kind() {
+        let found = place.read_version().map_err(|error| match error.kind() {
             Kind::Damage => unusable(error),
             _ => error,
         })?;
-        let info = text.map(|text| parse(&text)).transpose();
-        info.map_err(|why| unusable(Error::damage(format!("{place} is damaged: {why}"))))
+        let Some((text, version)) = found else {
+            return Ok(None);
+        };
+        let info = parse(&text)
+            .map_err(|why| unusable(Error::damage(format!("{place} is damaged: {why}"))))?;
+        Ok(Some((info, version)))
     }
+}
+
+fn missing(folder: &BackupFolder) -> Error {
+    let place = folder.info();
+    unusable(Error::damage(format!(
+        "cannot read {place}: it is not there"
+    )))
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 fn unusable(error: Error) -> Error {
@@ -457,6 +494,7 @@ pub(crate) mod tests {
             backup_size: 8_531_968,
             restore_size: 48_799_744,
             files_in: None,
+            revision: 0,
             number_of_files: 971,
             elapsed: 4000,
             passes: 1,

@@ -67,19 +67,46 @@ impl BlockMaps {
         Ok(maps)
     }
 
-    /// Stores a map, unless there is one of the same WAL. Once this returns, it is on disk.
-    pub fn store(&self, map: &BlockMap, coding: &Coding) -> Result<()> {
+    /// Stores the map of WAL that is in the archive, unless it is there. Once this returns, it is on disk. Another one of
+    /// that name goes: it is of WAL that did not come into the archive. The keys are those that it may be encrypted with.
+    pub fn store(&self, map: &BlockMap, coding: &Coding, keys: &Keyring) -> Result<()> {
         self.folder
             .local()
             .map_or(Ok(()), durable::create_synced_folder)?;
         incoming::remove_leftovers(&self.folder)?;
+        let mut is_there = false;
+        for stored in self.variants(map.name)? {
+            match stored.read(map.system_identifier, keys) {
+                Ok(Some(found)) if found == *map => is_there = true,
+                _ => stored.path.remove()?,
+            }
+        }
+        if is_there {
+            // Somebody else made it, and may not have synced it.
+            return self.folder.sync_folder();
+        }
         let mut file = Incoming::create(&self.folder, coding)?;
         file.append(&map.to_bytes())?;
-        // The same WAL always comes to the same map. One that somebody else made may not be on disk yet.
+        // The same WAL always comes to the same map.
         match file.finish()?.publish(&map.name.file_name())? {
             true => Ok(()),
             false => self.folder.sync_folder(),
         }
+    }
+}
+
+impl BlockMaps {
+    /// The maps of a name, each stored in its own way.
+    fn variants(&self, name: SummaryName) -> Result<Vec<StoredMap>> {
+        let file_name = name.file_name();
+        let all = Suffix::all().map(|suffix| format!("{file_name}{suffix}"));
+        let found = self.folder.present(&file_name, all)?.into_iter();
+        Ok(found
+            .map(|stored| StoredMap {
+                name,
+                path: self.folder.join(&stored),
+            })
+            .collect())
     }
 }
 
@@ -169,11 +196,13 @@ mod tests {
             map(name(2, 300, 400), 2),
         ];
         let none = &Coding::PLAIN;
-        maps.store(&expected[2], none).unwrap();
-        maps.store(&expected[1], none).unwrap();
-        maps.store(&expected[0], &Coding::default()).unwrap();
-        // The first one stays.
-        maps.store(&map(name(1, 200, 300), 7), none).unwrap();
+        let keys = &Keyring::new(None);
+        maps.store(&expected[2], none, keys).unwrap();
+        // The last one stays: it is of the WAL that came into the archive, whatever it is stored like.
+        maps.store(&map(name(1, 200, 300), 7), none, keys).unwrap();
+        maps.store(&expected[1], &Coding::default(), keys).unwrap();
+        maps.store(&expected[0], &Coding::default(), keys).unwrap();
+        maps.store(&expected[0], none, keys).unwrap();
         let stored = maps.list().unwrap();
         let found: Vec<BlockMap> = stored
             .iter()
@@ -188,7 +217,8 @@ mod tests {
         let server = ServerFolder::new(base.path(), "primary");
         server.create().unwrap();
         let maps = BlockMaps::of(&server);
-        maps.store(&map(name(1, 100, 200), 0), &Coding::PLAIN)
+        let keys = &Keyring::new(None);
+        maps.store(&map(name(1, 100, 200), 0), &Coding::PLAIN, keys)
             .unwrap();
         let stored = maps.list().unwrap().remove(0);
         let error = stored.read(CLUSTER + 1, &Keyring::new(None)).unwrap_err();

@@ -183,7 +183,8 @@ impl Finished {
         }
     }
 
-    fn stored_name(&self, name: &str) -> String {
+    /// What it is called in its folder.
+    pub fn stored_name(&self, name: &str) -> String {
         format!("{name}{}", self.coding.suffix())
     }
 }

@@ -110,7 +110,7 @@ impl Staging {
             _ => {
                 let finished = objects::publish(&self.server, self.identifier, part)?;
                 self.is_over = true;
-                objects::clear(&self.server, self.identifier);
+                objects::clear(&self.server, self.identifier, true);
                 Ok(finished)
             }
         }
@@ -131,7 +131,7 @@ impl Staging {
             Place::Object(..) => {
                 objects::replace(&self.server, self.identifier, &self.folder)?;
                 self.is_over = true;
-                objects::clear(&self.server, self.identifier);
+                objects::clear(&self.server, self.identifier, true);
             }
         }
         Ok(())
@@ -147,9 +147,9 @@ impl Drop for Staging {
         match self.folder.place() {
             Place::Local(path) => drop(durable::remove_folder(path)),
             Place::Object(..) => {
-                // What fails now is not wanted any more.
-                let _ = self.folder.place().settle();
-                objects::clear(&self.server.for_cleaning_up(), self.identifier);
+                // What fails now is not wanted any more, but what was cut off may still arrive.
+                let is_settled = self.folder.place().settle().is_ok();
+                objects::clear(&self.server.for_cleaning_up(), self.identifier, is_settled);
             }
         }
     }
@@ -190,6 +190,15 @@ pub fn remove_leftovers(
     match server.backups() {
         Place::Local(backups) => folder::remove_leftovers(&backups, spared),
         Place::Object(..) => objects::remove_leftovers(server),
+    }
+}
+
+/// Whether a name must not be given to a new backup, as what somebody had sent who died while he made one of that name may
+/// still arrive. In a folder nothing does.
+pub fn is_marked(server: &ServerFolder, identifier: Identifier) -> Result<bool> {
+    match server.backups() {
+        Place::Local(_) => Ok(false),
+        Place::Object(..) => objects::is_marked(server, identifier),
     }
 }
 

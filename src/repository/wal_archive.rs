@@ -17,7 +17,6 @@ use crate::repository::incoming::{self, Finished, Incoming};
 use crate::repository::layout::ServerFolder;
 use crate::storage::Place;
 use crate::stored::coding::{Coding, Suffix};
-use crate::stored::compression::Algorithm;
 use crate::stored::master_key::Keyring;
 use crate::stored::reader::StoredReader;
 
@@ -105,6 +104,11 @@ impl WalArchive {
         })
     }
 
+    /// The keys that its files may be encrypted with.
+    pub fn keys(&self) -> &Keyring {
+        &self.keys
+    }
+
     /// The cluster whose WAL it holds.
     pub fn cluster(&self) -> ClusterIdentity {
         self.cluster
@@ -130,7 +134,7 @@ impl WalArchive {
             }
             // Where somebody else was faster, the loop comes to his file.
             if file.publish(name.as_str())? {
-                self.settle(name)?;
+                self.settle(name, &self.folder.join(&file.stored_name(name.as_str())))?;
                 return Ok(Stored::New);
             }
         }
@@ -168,17 +172,9 @@ impl WalArchive {
 
     /// The files that have one of these names in PostgreSQL, each stored in its own way. All of them begin as the first one.
     fn variants(&self, names: &[&WalFileName]) -> Result<Vec<StoredWal>> {
-        let mut suffixes = Vec::new();
-        for algorithm in Algorithm::ALL {
-            suffixes.extend([false, true].map(|is_encrypted| Suffix {
-                algorithm,
-                is_encrypted,
-            }));
-        }
-        let all = names.iter().flat_map(|name| {
-            let with_suffix = move |suffix: &Suffix| format!("{name}{suffix}");
-            suffixes.iter().map(with_suffix)
-        });
+        let all = names
+            .iter()
+            .flat_map(|name| Suffix::all().map(move |suffix| format!("{name}{suffix}")));
         let beginning = names.first().map_or("", |name| name.as_str());
         let found = self.folder.present(beginning, all)?.into_iter();
         Ok(found.filter_map(|name| self.stored(name)).collect())
@@ -193,24 +189,29 @@ impl WalArchive {
     }
 
     /// Looks at what else there is of a file that was stored just now. Two processes that compress or encrypt in different
-    /// ways do not meet at one path: so each looks for the other's file when its own is there. And the unfinished self of
-    /// a whole segment goes.
-    fn settle(&self, name: &WalFileName) -> Result<()> {
+    /// ways do not meet at one path: so each looks for the other's file when its own is there, and takes its own back where
+    /// that is of other content, lest both stay and nobody know which counts. And the unfinished self of a whole segment
+    /// goes.
+    fn settle(&self, name: &WalFileName, ours: &Place) -> Result<()> {
         let size = self.cluster.segment_size;
         let segment = name.segment_name(size);
         let unfinished = segment
             .filter(|_| name.kind() == WalFileKind::Segment)
             .map(|segment| WalFileName::partial(segment, size));
         let names: Vec<&WalFileName> = [name].into_iter().chain(&unfinished).collect();
-        let (own, unfinished): (Vec<StoredWal>, Vec<StoredWal>) = self
+        let (named, unfinished): (Vec<StoredWal>, Vec<StoredWal>) = self
             .variants(&names)?
             .into_iter()
             .partition(|stored| stored.name == *name);
-        if let [first, others @ ..] = own.as_slice() {
-            for other in others {
-                if !is_same(&mut self.read(first)?, &mut self.read(other)?)? {
-                    return Err(differs(name));
-                }
+        let (own, others): (Vec<StoredWal>, Vec<StoredWal>) =
+            named.into_iter().partition(|stored| stored.path == *ours);
+        for (own, other) in own
+            .iter()
+            .flat_map(|own| others.iter().map(move |other| (own, other)))
+        {
+            if !is_same(&mut self.read(own)?, &mut self.read(other)?)? {
+                own.path.remove()?;
+                return Err(differs(name));
             }
         }
         unfinished
@@ -331,6 +332,7 @@ mod tests {
     use crate::pg::segment::SegmentSize;
     use crate::pg::version::Major;
     use crate::repository::backup_info::tests::example;
+    use crate::stored::compression::Algorithm;
     use crate::stored::compression::Compression;
 
     fn cluster() -> ClusterIdentity {

@@ -1,7 +1,7 @@
 //! A lock in an object store: an object that says whose it is, and counts for a while after it was written last.
 //!
 //! Its holder writes it anew long before that while is over. Who finds one that nobody wrote for so long, or one of a process
-//! of his own machine that is no more, puts his own in its place, so that of a pgkeep that died nothing is left for good. Whoever was cut off from the store for so long, and
+//! of his own machine that is no more, or one that says it is nobody's, puts his own in its place, so that of a pgkeep that died nothing is left for good. Whoever was cut off from the store for so long, and
 //! may have lost his lock, learns it before he publishes anything. All times are the store's own: the clocks of two machines
 //! may differ.
 
@@ -107,10 +107,22 @@ impl Lease {
         };
         let content = holder.to_bytes()?;
         let asked = Instant::now();
-        let version = match store.create(key, content.clone())? {
-            Some(version) => version,
-            None => take_over(store, key, &holder, content)?,
+        // Somebody else who takes it or lets it go at the same time.
+        let just_now = || Refusal::Taken("another process".to_owned());
+        let taken = match store.get(key, MOST_BYTES)? {
+            None => store.create(key, content)?,
+            Some((found, version)) => {
+                let other = Holder::parse(&found);
+                if !has_ended(store, key, &holder, &other)? {
+                    return Err(Refusal::Taken(other.holder));
+                }
+                if !other.is_free() {
+                    log::info!("taking over the lock of {}, which has ended", other.holder);
+                }
+                store.replace(key, content, &version)?
+            }
         };
+        let version = taken.ok_or_else(just_now)?;
         let shared = Arc::new(Shared {
             // What is renewed while others clean up, and given up by them.
             store: Arc::new(store.for_cleaning_up()),
@@ -153,12 +165,8 @@ impl Drop for Lease {
         if let Some(renewing) = self.renewing.take() {
             let _ = renewing.join();
         }
-        // One that cannot be removed ends by itself.
         if is_held {
-            let _ = self
-                .shared
-                .store
-                .delete(std::slice::from_ref(&self.shared.key));
+            self.shared.let_go();
         }
     }
 }
@@ -215,6 +223,15 @@ impl Shared {
         }
     }
 
+    /// Writes that it is nobody's. It is not deleted: a request to do so that comes late would delete what is somebody
+    /// else's by then. Where it cannot be written, the lock ends by itself.
+    fn let_go(&self) {
+        let version = self.state().version.clone();
+        let _ = Holder::nobody()
+            .to_bytes()
+            .and_then(|content| self.store.replace(&self.key, content, &version));
+    }
+
     fn check(&self) -> Result<()> {
         let length = Duration::from_secs(self.holder.seconds);
         let state = self.state();
@@ -237,9 +254,28 @@ impl Holder {
             .map_err(|error| Error::failed(format!("cannot make the lock: {error}")))
     }
 
-    /// What nobody can read is nobody's, and ends as others do.
+    /// Of a lock that is free.
+    fn nobody() -> Holder {
+        Holder {
+            holder: "nobody".to_owned(),
+            token: String::new(),
+            seconds: 0,
+            renewed: 0,
+            process: None,
+        }
+    }
+
+    fn is_free(&self) -> bool {
+        self.seconds == 0
+    }
+
+    /// What nobody can read ends as others do. In a folder the file of a lock holds a number at most, and is locked by other
+    /// means: copied from there, it is nobody's.
     fn parse(content: &[u8]) -> Holder {
         let text = String::from_utf8_lossy(content);
+        if text.trim().bytes().all(|byte| byte.is_ascii_digit()) {
+            return Holder::nobody();
+        }
         serde_yaml::from_str(&text).unwrap_or_else(|_| Holder {
             holder: "another process".to_owned(),
             token: String::new(),
@@ -284,27 +320,9 @@ fn began(number: u32) -> Option<u64> {
     }
 }
 
-/// Takes a lock that has ended, or says who has it.
-fn take_over(
-    store: &ObjectStore,
-    key: &str,
-    own: &Holder,
-    content: Vec<u8>,
-) -> Result<Version, Refusal> {
-    // Somebody else who lets it go or takes it at the same time.
-    let just_now = || Refusal::Taken("another process".to_owned());
-    let (found, version) = store.get(key, MOST_BYTES)?.ok_or_else(just_now)?;
-    let other = Holder::parse(&found);
-    if !has_ended(store, key, own, &other)? {
-        return Err(Refusal::Taken(other.holder));
-    }
-    log::info!("taking over the lock of {}, which has ended", other.holder);
-    store.replace(key, content, &version)?.ok_or_else(just_now)
-}
-
 /// Whether the holder of a lock is gone, or did not write it for as long as it counts, by the clock of the store.
 fn has_ended(store: &ObjectStore, key: &str, own: &Holder, other: &Holder) -> Result<bool> {
-    if other.process.as_ref().is_some_and(Process::is_gone) {
+    if other.is_free() || other.process.as_ref().is_some_and(Process::is_gone) {
         return Ok(true);
     }
     let Some(found) = store.size(key)? else {
@@ -374,6 +392,7 @@ mod tests {
     #[test]
     fn what_nobody_can_read_still_ends() {
         assert_eq!(Holder::parse(b"\xff").seconds, 60);
+        assert!(Holder::parse(b"").is_free() && Holder::parse(b"4711\n").is_free());
         let holder = Holder {
             holder: own_name(),
             token: token(),

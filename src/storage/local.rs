@@ -6,6 +6,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use jiff::Timestamp;
 use walkdir::WalkDir;
 
 use crate::error::{Error, Result};
@@ -25,6 +26,15 @@ pub(super) fn read(path: &Path) -> Result<Option<Vec<u8>>> {
 pub(super) fn size(path: &Path) -> Result<u64> {
     let metadata = fs::metadata(path).map_err(|error| Error::io("look at", path, &error))?;
     Ok(metadata.len())
+}
+
+/// When a file was written; nothing where there is none.
+pub(super) fn modified(path: &Path) -> Result<Option<Timestamp>> {
+    match fs::metadata(path).and_then(|metadata| metadata.modified()) {
+        Ok(modified) => Ok(Timestamp::try_from(modified).ok()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::io("look at", path, &error)),
+    }
 }
 
 /// Removes a file; that there is none is fine.

@@ -6,9 +6,11 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use jiff::{SignedDuration, Timestamp};
+
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
-use crate::storage::objects::ObjectStore;
+use crate::storage::objects::{ObjectStore, Version};
 use crate::storage::{Sink, Source, durable, local, probe};
 
 /// A file or a folder, which need not be there.
@@ -151,6 +153,37 @@ impl Place {
             Place::Object(store, key) => start = store.read_range(key, 0, bytes as u64)?,
         }
         Ok(start)
+    }
+
+    /// The same, and which content it is, where the storage can tell.
+    pub fn read_version(&self) -> Result<Option<(Vec<u8>, Option<Version>)>> {
+        match self {
+            Place::Local(_) => Ok(self.read()?.map(|content| (content, None))),
+            Place::Object(store, key) => {
+                let found = store.get(key, SHORT_BYTES)?;
+                Ok(found.map(|(content, version)| (content, Some(version))))
+            }
+        }
+    }
+
+    /// Puts a file in the place of one that was read; false where that is another one by now, as far as the storage can
+    /// tell.
+    pub fn replace_version(&self, content: &[u8], version: Option<&Version>) -> Result<bool> {
+        match (self, version) {
+            (Place::Object(store, key), Some(version)) => {
+                Ok(store.replace(key, content.to_vec(), version)?.is_some())
+            }
+            _ => self.replace(content).map(|()| true),
+        }
+    }
+
+    /// How long ago a file was written, by the clock of the store; nothing where there is none.
+    pub fn age(&self) -> Result<Option<SignedDuration>> {
+        let written = match self {
+            Place::Local(path) => local::modified(path)?,
+            Place::Object(store, key) => store.size(key)?.map(|stat| stat.last_modified),
+        };
+        Ok(written.map(|written| Timestamp::now().duration_since(written)))
     }
 
     /// Opens a stored file for reading. That it is not there is damage.

@@ -75,6 +75,17 @@ impl Suffix {
         is_encrypted: false,
     };
 
+    /// Every suffix that there is.
+    pub fn all() -> impl Iterator<Item = Suffix> {
+        let of = |algorithm| {
+            [false, true].map(|is_encrypted| Suffix {
+                algorithm,
+                is_encrypted,
+            })
+        };
+        Algorithm::ALL.into_iter().flat_map(of)
+    }
+
     /// Whether content is stored as it is.
     pub fn is_plain(self) -> bool {
         self == Suffix::PLAIN

@@ -21,8 +21,9 @@ use crate::repository::incoming::Finished;
 use crate::repository::wal_archive::{Stored, WalArchive};
 use crate::stored::coding::Coding;
 
-/// Stores a segment that was found sound. Its block maps come first, so that whoever sees the segment finds
-/// them; but without them it is stored as well, as they can be made of it later.
+/// Stores a segment that was found sound, and then its block maps: never before, as other WAL of that name may come first, or
+/// come after this one was given up, and would lie beside maps of which nobody could tell that they are of this. Without
+/// maps it is stored as well: until they are there, the WAL itself is read.
 fn admit(
     archive: &WalArchive,
     block_maps: &BlockMaps,
@@ -31,10 +32,11 @@ fn admit(
     maps: Vec<BlockMap>,
     coding: &Coding,
 ) -> Result<Stored> {
+    let stored = archive.store(name, file)?;
     for map in maps {
-        if let Err(error) = block_maps.store(&map, coding) {
+        if let Err(error) = block_maps.store(&map, coding, archive.keys()) {
             log::warn!("there is no block map of {name}: {error}");
         }
     }
-    archive.store(name, file)
+    Ok(stored)
 }

@@ -442,7 +442,7 @@ fn a_writer_that_is_not_finished_leaves_nothing() {
     faults.next(
         1,
         "PUT",
-        "partNumber=1&",
+        "refused?partNumber=1&",
         Fault::Refusal(403, "AccessDenied"),
     );
     let mut writer = store.write("refused").unwrap();

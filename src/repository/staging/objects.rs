@@ -10,7 +10,10 @@
 //! IDENTIFIER/NAME/                      the stored files: of a pass, or of what became of several, or of what replaced the first
 //! ```
 //!
-//! Whatever is cut short leaves one of the two objects, by which the next writer finds what to remove.
+//! Whatever is cut short leaves one of the two objects, by which the next writer finds what to remove. That of a backup that
+//! died stays for an hour, with an empty `backup.info` where there is none: what it had sent may still arrive.
+
+use jiff::SignedDuration;
 
 use crate::error::{Error, Kind, Result};
 use crate::repository::backup_info::BackupInfo;
@@ -38,7 +41,16 @@ pub(super) fn publish(
 ) -> Result<BackupFolder> {
     let finished = server.backup(identifier);
     let info = BackupInfo::read(part)?.in_folder(part.place().name());
-    if !finished.info().create(&info.to_bytes()?)? {
+    let content = info.to_bytes()?;
+    let is_made = match finished.info().read_version()? {
+        None => finished.info().create(&content)?,
+        // Of one that died.
+        Some((found, version)) if found.is_empty() => finished
+            .info()
+            .replace_version(&content, version.as_ref())?,
+        Some(_) => false,
+    };
+    if !is_made {
         return Err(Error::failed(format!(
             "{} was made by somebody else meanwhile",
             finished.info()
@@ -54,40 +66,82 @@ pub(super) fn replace(
     identifier: Identifier,
     built: &BackupFolder,
 ) -> Result<()> {
-    let info = BackupInfo::read(built)?.in_folder(built.place().name());
-    info.write(&server.backup(identifier))
+    let finished = server.backup(identifier);
+    let (before, version) = BackupInfo::read_version(&finished)?;
+    let info = BackupInfo {
+        revision: before.revision,
+        ..BackupInfo::read(built)?.in_folder(built.place().name())
+    };
+    info.replace(&finished, version.as_ref())
 }
 
-/// Removes all that a backup does not need that is, or is not, finished; and then what marks it.
-pub(super) fn clear(server: &ServerFolder, identifier: Identifier) {
+/// Removes all that a backup does not need that is, or is not, finished; and then what marks it, unless something that this
+/// process has sent may still be on its way: the next writer looks then.
+pub(super) fn clear(server: &ServerFolder, identifier: Identifier, is_settled: bool) {
     // What cannot be removed now, the next writer removes.
-    if let Err(error) = remove_unneeded(server, identifier) {
+    if let Err(error) = remove_unneeded(server, identifier, is_settled) {
         log::warn!("what is left of an unfinished backup stays for now: {error}");
     }
 }
 
-fn remove_unneeded(server: &ServerFolder, identifier: Identifier) -> Result<()> {
+/// Removes what somebody left who died. As long as what he had sent may still arrive, the mark stays, by which the next
+/// writer removes that too; and nothing of it makes a backup, or another one, of what was removed: there is a
+/// `backup.info` already, an empty one, or it is not the one that he knew.
+fn remove_dead(server: &ServerFolder, identifier: Identifier) -> Result<bool> {
     let folder = server.backup(identifier);
-    let needed = match BackupInfo::read_if_there(&folder)? {
-        None => None,
-        Some(info) => Some(info.files_in.unwrap_or_default()),
+    folder.place().end_uploads()?;
+    if is_unfinished(&folder)? {
+        folder.info().create(b"")?;
+    } else {
+        let (info, version) = BackupInfo::read_version(&folder)?;
+        info.replace(&folder, version.as_ref())?;
+    }
+    let age = marker(server, identifier, BUILDING).age()?;
+    remove_unneeded(server, identifier, age.is_none_or(|age| age > ARRIVAL))
+}
+
+/// So long a request may be on its way, by any measure.
+const ARRIVAL: SignedDuration = SignedDuration::from_hours(1);
+
+/// Whether it was never finished: without a `backup.info`, or with an empty one.
+fn is_unfinished(folder: &BackupFolder) -> Result<bool> {
+    let info = folder.info().read()?;
+    Ok(info.is_none_or(|content| content.is_empty()))
+}
+
+/// Tells whether there was anything.
+fn remove_unneeded(
+    server: &ServerFolder,
+    identifier: Identifier,
+    is_settled: bool,
+) -> Result<bool> {
+    let folder = server.backup(identifier);
+    let needed = match is_unfinished(&folder)? {
+        true => None,
+        false => Some(BackupInfo::read(&folder)?.files_in.unwrap_or_default()),
     };
+    let mut found = false;
     for name in folder.place().names()? {
         let place = folder.place().join(&name);
         match &needed {
             Some(needed) if name == INFO || *needed == name => {}
             // Its stored files lie beside it where it was copied here from a folder.
             Some(needed) if needed.is_empty() && !is_part(&name) => {}
-            _ if name == INFO => place.remove()?,
-            _ => place.remove_folder()?,
+            None if name == INFO && !is_settled => {}
+            None if name == INFO => place.remove()?,
+            _ => {
+                place.remove_folder()?;
+                found = true;
+            }
         }
     }
     // Of a part there is one more.
     let further = needed
         .filter(|needed| !needed.is_empty())
         .map(|needed| folder.place().join(&needed).join(INFO));
-    let mark = marker(server, identifier, BUILDING);
-    Place::remove_all(&further.into_iter().chain([mark]).collect::<Vec<_>>())
+    let mark = is_settled.then(|| marker(server, identifier, BUILDING));
+    Place::remove_all(&further.into_iter().chain(mark).collect::<Vec<_>>())?;
+    Ok(found)
 }
 
 /// Deletes a backup.
@@ -111,15 +165,14 @@ pub(super) fn remove_leftovers(server: &ServerFolder) -> Result<usize> {
     let mut removed = 0;
     for name in server.backups().names()? {
         let done = if let Some(identifier) = identifier_with(&name, DELETING) {
-            remove_deleted(server, identifier)
+            remove_deleted(server, identifier).map(|()| true)
         } else if let Some(identifier) = identifier_with(&name, BUILDING) {
-            server.backup(identifier).place().end_uploads()?;
-            remove_unneeded(server, identifier)
+            remove_dead(server, identifier)
         } else {
             continue;
         };
         match done {
-            Ok(()) => removed += 1,
+            Ok(found) => removed += usize::from(found),
             Err(error) if error.kind() == Kind::Damage => log::warn!(
                 "what is left of an unfinished backup stays, as the backup beside it cannot be read: {error}"
             ),
@@ -140,9 +193,7 @@ pub(super) fn finished(server: &ServerFolder) -> Result<Vec<(Identifier, BackupF
     let mut finished = Vec::new();
     for identifier in names.iter().filter_map(|name| name.parse().ok()) {
         let folder = server.backup(identifier);
-        if marked(identifier, DELETING)
-            || marked(identifier, BUILDING) && !folder.info().exists()?
-        {
+        if marked(identifier, DELETING) || marked(identifier, BUILDING) && is_unfinished(&folder)? {
             continue;
         }
         finished.push((identifier, folder));
@@ -153,6 +204,14 @@ pub(super) fn finished(server: &ServerFolder) -> Result<Vec<(Identifier, BackupF
 /// Whether it is the name of a folder that [`begin`] or a pass makes.
 fn is_part(name: &str) -> bool {
     name.starts_with(|first: char| first.is_ascii_digit()) || name.starts_with("merged.")
+}
+
+/// Whether somebody is making a backup of this name, or died while he did.
+pub(super) fn is_marked(server: &ServerFolder, identifier: Identifier) -> Result<bool> {
+    let name = identifier.to_string();
+    let marks = [BUILDING, DELETING].map(|suffix| format!("{name}{suffix}"));
+    let found = server.backups().present(&name, marks.into_iter())?;
+    Ok(!found.is_empty())
 }
 
 fn marker(server: &ServerFolder, identifier: Identifier, suffix: &str) -> Place {
