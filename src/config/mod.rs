@@ -12,6 +12,7 @@ mod duration;
 mod endpoint;
 mod environment;
 mod foreign;
+mod further;
 mod ini;
 mod libpq;
 mod origin;
@@ -36,6 +37,7 @@ pub use duration::{ALLOWED as DURATIONS, parse as parse_duration};
 pub use endpoint::{Endpoint, Host};
 pub use environment::Environment;
 pub use foreign::{Ignored, Reason};
+pub use further::RepositoryName;
 pub use origin::{Entry, Origin};
 pub use retention::Retention;
 pub use secret::Secret;
@@ -191,6 +193,16 @@ impl Configuration {
 
     /// A level and its algorithm may stand in different sections, and so may parts of retention.
     fn check_sections(&self) -> Result<()> {
+        let main = &self.main.further;
+        let further = self
+            .servers
+            .iter()
+            .map(|(_, server)| &server.common.further);
+        let of_servers: Vec<_> = further.collect();
+        main.check_all_lie_somewhere(&of_servers)?;
+        for own in of_servers {
+            own.check_all_lie_somewhere(&[main])?;
+        }
         let sections = self.servers.iter().map(|(_, server)| server.common.clone());
         sections
             .chain([Common::default()])

@@ -3,6 +3,10 @@
 use std::fmt;
 use std::num::NonZeroU32;
 
+use super::origin::Sourced;
+use super::settings::Given;
+use crate::error::{Error, Result};
+
 /// How long backups are kept: all of some days, and beyond those one a week for some weeks, one a
 /// month for some months, one a year for some years.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,6 +74,30 @@ impl Fields {
             years,
         })
     }
+}
+
+/// What one section says, each field of which goes before the main section's.
+pub(super) fn over(own: Given<Fields>, main: Option<&Sourced<Fields>>) -> Given<Fields> {
+    match own {
+        None => main.cloned(),
+        Some(own) => Some(Sourced {
+            value: own
+                .value
+                .or(main.map_or(Fields::DEFAULT, |main| main.value)),
+            origin: own.origin,
+        }),
+    }
+}
+
+/// What is given under a key comes to; an error where its fields do not fit each other.
+pub(super) fn checked(given: Option<&Sourced<Fields>>, key: &str) -> Result<Option<Retention>> {
+    let Some(Sourced { value, origin }) = given else {
+        return Ok(None);
+    };
+    value.retention().map(Some).ok_or_else(|| {
+        Error::usage(format!("{origin}: {key} cannot be \"{value}\""))
+            .hint(format!("{key} may be {ALLOWED}"))
+    })
 }
 
 impl Default for Retention {

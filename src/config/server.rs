@@ -5,10 +5,12 @@ use super::Retention;
 use super::connection::{self, ConnectionSettings};
 use super::duration;
 use super::environment::Environment;
+use super::further::RepositoryName;
 use super::origin::{Entry, Origin, Sourced};
 use super::retention;
-use super::settings::{self, Common, Place, level_error};
+use super::settings::{self, Common, Given, Place, level_error};
 use super::source::Source;
+use super::store::Store;
 use crate::error::{Error, Result};
 use crate::storage::objects::Settings;
 use crate::stored::cipher::Cipher;
@@ -17,6 +19,7 @@ use crate::stored::compression::Compression;
 use crate::stored::encryption::Encryption;
 use crate::stored::master_key::Keyring;
 use log::LevelFilter;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::num::NonZero;
 use std::path::{Path, PathBuf};
@@ -68,6 +71,15 @@ pub enum Base {
 }
 
 impl Base {
+    pub(super) fn of(place: Place, store: &Store, environment: &Environment) -> Base {
+        match place {
+            Place::Folder(folder) => Base::Folder(folder),
+            Place::Store(location) => {
+                Base::Objects(Box::new(store.settings(location, environment)))
+            }
+        }
+    }
+
     /// The folder, if it is one.
     pub fn local(&self) -> Option<&Path> {
         match self {
@@ -82,8 +94,12 @@ impl Base {
 pub struct Storage {
     /// The server's name.
     pub name: ServerName,
-    /// What holds the folders of all servers.
+    /// Which of the places it is.
+    pub repository: RepositoryName,
+    /// What holds the folders of all servers there.
     pub base_dir: Base,
+    /// The same of the others.
+    further: BTreeMap<RepositoryName, Base>,
     /// How stored files are compressed.
     pub compression: Compression,
     /// How stored files are encrypted; `None` for not at all.
@@ -106,16 +122,37 @@ impl Storage {
     fn of(name: ServerName, common: &Common, environment: &Environment) -> Result<Storage> {
         Ok(Storage {
             name,
-            base_dir: match base_dir(common, environment)?.value {
-                Place::Folder(folder) => Base::Folder(folder),
-                Place::Store(location) => {
-                    Base::Objects(Box::new(common.store.settings(location, environment)))
-                }
-            },
+            repository: RepositoryName::MAIN,
+            base_dir: Base::of(
+                base_dir(common, environment)?.value,
+                &common.store,
+                environment,
+            ),
+            further: common.further.bases(environment),
             compression: compression(common)?,
             encryption: value_or_default(common.encryption.clone()),
             master_key: master_key(common, environment).map(|found| found.value),
         })
+    }
+
+    /// The same in one of the places that are configured.
+    pub fn at(mut self, repository: RepositoryName) -> Result<Storage> {
+        if repository != self.repository {
+            let others: Vec<String> = self.further.keys().map(ToString::to_string).collect();
+            self.base_dir = self.further.remove(&repository).ok_or_else(|| {
+                let hint = match others.is_empty() {
+                    true => format!("set {repository}_base_dir in the configuration"),
+                    false => format!("there are repo1, {}", others.join(", ")),
+                };
+                Error::usage(format!(
+                    "server {} has no repository {repository}",
+                    self.name
+                ))
+                .hint(hint)
+            })?;
+            self.repository = repository;
+        }
+        Ok(self)
     }
 
     /// The master keys that the files are encrypted with.
@@ -150,8 +187,10 @@ pub struct ServerConfiguration {
     pub max_rate: Option<NonZero<u64>>,
     /// Which way the server's files are read; `None` leaves it to pgkeep.
     pub source: Option<Source>,
-    /// How long backups are kept.
+    /// How long backups are kept there.
     pub retention: Retention,
+    /// The same of further places, where it differs.
+    further_retention: BTreeMap<RepositoryName, Retention>,
     /// How old the last verification of a backup may become.
     pub verification: Option<Duration>,
     /// The physical replication slot that keeps WAL for this archive.
@@ -197,6 +236,7 @@ impl ServerConfiguration {
             max_rate: value_or_default(common.max_rate),
             source: value_or_default(common.source),
             retention,
+            further_retention: common.further.retentions()?,
             verification: value_or_default(common.verification),
             wal_slot: wal_slot.map(|given| given.value),
             create_slot: value_or_default(common.create_slot),
@@ -207,6 +247,19 @@ impl ServerConfiguration {
         };
         Ok((configuration, entries))
     }
+
+    /// The same for one of the places that are configured.
+    pub fn at(mut self, repository: RepositoryName) -> Result<ServerConfiguration> {
+        self.storage = self.storage.at(repository)?;
+        if let Some(retention) = self.further_retention.get(&repository) {
+            self.retention = *retention;
+        }
+        Ok(self)
+    }
+}
+
+pub(super) fn value_of<T: Clone>(given: &Given<T>) -> Option<T> {
+    given.as_ref().map(|given| given.value.clone())
 }
 
 fn value_or_default<T: Default>(given: Option<Sourced<T>>) -> T {
@@ -228,19 +281,10 @@ fn overridden(main: &Common, own: Common) -> Common {
             .compression_level
             .or_else(|| main.compression_level.clone()),
     };
-    let retention = match own.retention {
-        None => main.retention.clone(),
-        Some(own) => Some(Sourced {
-            value: own.value.or(match &main.retention {
-                Some(main) => main.value,
-                None => retention::Fields::DEFAULT,
-            }),
-            origin: own.origin,
-        }),
-    };
     Common {
         base_dir: own.base_dir.or_else(|| main.base_dir.clone()),
         store: own.store.over(&main.store),
+        further: own.further.over(&main.further),
         compression: own.compression.or_else(|| main.compression.clone()),
         compression_level: level,
         encryption: own.encryption.or_else(|| main.encryption.clone()),
@@ -248,7 +292,7 @@ fn overridden(main: &Common, own: Common) -> Common {
         workers: own.workers.or_else(|| main.workers.clone()),
         max_rate: own.max_rate.or_else(|| main.max_rate.clone()),
         source: own.source.or_else(|| main.source.clone()),
-        retention,
+        retention: retention::over(own.retention, main.retention.as_ref()),
         verification: own.verification.or_else(|| main.verification.clone()),
         create_slot: own.create_slot.or_else(|| main.create_slot.clone()),
         log_level: own.log_level.or_else(|| main.log_level.clone()),
@@ -261,22 +305,15 @@ fn overridden(main: &Common, own: Common) -> Common {
 pub(super) fn check(main: &Common, own: Common) -> Result<()> {
     let common = overridden(main, own);
     compression(&common)?;
-    common.store.check()?;
+    common.store.check("")?;
+    common.further.check()?;
     retention(&common).map(|_| ())
 }
 
 /// How long backups are kept; a default where nothing says so.
 fn retention(common: &Common) -> Result<Retention> {
-    let Some(given) = &common.retention else {
-        return Ok(Retention::default());
-    };
-    given.value.retention().ok_or_else(|| {
-        Error::usage(format!(
-            "{}: retention cannot be \"{}\"",
-            given.origin, given.value
-        ))
-        .hint(format!("retention may be {}", retention::ALLOWED))
-    })
+    let given = retention::checked(common.retention.as_ref(), "retention")?;
+    Ok(given.unwrap_or_default())
 }
 
 fn base_dir(common: &Common, environment: &Environment) -> Result<Sourced<Place>> {
@@ -399,6 +436,7 @@ pub(super) fn common_entries(
             .map(|given| shown("log_file", given, path)),
     ];
     entries.extend(optional.into_iter().flatten());
-    entries.extend(common.store.entries());
+    entries.extend(common.store.entries(""));
+    entries.extend(common.further.entries());
     entries
 }

@@ -2,6 +2,7 @@
 
 use super::environment::Environment;
 use super::foreign::{self, Ignored};
+use super::further::{self, FurtherPlaces};
 use super::ini::{Section, Setting};
 use super::origin::{Origin, Sourced};
 use super::retention;
@@ -118,6 +119,7 @@ impl fmt::Display for Place {
 pub(super) struct Common {
     pub(super) base_dir: Given<Place>,
     pub(super) store: Store,
+    pub(super) further: FurtherPlaces,
     pub(super) compression: Given<Algorithm>,
     pub(super) compression_level: Given<i32>,
     pub(super) encryption: Given<Option<Cipher>>,
@@ -225,8 +227,8 @@ impl Reader<'_> {
         Ok(server)
     }
 
-    /// Reads of any section what says where files are stored and how. The log is no reason to fail, and no other value is
-    /// looked at; but a key that is none may be one of those misspelt.
+    /// Reads of any section what says where files are stored and how. Neither the log nor a further place is a reason to fail,
+    /// and no other value is looked at; but a key that is none may be one of those misspelt.
     pub(super) fn storage(&mut self, section: &Section) -> Result<Common> {
         let mut common = Common::default();
         for setting in &section.settings {
@@ -237,7 +239,7 @@ impl Reader<'_> {
             }
             if STORAGE_KEYS.contains(&key) {
                 self.common(&mut common, setting)?;
-            } else if LOG_KEYS.contains(&key) {
+            } else if LOG_KEYS.contains(&key) || further::is_key(key) {
                 let read = self.common(&mut common, setting);
                 self.passed_over.extend(read.err());
             } else if !is_known(key) {
@@ -295,8 +297,7 @@ impl Reader<'_> {
                 common.source = Some(self.read(setting, Source::ALLOWED, Source::parse)?);
             }
             "retention" => {
-                common.retention =
-                    Some(self.read(setting, retention::ALLOWED, retention::Fields::parse)?);
+                common.retention = Some(self.retention(setting)?);
             }
             "verification" => {
                 let interval = |text: &str| {
@@ -314,13 +315,21 @@ impl Reader<'_> {
                 }
                 common.log_file = Some(self.path(setting)?);
             }
-            _ => return self.store(&mut common.store, setting),
+            key => {
+                return Ok(self.store(&mut common.store, key, setting)?
+                    || self.further(&mut common.further, setting)?);
+            }
         }
         Ok(true)
     }
 
+    /// How long backups are kept.
+    pub(super) fn retention(&self, setting: &Setting) -> Result<Sourced<retention::Fields>> {
+        self.read(setting, retention::ALLOWED, retention::Fields::parse)
+    }
+
     /// Where files are stored.
-    fn place(&self, setting: &Setting) -> Result<Sourced<Place>> {
+    pub(super) fn place(&self, setting: &Setting) -> Result<Sourced<Place>> {
         if Location::is_meant_by(&setting.value) {
             let location = self.read(setting, Location::ALLOWED, Location::parse)?;
             return Ok(self.sourced(setting, Place::Store(location.value)));

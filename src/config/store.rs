@@ -3,6 +3,7 @@
 use super::environment::Environment;
 use super::ini::Setting;
 use super::origin::{Entry, Sourced};
+use super::server::value_of;
 use super::settings::{Given, Reader, boolean};
 use crate::error::{Error, Result};
 use crate::storage::objects::{Endpoint, Location, Proxy, ServerEncryption, Settings, Sources};
@@ -24,14 +25,14 @@ pub(super) struct Store {
 }
 
 impl Reader<'_> {
-    /// Takes a setting of a store; false if it is none.
-    pub(super) fn store(&self, store: &mut Store, setting: &Setting) -> Result<bool> {
+    /// Takes a setting of a store, whose key is this one where the store is the main one; false if it is none.
+    pub(super) fn store(&self, store: &mut Store, key: &str, setting: &Setting) -> Result<bool> {
         let word = |text: &str| {
             let is_word = text.bytes().all(|byte| byte.is_ascii_graphic());
             is_word.then(|| text.to_owned())
         };
         let text = || self.read(setting, "a word in ASCII", word).map(Some);
-        match setting.key.as_str() {
+        match key {
             "s3_endpoint" => {
                 store.endpoint = Some(self.read(setting, Endpoint::ALLOWED, Endpoint::parse)?);
             }
@@ -45,7 +46,7 @@ impl Reader<'_> {
                 let proxy = Proxy::parse(&setting.value);
                 let proxy = proxy.ok_or_else(|| {
                     self.wrong(setting, "is no proxy that can be used")
-                        .hint(format!("s3_proxy may be {}", Proxy::ALLOWED))
+                        .hint(format!("{} may be {}", setting.key, Proxy::ALLOWED))
                 })?;
                 store.proxy = Some(self.sourced(setting, proxy));
             }
@@ -88,15 +89,15 @@ impl Store {
         }
     }
 
-    /// Checks what several of them give together.
-    pub(super) fn check(&self) -> Result<()> {
+    /// Checks what several of them give together. Their names begin with a prefix.
+    pub(super) fn check(&self, prefix: &str) -> Result<()> {
         let encryption = self.encryption.as_ref().map(|given| given.value);
         match &self.kms_key {
             Some(key) if encryption != Some(ServerEncryption::Kms) => {
                 let origin = &key.origin;
                 Err(
-                    Error::usage(format!("{origin}: s3_kms_key has no effect here"))
-                        .hint("set s3_encryption = aws:kms as well"),
+                    Error::usage(format!("{origin}: {prefix}s3_kms_key has no effect here"))
+                        .hint(format!("set {prefix}s3_encryption = aws:kms as well")),
                 )
             }
             _ => Ok(()),
@@ -105,25 +106,26 @@ impl Store {
 
     /// How a store is spoken to.
     pub(super) fn settings(&self, location: Location, environment: &Environment) -> Settings {
-        fn value<T: Clone>(given: &Given<T>) -> Option<T> {
-            given.as_ref().map(|given| given.value.clone())
-        }
-        let credentials = Sources::new(environment, value(&self.credentials), value(&self.profile));
+        let credentials = Sources::new(
+            environment,
+            value_of(&self.credentials),
+            value_of(&self.profile),
+        );
         Settings {
-            endpoint: value(&self.endpoint),
-            region: value(&self.region),
-            path_style: value(&self.path_style),
-            authorities: value(&self.ca),
-            proxy: value(&self.proxy),
-            encryption: value(&self.encryption).unwrap_or_default(),
-            encryption_key: value(&self.kms_key),
-            storage_class: value(&self.storage_class),
+            endpoint: value_of(&self.endpoint),
+            region: value_of(&self.region),
+            path_style: value_of(&self.path_style),
+            authorities: value_of(&self.ca),
+            proxy: value_of(&self.proxy),
+            encryption: value_of(&self.encryption).unwrap_or_default(),
+            encryption_key: value_of(&self.kms_key),
+            storage_class: value_of(&self.storage_class),
             ..Settings::new(location, credentials)
         }
     }
 
-    /// The lines of `conf ls` for what is given.
-    pub(super) fn entries(&self) -> impl Iterator<Item = Entry> {
+    /// The lines of `conf ls` for what is given, with a prefix before each key.
+    pub(super) fn entries(&self, prefix: &str) -> impl Iterator<Item = Entry> {
         fn shown<T>(key: &str, given: &Given<T>, show: impl Fn(&T) -> String) -> Option<Entry> {
             let Sourced { value, origin } = given.as_ref()?;
             Some(Entry {
@@ -146,6 +148,9 @@ impl Store {
             shown("s3_kms_key", &self.kms_key, Clone::clone),
             shown("s3_storage_class", &self.storage_class, Clone::clone),
         ];
-        entries.into_iter().flatten()
+        entries.into_iter().flatten().map(move |entry| Entry {
+            key: format!("{prefix}{}", entry.key),
+            ..entry
+        })
     }
 }

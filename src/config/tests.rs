@@ -482,6 +482,87 @@ fn what_is_wrong_with_a_store_is_named_without_its_secrets() {
 }
 
 #[test]
+fn further_places_have_keys_of_their_own() {
+    let text = "[pgkeep]\nbase_dir = /b\nretention = 7\ns3_region = eu\nrepo2_base_dir = s3://far/keep\nrepo2_s3_region = us\n\
+                repo2_retention = 30, 4\n[primary]\nhost = h\nrepo3_base_dir = /c\nrepo2_retention = -, 3\n[other]\nhost = h\n";
+    let configuration = configuration(text, &[]).unwrap();
+    let at = |server: &str, name: &str| {
+        let server = configuration.server(server).unwrap();
+        server.at(name.parse().unwrap())
+    };
+    let main = at("primary", "repo1").unwrap();
+    assert_eq!(main.storage.base_dir.local().unwrap(), Path::new("/b"));
+    assert_eq!(main.retention.to_string(), "7, -, -, -");
+    let second = at("primary", "repo2").unwrap();
+    assert_eq!(second.retention.to_string(), "30, 3, -, -");
+    assert_eq!(second.storage.repository.to_string(), "repo2");
+    let settings = match second.storage.base_dir {
+        Base::Objects(settings) => Some(settings),
+        Base::Folder(_) => None,
+    };
+    let settings = settings.unwrap();
+    assert_eq!(settings.location.to_string(), "s3://far/keep");
+    assert_eq!(settings.region.as_deref(), Some("us"));
+    let third = at("primary", "repo3").unwrap();
+    assert_eq!(third.storage.base_dir.local().unwrap(), Path::new("/c"));
+    assert_eq!(third.retention.to_string(), "7, -, -, -");
+    let error = at("other", "repo3").unwrap_err();
+    assert_eq!(error.message(), "server other has no repository repo3");
+    assert_eq!(error.advice().unwrap(), "there are repo1, repo2");
+
+    let shown = |key: &str| {
+        let entries = configuration.entries().unwrap().into_iter();
+        let mut values = entries.filter(|entry| entry.key == key);
+        values.next().unwrap().value
+    };
+    assert_eq!(shown("repo2_base_dir"), "s3://far/keep");
+    assert_eq!(shown("primary.repo2_s3_region"), "us");
+    assert_eq!(shown("primary.repo2_retention"), "30, 3, -, -");
+    assert_eq!(shown("primary.repo3_base_dir"), "/c");
+}
+
+#[test]
+fn what_is_wrong_with_a_further_place_is_named_with_its_line() {
+    for (line, what) in [
+        (
+            "repo1_base_dir = /b",
+            "repo1_base_dir is of no place that can be",
+        ),
+        (
+            "repo10_base_dir = /b",
+            "repo10_base_dir is of no place that can be",
+        ),
+        ("repo2_base_dir = b", "repo2_base_dir cannot be \"b\""),
+        (
+            "repo2_s3_path_style = no!",
+            "repo2_s3_path_style cannot be \"no!\"",
+        ),
+        ("repo2_retention = x y", "repo2_retention cannot be \"x y\""),
+        (
+            "repo2_compression = lz4",
+            "repo2_compression is not a key of this section",
+        ),
+        ("repo2_s3_region = eu", "repo2_s3_region has no effect here"),
+    ] {
+        for before in ["[pgkeep]\n\n", "[a]\nhost = h\n"] {
+            let error = configuration(&format!("{before}{line}\n"), &[]);
+            let error = error.err().unwrap();
+            assert_eq!(error.kind(), Kind::Usage, "{line}");
+            assert_eq!(error.message(), format!("f:3: {what}"));
+        }
+    }
+    let key = "repo2_base_dir = s3://far/keep\nrepo2_s3_kms_key = k";
+    let error = configuration(&format!("[pgkeep]\n{key}\n"), &[]);
+    let error = error.err().unwrap();
+    assert_eq!(error.message(), "f:3: repo2_s3_kms_key has no effect here");
+    // Who archives elsewhere does not stand still for it.
+    let text = "[pgkeep]\nbase_dir = /b\nrepo2_base_dir = c\n[primary]\nhost = h\n";
+    let found = storage(text, &[], "primary").unwrap();
+    assert_eq!(found.base_dir.local().unwrap(), Path::new("/b"));
+    assert!(found.at("repo2".parse().unwrap()).is_err());
+}
+
+#[test]
 fn every_setting_tells_where_it_came_from() {
     let text = "[pgkeep]\nbase_dir = /b\n[primary]\nhost = h\ncompression = lz4\n";
     let variables = [
