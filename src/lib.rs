@@ -20,5 +20,6 @@ pub mod server;
 pub mod size;
 pub mod storage;
 pub mod stored;
+pub mod transfer;
 pub mod verify;
 pub mod wal;

@@ -105,7 +105,7 @@ pub fn run(
     let unfinished = staging::unfinished(request.folder, &lock)?;
     // The server's own base backups are made in one piece.
     let unfinished = unfinished.filter(|_| request.resume && lack.is_none());
-    let removed = staging::remove_leftovers(request.folder, &lock, unfinished)?;
+    let removed = staging::remove_leftovers(request.folder, &lock, unfinished.as_slice())?;
     // An incremental backup leaves it to the next full one.
     let unfinished = unfinished.filter(|_| request.parent.is_none());
     if removed > 0 {

@@ -55,7 +55,7 @@ pub fn run(
     let lock = ServerLock::take(folder)?;
     // What a backup left that died belongs to the next one.
     let unfinished = staging::unfinished(folder, &lock)?;
-    staging::remove_leftovers(folder, &lock, unfinished)?;
+    staging::remove_leftovers(folder, &lock, unfinished.as_slice())?;
     let catalogue = Catalogue::read(request.server, folder)?;
     let backup = catalogue.find(identifier)?;
     check_readable(request, &catalogue, identifier)?;

@@ -122,7 +122,7 @@ pub fn run(
     let lock = ServerLock::take(request.folder)?;
     // What a backup left that died belongs to the next one.
     let unfinished = staging::unfinished(request.folder, &lock)?;
-    staging::remove_leftovers(request.folder, &lock, unfinished)?;
+    staging::remove_leftovers(request.folder, &lock, unfinished.as_slice())?;
     let expired = plan(request, now)?;
     progress.step("expire", None);
     for identifier in &expired.backups {

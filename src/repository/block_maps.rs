@@ -12,6 +12,7 @@ use crate::pg::changed_blocks::{ChangedBlocks, SummaryName};
 use crate::pg::wal::Creations;
 use crate::repository::incoming::{self, Incoming};
 use crate::repository::layout::ServerFolder;
+use crate::repository::wal_archive::Stored;
 use crate::storage::{Place, durable};
 use crate::stored::coding::{Coding, Suffix};
 use crate::stored::master_key::Keyring;
@@ -91,6 +92,22 @@ impl BlockMaps {
         match file.finish()?.publish(&map.name.file_name())? {
             true => Ok(()),
             false => self.folder.sync_folder(),
+        }
+    }
+
+    /// Takes in a map of another repository as it is stored there, unless there is one of its name. Once this returns, it is on disk.
+    pub fn take_in(
+        &self,
+        theirs: &StoredMap,
+        pass: &mut dyn FnMut(u64) -> Result<()>,
+    ) -> Result<Stored> {
+        self.folder
+            .local()
+            .map_or(Ok(()), durable::create_synced_folder)?;
+        let mut file = Incoming::copy_of(&self.folder, &theirs.path, pass)?;
+        match file.publish(&theirs.path.name())? {
+            true => Ok(Stored::New),
+            false => self.folder.sync_folder().map(|()| Stored::Already),
         }
     }
 }

@@ -9,7 +9,7 @@
 //! nothing has its name: a segment of WAL as it is stored, at most.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -25,6 +25,9 @@ const FOLDER: &str = "incoming";
 
 /// Plain bytes that become one frame of the stored file.
 const SLICE_BYTES: usize = 4 << 20;
+
+/// Bytes that are copied at a time.
+const COPIED_BYTES: usize = 256 << 10;
 
 /// A stored file being written. Dropped before it is published, it is removed.
 pub struct Incoming {
@@ -78,6 +81,28 @@ impl Incoming {
             frame: Vec::new(),
             has_frame: false,
         })
+    }
+
+    /// A copy of a stored file as it is, which must be published under its whole name. `pass` hears of the bytes.
+    pub fn copy_of(
+        folder: &Place,
+        stored: &Place,
+        pass: &mut dyn FnMut(u64) -> Result<()>,
+    ) -> Result<Finished> {
+        let mut copy = Incoming::create(folder, &Coding::PLAIN)?;
+        let mut source = stored.open()?;
+        let mut part = vec![0; COPIED_BYTES];
+        loop {
+            match source.read(&mut part) {
+                Ok(0) => return copy.finish(),
+                Ok(read) => {
+                    copy.append(&part[..read])?;
+                    pass(read as u64)?;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(Error::stored("read", stored, &error)),
+            }
+        }
     }
 
     /// Appends plain content.

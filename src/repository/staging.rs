@@ -51,6 +51,26 @@ impl Staging {
         Ok(Staging::of(server, lock, identifier, folder))
     }
 
+    /// Begins the folder of what is copied here from elsewhere, and a part of this name in it. What somebody who was killed has
+    /// copied into that part is still there, where it lies in a folder; all else goes.
+    pub fn resume(
+        server: &ServerFolder,
+        lock: &ServerLock,
+        identifier: Identifier,
+        part: &str,
+    ) -> Result<(Staging, BackupFolder)> {
+        let Place::Local(backups) = server.backups() else {
+            let staging = Staging::begin(server, lock, identifier)?;
+            let part = staging.part(part)?;
+            return Ok((staging, part));
+        };
+        let folder = folder::resume(&backups, identifier, part)?;
+        let staging = Staging::of(server, lock, identifier, folder);
+        let part = staging.folder.place().join(part);
+        part.create_folder()?;
+        Ok((staging, BackupFolder::new(part)))
+    }
+
     fn of(
         server: &ServerFolder,
         lock: &ServerLock,
@@ -185,7 +205,7 @@ pub fn unfinished(server: &ServerFolder, _lock: &ServerLock) -> Result<Option<Id
 pub fn remove_leftovers(
     server: &ServerFolder,
     _lock: &ServerLock,
-    spared: Option<Identifier>,
+    spared: &[Identifier],
 ) -> Result<usize> {
     match server.backups() {
         Place::Local(backups) => folder::remove_leftovers(&backups, spared),
@@ -281,10 +301,10 @@ mod tests {
         assert_eq!(entries(&server), 0);
         std::mem::forget(staging(&server, &lock, "x"));
         assert!(finished(&server).unwrap().is_empty());
-        assert_eq!(remove_leftovers(&server, &lock, None).unwrap(), 1);
+        assert_eq!(remove_leftovers(&server, &lock, &[]).unwrap(), 1);
         backup(&server, &lock, "x");
         assert_eq!(content(&server), "x");
-        assert_eq!(remove_leftovers(&server, &lock, None).unwrap(), 0);
+        assert_eq!(remove_leftovers(&server, &lock, &[]).unwrap(), 0);
     }
 
     #[test]
@@ -309,7 +329,7 @@ mod tests {
         assert_eq!(content(&server), "old");
         new.is_over = true;
         drop(new);
-        assert_eq!(remove_leftovers(&server, &lock, None).unwrap(), 1);
+        assert_eq!(remove_leftovers(&server, &lock, &[]).unwrap(), 1);
         assert_eq!(content(&server), "old");
         assert_eq!(entries(&server), 1);
         // Cut short after them.
@@ -317,7 +337,7 @@ mod tests {
         folder::make_room_and_replace(local(&server.backups()), NAME.parse().unwrap()).unwrap();
         assert_eq!(content(&server), "new");
         new.is_over = true;
-        assert_eq!(remove_leftovers(&server, &lock, None).unwrap(), 1);
+        assert_eq!(remove_leftovers(&server, &lock, &[]).unwrap(), 1);
         assert_eq!(content(&server), "new");
         assert_eq!(entries(&server), 1);
     }
@@ -332,10 +352,10 @@ mod tests {
         }
         let sound = finished.info().read().unwrap().unwrap();
         finished.info().replace(b"x").unwrap();
-        assert_eq!(remove_leftovers(&server, &lock, None).unwrap(), 0);
+        assert_eq!(remove_leftovers(&server, &lock, &[]).unwrap(), 0);
         assert_eq!(entries(&server), 4);
         finished.info().replace(&sound).unwrap();
-        assert_eq!(remove_leftovers(&server, &lock, None).unwrap(), 3);
+        assert_eq!(remove_leftovers(&server, &lock, &[]).unwrap(), 3);
         assert_eq!(content(&server), "x");
     }
 
@@ -345,7 +365,7 @@ mod tests {
         for name in ["notes.building", "20240928.deleting", "x.replaced"] {
             server.backups().join(name).create_folder().unwrap();
         }
-        assert_eq!(remove_leftovers(&server, &lock, None).unwrap(), 0);
+        assert_eq!(remove_leftovers(&server, &lock, &[]).unwrap(), 0);
         assert_eq!(entries(&server), 3);
     }
 
@@ -365,7 +385,7 @@ mod tests {
         let path = server.backup(identifier);
         fs::rename(local(path.place()), beside(&server, ".deleting")).unwrap();
         assert!(finished(&server).unwrap().is_empty());
-        assert_eq!(remove_leftovers(&server, &lock, None).unwrap(), 1);
+        assert_eq!(remove_leftovers(&server, &lock, &[]).unwrap(), 1);
         backup(&server, &lock, "x");
         delete(&server, identifier, &lock, &info_lock).unwrap();
         assert_eq!(entries(&server), 0);

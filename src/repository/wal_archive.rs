@@ -143,11 +143,51 @@ impl WalArchive {
     /// Puts an unfinished segment in the place of the one there is.
     pub fn replace_partial(&self, name: &WalFileName, file: Finished) -> Result<()> {
         let before = self.find(name)?;
-        let path = file.replace(name.as_str())?;
+        self.put_in_place(before, file, name.as_str())
+    }
+
+    fn put_in_place(&self, before: Option<StoredWal>, file: Finished, name: &str) -> Result<()> {
+        let path = file.replace(name)?;
         match before {
             Some(stored) if stored.path != path => stored.path.remove(),
             _ => Ok(()),
         }
+    }
+
+    /// Takes in a file of another archive of the same cluster as it is stored there, unless there is one of its name, which must
+    /// have the same content; an unfinished segment replaces the one there is. Once this returns, it is on disk.
+    pub fn take_in(
+        &self,
+        other: &WalArchive,
+        theirs: &StoredWal,
+        pass: &mut dyn FnMut(u64) -> Result<()>,
+    ) -> Result<Stored> {
+        let file_name = theirs.path.name();
+        let held = self.find(&theirs.name)?;
+        if let Some(held) = &held
+            && is_same_as_stored(&held.path, &theirs.path)?
+        {
+            held.path.sync()?;
+            self.sync()?;
+            return Ok(Stored::Already);
+        }
+        let is_unfinished = theirs.name.kind() == WalFileKind::Partial;
+        if held.is_none() || is_unfinished {
+            let mut file = Incoming::copy_of(&self.folder, &theirs.path, pass)?;
+            if is_unfinished {
+                self.put_in_place(held, file, &file_name)?;
+                return Ok(Stored::New);
+            }
+            if file.publish(&file_name)? {
+                self.settle(&theirs.name)?;
+                return Ok(Stored::New);
+            }
+        }
+        // It was there, or somebody else was faster.
+        if let Some(held) = self.find(&theirs.name)? {
+            self.expect_same(&held, &mut other.read(theirs)?)?;
+        }
+        Ok(Stored::Already)
     }
 
     /// An error where the content differs from what is stored. Once this returns, what is stored
@@ -310,6 +350,12 @@ fn differs(name: &WalFileName) -> Error {
             "two servers archive into the same place: give one of them a name of its own in the configuration",
         ),
     }
+}
+
+/// Whether two files hold the same bytes as they are stored, which no key is needed for.
+fn is_same_as_stored(one: &Place, other: &Place) -> Result<bool> {
+    let plain = |place: &Place| StoredReader::open(place, &Coding::PLAIN);
+    Ok(one.size()? == other.size()? && is_same(&mut plain(one)?, &mut plain(other)?)?)
 }
 
 fn is_same(one: &mut StoredReader, other: &mut StoredReader) -> Result<bool> {

@@ -34,6 +34,16 @@ pub(super) fn begin(backups: &Path, identifier: Identifier) -> Result<BackupFold
     Ok(backup(path))
 }
 
+/// Makes the folder of a backup, or keeps that of one that died, and in it a part of this name alone.
+pub(super) fn resume(backups: &Path, identifier: Identifier, part: &str) -> Result<BackupFolder> {
+    let path = with_suffix(backups, identifier, BUILDING);
+    durable::create_folder(&path)?;
+    for name in names(&path)?.iter().filter(|name| *name != part) {
+        durable::remove_folder(&path.join(name))?;
+    }
+    Ok(backup(path))
+}
+
 /// Renames the folder of a backup that died.
 pub(super) fn take_over(
     backups: &Path,
@@ -132,7 +142,7 @@ pub(super) fn unfinished(backups: &Path) -> Result<Option<Identifier>> {
 }
 
 /// Removes what others left, but for what is `spared`; how many folders there were.
-pub(super) fn remove_leftovers(backups: &Path, spared: Option<Identifier>) -> Result<usize> {
+pub(super) fn remove_leftovers(backups: &Path, spared: &[Identifier]) -> Result<usize> {
     let names = names(backups)?;
     let leftovers = names.iter().filter_map(|name| {
         let suffixes = [BUILDING, REPLACED, DELETING].into_iter();
@@ -142,7 +152,7 @@ pub(super) fn remove_leftovers(backups: &Path, spared: Option<Identifier>) -> Re
     });
     let mut removed = 0;
     for (identifier, suffix) in leftovers {
-        if suffix == BUILDING && spared == Some(identifier) {
+        if suffix == BUILDING && spared.contains(&identifier) {
             continue;
         }
         let path = with_suffix(backups, identifier, suffix);
