@@ -6,7 +6,9 @@ use log::LevelFilter;
 
 use crate::cli::arguments::{Format, Global};
 use crate::cli::{logging, progress, signals};
-use crate::config::{Base, Configuration, Environment, ServerConfiguration, Storage};
+use crate::config::{
+    Base, Configuration, Environment, RepositoryName, ServerConfiguration, Storage,
+};
 use crate::error::Result;
 use crate::interrupt::Interrupt;
 use crate::progress::Progress;
@@ -106,9 +108,14 @@ impl App {
         Ok(ServerFolder::new(base, storage.name.as_str()))
     }
 
-    /// A server by its name.
+    /// A server by its name, and its place in the main repository.
     pub(super) fn server(&self, name: &str) -> Result<Server> {
-        let configuration = self.configuration.server(name)?;
+        self.server_at(name, RepositoryName::MAIN)
+    }
+
+    /// The same with its place in one of the repositories.
+    pub(super) fn server_at(&self, name: &str, repository: RepositoryName) -> Result<Server> {
+        let configuration = self.configuration.server(name)?.at(repository)?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let wanted = self.workers.or(configuration.workers.map(usize::from));
         let readers = match configuration.storage.base_dir {

@@ -18,7 +18,7 @@ pub(super) const GROUPS: &[(&str, &[&str])] = &[
     ("Restore", &["restore", "archive"]),
     (
         "Keep and remove backups",
-        &["annotate", "retain", "expunge", "delete", "expire"],
+        &["copy", "annotate", "retain", "expunge", "delete", "expire"],
     ),
     (
         "Treat single files",

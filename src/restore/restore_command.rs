@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::config::RepositoryName;
 use crate::error::{Error, Result};
 
 /// The `pgkeep wal get` that reads the archive a restore was made from. The server may run it as
@@ -14,6 +15,8 @@ pub struct WalGet {
     pub configuration: PathBuf,
     /// What the configuration leaves to the environment.
     pub environment: Vec<(&'static str, PathBuf)>,
+    /// The repository that it was made from.
+    pub repository: RepositoryName,
     /// The server's name in the configuration.
     pub server: String,
 }
@@ -34,8 +37,12 @@ impl WalGet {
         for (variable, value) in &self.environment {
             command.push_str(&format!("{variable}={} ", word(value)?));
         }
+        let from = match self.repository.is_main() {
+            true => String::new(),
+            false => format!("--from {} ", self.repository),
+        };
         command.push_str(&format!(
-            "{} -c {} wal get {option}{} \"%f\" \"%p\"",
+            "{} -c {} wal get {from}{option}{} \"%f\" \"%p\"",
             word(&self.program)?,
             word(&self.configuration)?,
             self.server
@@ -69,11 +76,21 @@ mod tests {
             program: "/usr/bin/pgkeep".into(),
             configuration: "/it's 100%/pgkeep.conf".into(),
             environment: vec![("XDG_DATA_HOME", "/home/ann".into())],
+            repository: RepositoryName::MAIN,
             server: "primary".to_owned(),
         };
         assert_eq!(
             get.to_the_end().unwrap(),
             r#"XDG_DATA_HOME='/home/ann' '/usr/bin/pgkeep' -c '/it'\''s 100%%/pgkeep.conf' wal get --partial primary "%f" "%p""#
+        );
+        let second = WalGet {
+            repository: "repo2".parse().unwrap(),
+            environment: Vec::new(),
+            ..get.clone()
+        };
+        assert_eq!(
+            second.whole_segments().unwrap(),
+            r#"'/usr/bin/pgkeep' -c '/it'\''s 100%%/pgkeep.conf' wal get --from repo2 primary "%f" "%p""#
         );
         let broken = WalGet {
             program: "/new\nline".into(),

@@ -2,6 +2,7 @@ use clap::{Args, ValueEnum};
 
 use crate::cli::app::App;
 use crate::cli::commands::describe;
+use crate::cli::commands::repository::Repository;
 use crate::cli::report::{Answer, Fields, field};
 use crate::error::{Error, Result};
 use crate::lifecycle::annotate::{self, Change};
@@ -25,6 +26,8 @@ pub(crate) struct Annotate {
     key: String,
     /// The comment: any text; none for remove
     comment: Option<String>,
+    #[command(flatten)]
+    repository: Repository,
 }
 
 /// What to do.
@@ -56,6 +59,7 @@ impl Annotate {
             field("Backup", self.backup.to_string()),
         ];
         request.extend(self.comment.as_deref().map(|text| field("Comment", text)));
+        request.extend(self.repository.request());
         request.push(field("Key", self.key.as_str()));
         request.push(field("Server", self.server.as_str()));
         request
@@ -64,7 +68,7 @@ impl Annotate {
     /// Changes the comment.
     pub(crate) fn run(&self, app: &App) -> Result<Answer> {
         let change = self.change()?;
-        let server = app.server(&self.server)?;
+        let server = self.repository.server(app, &self.server)?;
         let identifier = server.catalogue()?.select(&self.backup)?.identifier;
         annotate::annotate(&server.folder, identifier, change, &app.interrupt)?;
         let catalogue = server.catalogue()?;

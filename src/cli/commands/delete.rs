@@ -1,6 +1,7 @@
 use clap::Args;
 
 use crate::cli::app::App;
+use crate::cli::commands::repository::Repository;
 use crate::cli::report::{Answer, Fields, Value, field};
 use crate::error::Result;
 use crate::lifecycle::delete;
@@ -19,21 +20,25 @@ pub(crate) struct Delete {
     /// Delete it though it is kept, the last valid one, needed by damaged ones, or others cannot be read
     #[arg(long)]
     force: bool,
+    #[command(flatten)]
+    repository: Repository,
 }
 
 impl Delete {
     /// What was asked.
     pub(crate) fn request(&self) -> Fields {
-        vec![
+        let mut request = vec![
             field("Backup", self.backup.to_string()),
             field("Force", self.force),
-            field("Server", self.server.as_str()),
-        ]
+        ];
+        request.extend(self.repository.request());
+        request.push(field("Server", self.server.as_str()));
+        request
     }
 
     /// Deletes it.
     pub(crate) fn run(&self, app: &App) -> Result<Answer> {
-        let server = app.server(&self.server)?;
+        let server = self.repository.server(app, &self.server)?;
         let request = delete::Request {
             server: server.name(),
             folder: &server.folder,

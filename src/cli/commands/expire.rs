@@ -2,6 +2,7 @@ use clap::Args;
 use jiff::Timestamp;
 
 use crate::cli::app::App;
+use crate::cli::commands::repository::Repository;
 use crate::cli::report::{Answer, Fields, Value, field};
 use crate::error::Result;
 use crate::lifecycle::expire;
@@ -20,20 +21,22 @@ pub(crate) struct Expire {
     /// Only tell what would be removed
     #[arg(long)]
     dry_run: bool,
+    #[command(flatten)]
+    repository: Repository,
 }
 
 impl Expire {
     /// What was asked.
     pub(crate) fn request(&self) -> Fields {
-        vec![
-            field("DryRun", self.dry_run),
-            field("Server", self.server.as_str()),
-        ]
+        let mut request = vec![field("DryRun", self.dry_run)];
+        request.extend(self.repository.request());
+        request.push(field("Server", self.server.as_str()));
+        request
     }
 
     /// Removes it, or tells what would be.
     pub(crate) fn run(&self, app: &App) -> Result<Answer> {
-        let server = app.server(&self.server)?;
+        let server = self.repository.server(app, &self.server)?;
         let retention = server.configuration.retention;
         let request = expire::Request {
             server: server.name(),

@@ -2,6 +2,7 @@ use clap::Args;
 
 use crate::cli::app::App;
 use crate::cli::commands::describe;
+use crate::cli::commands::repository::Repository;
 use crate::cli::report::{Answer, Fields, field};
 use crate::error::Result;
 use crate::repository::identifier::Selector;
@@ -14,20 +15,22 @@ pub(crate) struct Info {
     server: String,
     /// Identifier or its first digits, newest, latest or oldest
     backup: Selector,
+    #[command(flatten)]
+    repository: Repository,
 }
 
 impl Info {
     /// What was asked.
     pub(crate) fn request(&self) -> Fields {
-        vec![
-            field("Backup", self.backup.to_string()),
-            field("Server", self.server.as_str()),
-        ]
+        let mut request = vec![field("Backup", self.backup.to_string())];
+        request.extend(self.repository.request());
+        request.push(field("Server", self.server.as_str()));
+        request
     }
 
     /// Shows it.
     pub(crate) fn run(&self, app: &App) -> Result<Answer> {
-        let server = app.server(&self.server)?;
+        let server = self.repository.server(app, &self.server)?;
         let catalogue = server.catalogue()?;
         let backup = catalogue.select(&self.backup)?;
         let mut response = describe::details(&catalogue, backup)?;

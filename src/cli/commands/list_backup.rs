@@ -2,6 +2,7 @@ use clap::{Args, ValueEnum};
 
 use crate::cli::app::App;
 use crate::cli::commands::describe;
+use crate::cli::commands::repository::Repository;
 use crate::cli::report::{Answer, Fields, Value, field};
 use crate::error::Result;
 
@@ -15,6 +16,8 @@ pub(crate) struct ListBackup {
     /// Oldest or newest first
     #[arg(long, value_enum, default_value_t = Sort::Asc)]
     sort: Sort,
+    #[command(flatten)]
+    repository: Repository,
 }
 
 /// The order of the list.
@@ -29,12 +32,14 @@ enum Sort {
 impl ListBackup {
     /// What was asked.
     pub(crate) fn request(&self) -> Fields {
-        vec![field("Server", self.server.as_str())]
+        let mut request = self.repository.request();
+        request.push(field("Server", self.server.as_str()));
+        request
     }
 
     /// Lists the backups.
     pub(crate) fn run(&self, app: &App) -> Result<Answer> {
-        let server = app.server(&self.server)?;
+        let server = self.repository.server(app, &self.server)?;
         let catalogue = server.catalogue()?;
         let mut backups: Vec<Value> = catalogue
             .backups()

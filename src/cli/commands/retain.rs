@@ -2,6 +2,7 @@ use clap::Args;
 
 use crate::cli::app::App;
 use crate::cli::commands::describe;
+use crate::cli::commands::repository::Repository;
 use crate::cli::report::{Answer, Fields, Value, field};
 use crate::error::Result;
 use crate::lifecycle::retain::{self, Reach};
@@ -33,6 +34,8 @@ struct Which {
     /// Take along all that it is an increment of, down to the full backup
     #[arg(long)]
     cascade: bool,
+    #[command(flatten)]
+    repository: Repository,
 }
 
 impl Retain {
@@ -61,15 +64,17 @@ impl Expunge {
 
 impl Which {
     fn request(&self) -> Fields {
-        vec![
+        let mut request = vec![
             field("Backup", self.backup.to_string()),
             field("Cascade", self.cascade),
-            field("Server", self.server.as_str()),
-        ]
+        ];
+        request.extend(self.repository.request());
+        request.push(field("Server", self.server.as_str()));
+        request
     }
 
     fn keep(&self, app: &App, keep: bool) -> Result<Answer> {
-        let server = app.server(&self.server)?;
+        let server = self.repository.server(app, &self.server)?;
         let reach = if self.cascade {
             Reach::Ancestors
         } else {

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use crate::cli::app::App;
 use crate::cli::arguments::Format;
 use crate::cli::commands::describe;
+use crate::cli::commands::repository::Repository;
 use crate::cli::report::{Answer, Fields, Value, field};
 use crate::error::{Error, Result};
 use crate::lifecycle::status::{self, Status as Seen};
@@ -26,15 +27,17 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(crate) struct Status {
     /// The server's name; without it, all that are configured
     server: Option<String>,
+    #[command(flatten)]
+    repository: Repository,
 }
 
 impl Status {
     /// What was asked.
     pub(crate) fn request(&self) -> Fields {
+        let mut request = self.repository.request();
         let server = self.server.iter();
-        server
-            .map(|server| field("Server", server.as_str()))
-            .collect()
+        request.extend(server.map(|server| field("Server", server.as_str())));
+        request
     }
 
     /// Looks at all servers.
@@ -55,7 +58,7 @@ impl Status {
         let mut servers: Vec<Value> = Vec::new();
         let mut failure = None;
         for name in names {
-            match look(app, &name, now) {
+            match look(app, &name, &self.repository, now) {
                 Ok(one) => {
                     servers.push(describe(&name, &one, now).into());
                     seen.push((name, one));
@@ -80,8 +83,8 @@ impl Status {
     }
 }
 
-fn look(app: &App, name: &str, now: Timestamp) -> Result<Seen> {
-    let server = app.server(name)?;
+fn look(app: &App, name: &str, repository: &Repository, now: Timestamp) -> Result<Seen> {
+    let server = repository.server(app, name)?;
     let mut connection = server.configuration.connection.clone();
     connection.connect_timeout.get_or_insert(PATIENCE);
     let request = status::Request {

@@ -4,6 +4,7 @@ use std::time::Duration;
 use clap::Args;
 
 use crate::cli::app::{App, Server};
+use crate::cli::commands::repository::Repository;
 use crate::cli::report::{Answer, Fields, Value, field};
 use crate::error::{Error, Kind, Result};
 use crate::repository::identifier::{Identifier, Selector};
@@ -40,6 +41,8 @@ pub(crate) struct Verify {
     /// Verify every backup whose last verification is older than `verification` in the configuration
     #[arg(long)]
     due: bool,
+    #[command(flatten)]
+    repository: Repository,
 }
 
 /// Which files are listed.
@@ -73,6 +76,7 @@ impl Verify {
                 "failed"
             },
         ));
+        request.extend(self.repository.request());
         request.extend(self.server.as_deref().map(|server| field("Server", server)));
         if self.start {
             request.push(field("Start", true));
@@ -104,8 +108,10 @@ impl Verify {
     /// Verifies what is asked for.
     pub(crate) fn run(&self, app: &App) -> Result<Answer> {
         match (&self.server, &self.backup) {
-            (Some(server), Some(backup)) => self.verify(app, &app.server(server)?, backup),
-            (server, _) => verify_due(app, server.as_deref()),
+            (Some(server), Some(backup)) => {
+                self.verify(app, &self.repository.server(app, server)?, backup)
+            }
+            (server, _) => verify_due(app, server.as_deref(), &self.repository),
         }
     }
 
@@ -147,7 +153,7 @@ impl Verify {
 }
 
 /// The run for cron: all servers or one.
-fn verify_due(app: &App, server: Option<&str>) -> Result<Answer> {
+fn verify_due(app: &App, server: Option<&str>, repository: &Repository) -> Result<Answer> {
     let names: Vec<String> = match server {
         Some(name) => vec![name.to_owned()],
         None => app
@@ -158,7 +164,7 @@ fn verify_due(app: &App, server: Option<&str>) -> Result<Answer> {
     };
     let mut servers: Vec<(Server, Duration)> = Vec::new();
     for name in names {
-        let server = app.server(&name)?;
+        let server = repository.server(app, &name)?;
         match server.configuration.verification {
             Some(interval) => servers.push((server, interval)),
             None => log::info!("verification is not configured for server {name}"),

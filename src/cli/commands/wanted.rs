@@ -6,6 +6,7 @@ use clap::Args;
 use jiff::tz::TimeZone;
 
 use crate::cli::app::{App, Server};
+use crate::cli::commands::repository::Repository;
 use crate::cli::report::{Fields, Value, field};
 use crate::error::{Error, Result};
 use crate::pg::limits::Limits;
@@ -54,6 +55,8 @@ pub(super) struct Wanted {
     /// How far to replay and what to become; then the folder to write to
     #[arg(value_name = "[POSITION] DIRECTORY", num_args = 1..=2, required = true)]
     rest: Vec<String>,
+    #[command(flatten)]
+    repository: Repository,
 }
 
 /// What that comes to.
@@ -80,12 +83,14 @@ impl Wanted {
     /// For the report.
     pub(super) fn request(&self) -> Fields {
         let (position, directory) = self.split();
-        vec![
+        let mut request = vec![
             field("Backup", self.backup.to_string()),
             field("Directory", directory),
-            field("Position", position),
-            field("Server", self.server.as_str()),
-        ]
+        ];
+        request.extend(self.repository.request());
+        request.push(field("Position", position));
+        request.push(field("Server", self.server.as_str()));
+        request
     }
 
     fn split(&self) -> (&str, &str) {
@@ -102,7 +107,7 @@ impl Wanted {
         let position = parse_position(position)?;
         let directory = std::path::absolute(directory)
             .map_err(|error| Error::usage(format!("{directory:?} is no directory: {error}")))?;
-        let server = app.server(&self.server)?;
+        let server = self.repository.server(app, &self.server)?;
         let repository = server.folder.root();
         if let Some(local) = repository.local()
             && real(&directory)?.starts_with(real(local)?)
@@ -243,6 +248,7 @@ fn wal_get(app: &App, server: &Server) -> Result<WalGet> {
         program,
         configuration,
         environment,
+        repository: server.configuration.storage.repository,
         server: server.name().to_owned(),
     })
 }

@@ -7,7 +7,7 @@ use clap::ValueHint;
 use clap_complete::engine::CompletionCandidate;
 
 use super::{Typed, from_shell};
-use crate::config::{Configuration, ServerName};
+use crate::config::{Configuration, RepositoryName, ServerName};
 use crate::repository::backup_info::BackupInfo;
 use crate::repository::catalogue::Catalogue;
 use crate::repository::identifier::Identifier;
@@ -69,9 +69,30 @@ fn kept(configuration: &Configuration) -> Vec<String> {
 /// The server that was typed: its name, and its place in the repository.
 fn server(typed: &Typed) -> Option<(&str, ServerFolder)> {
     let name = typed.value("server")?.to_str()?;
-    let configuration = typed.configuration()?.server(name).ok()?;
+    let from = typed.value("from").and_then(OsStr::to_str);
+    let from = from.map_or(Ok(RepositoryName::MAIN), str::parse).ok()?;
+    let configuration = typed.configuration()?.server(name).ok()?.at(from).ok()?;
     let base = configuration.storage.base_dir.local()?;
     Some((name, ServerFolder::new(base, name)))
+}
+
+/// The repositories of the server that was typed; where none was, all names that one can have.
+pub(super) fn repositories(typed: &Typed, current: &OsStr) -> Vec<CompletionCandidate> {
+    let named = || {
+        let name = typed.value("server")?.to_str()?;
+        typed.configuration()?.server(name).ok()
+    };
+    let configuration = named();
+    let is_there = |name: &RepositoryName| match &configuration {
+        Some(server) => server.clone().at(*name).is_ok(),
+        None => true,
+    };
+    let names = RepositoryName::ALL.into_iter().filter(is_there);
+    let names: Vec<String> = names.map(|name| name.to_string()).collect();
+    beginning(
+        current,
+        names.iter().map(|name| (name.as_str(), "repository")),
+    )
 }
 
 /// How many backups are looked into to describe them: as many as a screen may show, so

@@ -107,8 +107,29 @@ pub(super) const EXAMPLES: &[(&str, &[Example])] = &[
                 "pgkeep restore primary newest replica /var/lib/postgresql",
             ),
             example(
+                "Restore from the second repository",
+                "pgkeep restore primary newest current /var/lib/postgresql --from repo2",
+            ),
+            example(
                 "Put a tablespace on another disk",
                 "pgkeep restore primary newest /var/lib/postgresql --tablespace fast=/nvme/fast",
+            ),
+        ],
+    ),
+    (
+        "copy",
+        &[
+            example(
+                "Copy all valid backups that repo2 lacks, and the WAL since the first of them",
+                "pgkeep copy primary all --to repo2",
+            ),
+            example(
+                "Copy the newest one with those that it needs, without archived WAL",
+                "pgkeep copy primary newest --to repo2 --no-wal",
+            ),
+            example(
+                "Fetch everything back from repo2, where the main repository was lost",
+                "pgkeep copy primary all --from repo2 --to repo1",
             ),
         ],
     ),

@@ -3,6 +3,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::cli::app::App;
+use crate::cli::commands::repository::Repository;
 use crate::cli::report::{Answer, Fields, field};
 use crate::error::{Error, Result};
 use crate::pg::wal_file::WalFileName;
@@ -32,6 +33,8 @@ pub(crate) struct Get {
     /// Where a segment is not held, take what is held of it unfinished, to recover as far as there is WAL
     #[arg(long)]
     partial: bool,
+    #[command(flatten)]
+    repository: Repository,
 }
 
 fn wal_file_name(name: &str) -> std::result::Result<WalFileName, String> {
@@ -41,16 +44,19 @@ fn wal_file_name(name: &str) -> std::result::Result<WalFileName, String> {
 impl Get {
     /// What was asked.
     pub(crate) fn request(&self) -> Fields {
-        vec![
+        let mut request = self.repository.request();
+        request.extend([
             field("Path", self.path.display().to_string()),
             field("Server", self.server.as_str()),
             field("WAL", self.name.as_str()),
-        ]
+        ]);
+        request
     }
 
     /// Hands it out.
     pub(crate) fn run(&self, app: &App) -> Result<Answer> {
         let storage = app.configuration.storage(&self.server)?;
+        let storage = storage.at(self.repository.name())?;
         let folder = app.folder(&storage)?;
         let archive = WalArchive::open(&folder, storage.keys())?.ok_or_else(|| {
             Error::failed(format!("there is no WAL archive in {}", folder.wal()))

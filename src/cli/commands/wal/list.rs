@@ -1,6 +1,7 @@
 use clap::Args;
 
 use crate::cli::app::App;
+use crate::cli::commands::repository::Repository;
 use crate::cli::commands::wal::gaps;
 use crate::cli::report::{Answer, Fields, Value, field};
 use crate::error::Result;
@@ -15,17 +16,21 @@ use crate::wal::list::{self, Part, TimelineListing};
 pub(crate) struct List {
     /// The server's name
     server: String,
+    #[command(flatten)]
+    repository: Repository,
 }
 
 impl List {
     /// What was asked.
     pub(crate) fn request(&self) -> Fields {
-        vec![field("Server", self.server.as_str())]
+        let mut request = self.repository.request();
+        request.push(field("Server", self.server.as_str()));
+        request
     }
 
     /// Lists it.
     pub(crate) fn run(&self, app: &App) -> Result<Answer> {
-        let server = app.server(&self.server)?;
+        let server = self.repository.server(app, &self.server)?;
         let mut response = vec![field("Server", server.name())];
         match WalArchive::open(&server.folder, server.keys())? {
             None => {
