@@ -179,7 +179,7 @@ impl WalArchive {
                 return Ok(Stored::New);
             }
             if file.publish(&file_name)? {
-                self.settle(&theirs.name)?;
+                self.settle(&theirs.name, &self.folder.join(&file_name))?;
                 return Ok(Stored::New);
             }
         }

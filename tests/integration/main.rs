@@ -62,6 +62,7 @@ mod status;
 mod strangers;
 mod tablespaces;
 mod torn_pages;
+mod two_places;
 mod under_load;
 mod units;
 mod unlogged;

@@ -74,12 +74,7 @@ impl Pgkeep {
 
     /// Keeps the backups in a bucket, which is reached at an endpoint.
     pub fn in_bucket(self, endpoint: &str) -> Pgkeep {
-        let keys = format!(
-            "[default]\naws_access_key_id = {}\naws_secret_access_key = {}\n",
-            store::KEY_ID,
-            store::SECRET
-        );
-        let keys = self.ground.secret("s3.credentials", &keys);
+        let keys = store::credentials(&self.ground);
         let bucket = Bucket::new();
         let mut pgkeep = self
             .with_base(Path::new(&bucket.url(FOLDER)))

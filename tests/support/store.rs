@@ -17,7 +17,8 @@ use pgkeep::config::Environment;
 use pgkeep::interrupt::Interrupt;
 use pgkeep::storage::objects::{Endpoint, Location, ObjectStore, Settings, Sources};
 
-use super::{account, ground, wait_until};
+use super::ground::{self, Ground};
+use super::{account, wait_until};
 
 /// Who the tests are to the server.
 pub const KEY_ID: &str = "AKIAPGKEEPTEST";
@@ -82,6 +83,13 @@ impl Drop for Bucket {
             manage("DELETE", &self.name);
         }
     }
+}
+
+/// A file of what the server asks for, for `s3_credentials`.
+pub fn credentials(ground: &Ground) -> PathBuf {
+    let keys =
+        format!("[default]\naws_access_key_id = {KEY_ID}\naws_secret_access_key = {SECRET}\n");
+    ground.secret("s3.credentials", &keys)
 }
 
 /// Where the server listens.
