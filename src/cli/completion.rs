@@ -222,6 +222,9 @@ mod tests {
         assert!(words(&file, "info -").contains(&"--format".to_owned()));
         assert!(!words(&file, "").contains(&"--format".to_owned()));
         assert!(words(&file, "check primary ").contains(&"--format".to_owned()));
+        assert_eq!(words(&file, "info primary --from "), ["repo1"]);
+        let further = words(&file, "copy --to ");
+        assert_eq!((further.len(), further[8].as_str()), (9, "repo9"));
     }
 
     #[test]

@@ -474,6 +474,45 @@ mod tests {
     }
 
     #[test]
+    fn another_archives_files_are_taken_in_as_they_are_stored() {
+        let (here, there) = (place(), place());
+        let source = here.claim(cluster()).unwrap();
+        let target = there.claim(cluster()).unwrap();
+        let partial = WalFileName::parse(PARTIAL).unwrap();
+        let take_in = |name: &str| {
+            let name = WalFileName::parse(name).unwrap();
+            let theirs = source.find(&name).unwrap().unwrap();
+            let taken = target.take_in(&source, &theirs, &mut |_| Ok(()))?;
+            let own = target.find(&name).unwrap().unwrap();
+            Ok::<_, Error>((taken, own.path, theirs.path))
+        };
+        for content in [b"a", b"b"] {
+            let file = finished(&source, content, Algorithm::Zstd);
+            source.replace_partial(&partial, file).unwrap();
+            for expected in [Stored::New, Stored::Already] {
+                let (taken, own, theirs) = take_in(PARTIAL).unwrap();
+                assert_eq!(taken, expected);
+                assert_eq!(own.read().unwrap(), theirs.read().unwrap());
+            }
+        }
+        store(&source, SEGMENT, b"whole", Algorithm::Gzip).unwrap();
+        let (taken, own, theirs) = take_in(SEGMENT).unwrap();
+        assert_eq!((taken, own.name()), (Stored::New, theirs.name()));
+        assert!(target.find(&partial).unwrap().is_none());
+
+        // What the target has is the same in whatever way it is stored, or it is an error.
+        const NEXT: &str = "000000010000000000000006";
+        store(&source, NEXT, b"same", Algorithm::Gzip).unwrap();
+        store(&target, NEXT, b"same", Algorithm::Zstd).unwrap();
+        assert_eq!(take_in(NEXT).unwrap().0, Stored::Already);
+        const HISTORY: &str = "00000002.history";
+        store(&source, HISTORY, b"1\t0/5000000\there\n", Algorithm::None).unwrap();
+        store(&target, HISTORY, b"1\t0/5000000\tthere\n", Algorithm::None).unwrap();
+        let error = take_in(HISTORY).unwrap_err();
+        assert!(error.message().contains("other content"), "{error}");
+    }
+
+    #[test]
     fn a_whole_segment_supersedes_its_unfinished_self() {
         let place = place();
         let archive = place.claim(cluster()).unwrap();
