@@ -17,7 +17,10 @@ use crate::storage::lease::{Lease, Refusal, Terms};
 /// What is held. The kernel lets a file go when the process ends, however it ends; in an object store, a lock that its
 /// holder does not renew ends by itself.
 enum Held {
-    File(#[expect(dead_code, reason = "the kernel holds the lock as long as it is open")] File),
+    /// Open as long as it is held.
+    File {
+        _file: File,
+    },
     Lease(Lease),
 }
 
@@ -30,7 +33,7 @@ impl fmt::Debug for Held {
 impl Held {
     fn check(&self) -> Result<()> {
         match self {
-            Held::File(_) => Ok(()),
+            Held::File { .. } => Ok(()),
             Held::Lease(lease) => lease.check(),
         }
     }
@@ -141,7 +144,9 @@ fn wait_for(
 
 fn lock(place: &Place, folder: &ServerFolder, terms: Terms) -> Result<Held> {
     match place {
-        Place::Local(path) => lock_file(path, folder).map(Held::File),
+        Place::Local(path) => Ok(Held::File {
+            _file: lock_file(path, folder)?,
+        }),
         Place::Object(store, key) => match Lease::take(store, key, terms) {
             Ok(lease) => Ok(Held::Lease(lease)),
             Err(Refusal::Taken(holder)) => Err(taken(&holder, folder)),

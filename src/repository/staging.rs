@@ -128,10 +128,10 @@ impl Staging {
                 folder::publish(&backups, self.identifier, part)
             }
             _ => {
-                let finished = objects::publish(&self.server, self.identifier, part)?;
+                let finished = objects::publish(&self.server, self.identifier, part);
                 self.is_over = true;
-                objects::clear(&self.server, self.identifier, true);
-                Ok(finished)
+                self.end(&finished);
+                finished
             }
         }
     }
@@ -149,12 +149,22 @@ impl Staging {
                 folder::remove_replaced(&backups, self.identifier);
             }
             Place::Object(..) => {
-                objects::replace(&self.server, self.identifier, &self.folder)?;
+                let replaced = objects::replace(&self.server, self.identifier, &self.folder);
                 self.is_over = true;
-                objects::clear(&self.server, self.identifier, true);
+                self.end(&replaced);
+                replaced?;
             }
         }
         Ok(())
+    }
+
+    /// Removes in a store what is not needed any more. Of what failed nobody knows whether it will be done yet.
+    fn end<T>(&self, done: &Result<T>) {
+        let server = self.server.for_cleaning_up();
+        match done {
+            Ok(_) => objects::clear(&server, self.identifier),
+            Err(_) => objects::abandon(&server, self.identifier),
+        }
     }
 }
 
@@ -166,11 +176,7 @@ impl Drop for Staging {
         // What cannot be removed now, the next writer removes.
         match self.folder.place() {
             Place::Local(path) => drop(durable::remove_folder(path)),
-            Place::Object(..) => {
-                // What fails now is not wanted any more, but what was cut off may still arrive.
-                let is_settled = self.folder.place().settle().is_ok();
-                objects::clear(&self.server.for_cleaning_up(), self.identifier, is_settled);
-            }
+            Place::Object(..) => self.end(&self.folder.place().settle()),
         }
     }
 }

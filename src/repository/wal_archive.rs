@@ -205,9 +205,23 @@ impl WalArchive {
         self.folder.sync_folder()
     }
 
-    /// A file by its name.
+    /// A file by its name. An error where there are two of other content, of which somebody was killed who would have taken
+    /// his own back.
     pub fn find(&self, name: &WalFileName) -> Result<Option<StoredWal>> {
-        Ok(self.variants(&[name])?.into_iter().next())
+        let mut variants = self.variants(&[name])?.into_iter();
+        let Some(first) = variants.next() else {
+            return Ok(None);
+        };
+        for other in variants {
+            if !is_same(&mut self.read(&first)?, &mut self.read(&other)?)? {
+                return Err(Error::damage(format!(
+                    "{} and {} have the same name in PostgreSQL, and other content",
+                    first.path, other.path
+                ))
+                .hint("remove the one that is not of the server whose archive this is: pgkeep wal show tells what happened in each"));
+            }
+        }
+        Ok(Some(first))
     }
 
     /// The files that have one of these names in PostgreSQL, each stored in its own way. All of them begin as the first one.

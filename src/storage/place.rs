@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::interrupt::Interrupt;
 use crate::storage::objects::{ObjectStore, Version};
 use crate::storage::{Sink, Source, durable, local, probe};
@@ -69,7 +69,7 @@ impl PartialEq for Place {
         match (self, other) {
             (Place::Local(one), Place::Local(other)) => one == other,
             (Place::Object(one, key), Place::Object(other, of_other)) => {
-                Arc::ptr_eq(one, other) && key == of_other
+                one.url(key) == other.url(of_other)
             }
             _ => false,
         }
@@ -150,7 +150,14 @@ impl Place {
                     .read_to_end(&mut start)
                     .map_err(|error| Error::io("read", path, &error))?;
             }
-            Place::Object(store, key) => start = store.read_range(key, 0, bytes as u64)?,
+            Place::Object(store, key) => {
+                let read = store.read_range(key, 0, bytes as u64);
+                // That it has gone since it was found is no answer to who asked for it.
+                start = read.map_err(|error| match error.kind() {
+                    Kind::Absent => self.missing(),
+                    _ => error,
+                })?;
+            }
         }
         Ok(start)
     }

@@ -40,3 +40,56 @@ fn admit(
     }
     Ok(stored)
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::pg::changed_blocks::{ChangedBlocks, SummaryName};
+    use crate::pg::lsn::{Lsn, Timeline};
+    use crate::pg::segment::SegmentSize;
+    use crate::pg::version::Major;
+    use crate::pg::wal::Creations;
+    use crate::repository::layout::ServerFolder;
+    use crate::repository::wal_archive::ClusterIdentity;
+    use crate::stored::master_key::Keyring;
+
+    #[test]
+    fn no_map_is_kept_of_wal_that_is_refused() {
+        let base = tempfile::tempdir().unwrap();
+        let server = ServerFolder::new(base.path(), "primary");
+        let cluster = ClusterIdentity {
+            system_identifier: 7,
+            major: Major::V17,
+            segment_size: SegmentSize::new(1 << 20).unwrap(),
+        };
+        let archive = WalArchive::claim(&server, "primary", cluster, Keyring::new(None)).unwrap();
+        let maps = BlockMaps::of(&server);
+        let name = WalFileName::parse("000000010000000000000003").unwrap();
+        let map = BlockMap {
+            name: SummaryName {
+                timeline: Timeline(1),
+                start: Lsn(3 << 20),
+                end: Lsn(4 << 20),
+            },
+            system_identifier: 7,
+            changed: ChangedBlocks::new(),
+            creations: Creations::default(),
+        };
+        let push = |content: &[u8], coding: &Coding| {
+            let mut file = archive.begin(coding).unwrap();
+            file.append(content).unwrap();
+            let file = file.finish().unwrap();
+            admit(&archive, &maps, &name, file, vec![map.clone()], coding)
+        };
+        let mut theirs = archive.begin(&Coding::PLAIN).unwrap();
+        theirs.append(b"theirs").unwrap();
+        archive.store(&name, theirs.finish().unwrap()).unwrap();
+        for coding in [Coding::PLAIN, Coding::default()] {
+            push(b"ours", &coding).unwrap_err();
+            assert_eq!(maps.list().unwrap(), []);
+        }
+        assert_eq!(push(b"theirs", &Coding::PLAIN).unwrap(), Stored::Already);
+        assert_eq!(maps.list().unwrap().len(), 1);
+    }
+}

@@ -16,7 +16,7 @@ use crate::support::{Cluster, Load, Pgkeep, template};
 const MAX_RATE: &str = "32MB";
 
 /// A cluster that keeps its WAL, and summarizes it where it can.
-fn cluster(major: u32) -> Cluster {
+pub(crate) fn cluster(major: u32) -> Cluster {
     let mut cluster = Cluster::stopped(major, &Options::default());
     cluster.set("wal_keep_size = 2GB");
     if major >= 17 {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
+use crate::chains;
 use crate::support::archive::{archiving, recover_with, small_segments, switch};
 use crate::support::checks::{self, Before};
 use crate::support::cluster::Options;
@@ -21,10 +22,7 @@ fn of(cluster: &Cluster) -> Pgkeep {
 
 #[test]
 fn a_chain_of_18_under_load_lives_in_s3() {
-    let mut cluster = Cluster::stopped(18, &Options::default());
-    cluster.set("wal_keep_size = 2GB");
-    cluster.set("summarize_wal = on");
-    cluster.start();
+    let cluster = chains::cluster(18);
     let pgkeep = of(&cluster);
     let pgkeep = pgkeep.encrypting("aes-256-gcm");
     pgkeep.ok(&["check", SERVER]);

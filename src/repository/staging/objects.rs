@@ -75,11 +75,20 @@ pub(super) fn replace(
     info.replace(&finished, version.as_ref())
 }
 
-/// Removes all that a backup does not need that is, or is not, finished; and then what marks it, unless something that this
-/// process has sent may still be on its way: the next writer looks then.
-pub(super) fn clear(server: &ServerFolder, identifier: Identifier, is_settled: bool) {
+/// Removes all that a backup does not need that is, or is not, finished; and then what marks it. Nothing that this process
+/// has sent may still be on its way.
+pub(super) fn clear(server: &ServerFolder, identifier: Identifier) {
+    tell(remove_unneeded(server, identifier, true));
+}
+
+/// The same where something may be, as a request failed or was cut off: the next writer looks again.
+pub(super) fn abandon(server: &ServerFolder, identifier: Identifier) {
+    tell(remove_dead(server, identifier));
+}
+
+fn tell(removed: Result<bool>) {
     // What cannot be removed now, the next writer removes.
-    if let Err(error) = remove_unneeded(server, identifier, is_settled) {
+    if let Err(error) = removed {
         log::warn!("what is left of an unfinished backup stays for now: {error}");
     }
 }
