@@ -24,6 +24,7 @@ mod tls;
 mod writer;
 
 use std::fmt;
+use std::io::Read;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -270,25 +271,37 @@ impl ObjectStore {
 
     /// Reads an object from its beginning, as fast as it comes; `None` where there is none.
     pub fn open_read(&self, key: &str) -> Result<Option<ObjectReader>> {
+        let path = self.path(key)?;
         self.wait_for(key);
-        ObjectReader::open(self, key)
+        self.wait(Action::Read, key, async {
+            or_absent(ObjectReader::open(self, key, path, None).await)
+        })
     }
 
     /// So many bytes of an object from an offset on, fewer where it ends before.
     pub fn read_range(&self, key: &str, offset: u64, length: u64) -> Result<Vec<u8>> {
         let path = self.path(key)?;
         self.wait_for(key);
-        let end = offset.saturating_add(length);
-        if length == 0 {
-            return Ok(Vec::new());
+        let range = offset..offset.saturating_add(length);
+        let mut content = Vec::new();
+        if range.is_empty() {
+            return Ok(content);
         }
-        let read = self.wait(Action::Read, key, async {
-            match self.range(key, &path, offset..end, None).await {
-                Err(Failure::Refused(refusal)) if refusal.is_of_range() => Ok(Some(Vec::new())),
-                read => or_absent(read).map(|read| read.map(|read| read.content.into())),
+        let opened = self.wait(Action::Read, key, async {
+            match ObjectReader::open(self, key, path, Some(range)).await {
+                Err(Failure::Refused(refusal)) if refusal.is_of_range() => Ok(None),
+                opened => or_absent(opened).map(Some),
             }
         })?;
-        read.ok_or_else(|| absent(Action::Read, &self.url(key)))
+        let Some(found) = opened else {
+            // It ends before.
+            return Ok(content);
+        };
+        let mut reader = found.ok_or_else(|| absent(Action::Read, &self.url(key)))?;
+        match reader.read_to_end(&mut content) {
+            Ok(_) => Ok(content),
+            Err(error) => Err(Error::from_io(&format!("read {}", self.url(key)), &error)),
+        }
     }
 
     /// Writes an object of any size as it is made. Nothing is there before [`ObjectWriter::finish`].

@@ -90,12 +90,6 @@ impl<'a> Tries<'a> {
         }
     }
 
-    /// What failed before does not count any longer: it has gone on since.
-    pub(super) fn progressed(&mut self) {
-        self.since = None;
-        self.failures = 0;
-    }
-
     /// Waits until it is time for the next try; the failure where there is to be none.
     pub(super) async fn again(&mut self, failure: Failure) -> Result<(), Failure> {
         if !failure.is_momentary() {
