@@ -47,6 +47,7 @@ pub struct Error {
     message: String,
     hint: Option<String>,
     is_momentary: bool,
+    is_retention: bool,
 }
 
 /// The result of everything that can fail.
@@ -59,6 +60,7 @@ impl Error {
             message: message.into(),
             hint: None,
             is_momentary: false,
+            is_retention: false,
         }
     }
 
@@ -175,6 +177,18 @@ impl Error {
     /// Whether another try need not meet it.
     pub fn is_momentary(&self) -> bool {
         self.is_momentary
+    }
+
+    /// Says that the store has to keep what was to be removed, for some time yet.
+    #[must_use]
+    pub fn of_retention(mut self) -> Error {
+        self.is_retention = true;
+        self
+    }
+
+    /// Whether the store has to keep what was to be removed.
+    pub fn is_of_retention(&self) -> bool {
+        self.is_retention
     }
 
     /// What sort of failure it was.

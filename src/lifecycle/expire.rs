@@ -39,10 +39,21 @@ pub struct Expired {
     pub wal: Vec<Place>,
     /// Block maps of that WAL.
     pub block_maps: Vec<Place>,
+    /// What of that the store has to keep for some time yet, as far as a run has met it.
+    pub retained: Retained,
     /// Backups of which nothing can be read, not even what they need: while there are any, nothing goes.
     pub unreadable: Vec<Identifier>,
     /// Why nothing goes, where there are some.
     pub hindrance: Option<Error>,
+}
+
+/// What a store has to keep though it has expired. The next run tries to remove it again.
+#[derive(Debug, Default)]
+pub struct Retained {
+    /// Backups, which nobody sees any longer.
+    pub backups: Vec<Identifier>,
+    /// Whether WAL or block maps are among it.
+    pub has_wal: bool,
 }
 
 /// Tells what would go now. Nothing is changed, and no lock is needed.
@@ -123,18 +134,30 @@ pub fn run(
     // What a backup left that died belongs to the next one.
     let unfinished = staging::unfinished(request.folder, &lock)?;
     staging::remove_leftovers(request.folder, &lock, unfinished.as_slice())?;
-    let expired = plan(request, now)?;
+    let mut expired = plan(request, now)?;
     progress.step("expire", None);
     for identifier in &expired.backups {
         interrupt.check()?;
         let info_lock = InfoLock::take(request.folder, interrupt)?;
-        staging::delete(request.folder, *identifier, &lock, &info_lock)?;
+        match staging::delete(request.folder, *identifier, &lock, &info_lock) {
+            Err(error) if error.is_of_retention() => {
+                log::warn!("backup {identifier} may not be removed yet: {error}");
+                expired.retained.backups.push(*identifier);
+            }
+            deleted => deleted?,
+        }
     }
     // The archive takes no lock, and replaces unfinished segments: what is gone is gone.
     let unneeded: Vec<Place> = [&*expired.wal, &*expired.block_maps].concat();
     for some in unneeded.chunks(REMOVED_AT_ONCE) {
         interrupt.check()?;
-        Place::remove_all(some)?;
+        match Place::remove_all(some) {
+            Err(error) if error.is_of_retention() => {
+                log::warn!("some WAL may not be removed yet: {error}");
+                expired.retained.has_wal = true;
+            }
+            removed => removed?,
+        }
     }
     Ok(expired)
 }

@@ -1,5 +1,7 @@
 //! Where everything lies below `base_dir`.
 
+use jiff::Timestamp;
+
 use crate::error::{Error, Result};
 use crate::repository::identifier::Identifier;
 use crate::storage::{Place, durable};
@@ -82,6 +84,13 @@ impl ServerFolder {
     /// The server's own folder.
     pub fn root(&self) -> &Place {
         &self.root
+    }
+
+    /// The same as it was at a moment, where the storage keeps that.
+    pub fn as_of(&self, moment: Timestamp) -> Result<ServerFolder> {
+        let base = self.base.as_of(moment)?;
+        let root = base.join(&self.root.name());
+        Ok(ServerFolder { base, root })
     }
 
     /// The file whose lock makes its holder the one writer.

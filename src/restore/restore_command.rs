@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use jiff::Timestamp;
+
 use crate::config::RepositoryName;
 use crate::error::{Error, Result};
 
@@ -17,6 +19,8 @@ pub struct WalGet {
     pub environment: Vec<(&'static str, PathBuf)>,
     /// The repository that it was made from.
     pub repository: RepositoryName,
+    /// When that was as it is to be read; nothing for now.
+    pub as_of: Option<Timestamp>,
     /// The server's name in the configuration.
     pub server: String,
 }
@@ -37,10 +41,13 @@ impl WalGet {
         for (variable, value) in &self.environment {
             command.push_str(&format!("{variable}={} ", word(value)?));
         }
-        let from = match self.repository.is_main() {
+        let mut from = match self.repository.is_main() {
             true => String::new(),
             false => format!("--from {} ", self.repository),
         };
+        if let Some(moment) = self.as_of {
+            from.push_str(&format!("--as-of {moment} "));
+        }
         command.push_str(&format!(
             "{} -c {} wal get {from}{option}{} \"%f\" \"%p\"",
             word(&self.program)?,
@@ -77,6 +84,7 @@ mod tests {
             configuration: "/it's 100%/pgkeep.conf".into(),
             environment: vec![("XDG_DATA_HOME", "/home/ann".into())],
             repository: RepositoryName::MAIN,
+            as_of: None,
             server: "primary".to_owned(),
         };
         assert_eq!(
@@ -85,12 +93,13 @@ mod tests {
         );
         let second = WalGet {
             repository: "repo2".parse().unwrap(),
+            as_of: Some("2026-11-22 13:10:36.25+01".parse().unwrap()),
             environment: Vec::new(),
             ..get.clone()
         };
         assert_eq!(
             second.whole_segments().unwrap(),
-            r#"'/usr/bin/pgkeep' -c '/it'\''s 100%%/pgkeep.conf' wal get --from repo2 primary "%f" "%p""#
+            r#"'/usr/bin/pgkeep' -c '/it'\''s 100%%/pgkeep.conf' wal get --from repo2 --as-of 2026-11-22T12:10:36.25Z primary "%f" "%p""#
         );
         let broken = WalGet {
             program: "/new\nline".into(),

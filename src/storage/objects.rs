@@ -15,6 +15,7 @@ mod dialing;
 mod failure;
 mod name;
 mod outgoing;
+mod past;
 mod profile;
 mod reader;
 mod refusal;
@@ -23,6 +24,7 @@ mod settings;
 mod tls;
 mod writer;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::io::Read;
 use std::sync::Arc;
@@ -44,6 +46,7 @@ use attempts::Patience;
 use backend::Backend;
 use failure::{Action, Failure, absent, or_absent};
 use outgoing::Outgoing;
+use past::Past;
 use refusal::Refusal;
 use requests::Traffic;
 
@@ -103,6 +106,8 @@ pub struct Children {
 pub struct ObjectStore {
     shared: Arc<Shared>,
     patience: Patience,
+    /// The moment that it is looked at as it was; nothing for now.
+    past: Option<Arc<Past>>,
 }
 
 /// What all that is done in a store has in common.
@@ -164,6 +169,7 @@ impl ObjectStore {
                 runtime: Some(runtime),
             }),
             patience: Patience::USUAL,
+            past: None,
         })
     }
 
@@ -234,6 +240,7 @@ impl ObjectStore {
     }
 
     fn put_if(&self, key: &str, content: &Bytes, mode: PutMode) -> Result<Option<Version>> {
+        self.expect_present(Action::Write, key)?;
         let path = self.path(key)?;
         self.wait_for(key);
         let put = self.wait(Action::Write, key, self.put_as(key, &path, content, mode))?;
@@ -306,6 +313,7 @@ impl ObjectStore {
 
     /// Writes an object of any size as it is made. Nothing is there before [`ObjectWriter::finish`].
     pub fn write(&self, key: &str) -> Result<ObjectWriter> {
+        self.expect_present(Action::Write, key)?;
         Ok(ObjectWriter::new(self, key, self.path(key)?))
     }
 
@@ -338,17 +346,19 @@ impl ObjectStore {
         Ok(children)
     }
 
-    /// Deletes objects. What is not there is fine.
+    /// Deletes objects. What is not there is fine; of what the store has to keep, an error tells once all others are gone.
     pub fn delete(&self, keys: &[String]) -> Result<()> {
         keys.iter().for_each(|key| self.wait_for(key));
+        let mut kept = Ok(());
         for keys in keys.chunks(DELETED_AT_ONCE) {
             let paths: Vec<Path> = keys
                 .iter()
                 .map(|key| self.path(key))
                 .collect::<Result<_>>()?;
             let first = keys.first().map(String::as_str).unwrap_or_default();
+            self.expect_present(Action::Delete, first)?;
             let objects = self.shared.backend.objects();
-            self.wait(Action::Delete, first, async {
+            let deleted = self.wait(Action::Delete, first, async {
                 self.attempt(Action::Delete, first, || {
                     let paths = stream::iter(paths.clone()).map(Ok).boxed();
                     let mut deleted = objects.delete_stream(paths);
@@ -360,14 +370,19 @@ impl ObjectStore {
                     }
                 })
                 .await
-            })?;
+            });
+            match deleted {
+                Err(error) if error.is_of_retention() => kept = Err(error),
+                deleted => deleted?,
+            }
         }
-        Ok(())
+        kept
     }
 
     /// Gives an object a further key, in place of what has that. The store copies; what is too large for that comes here
     /// and goes back.
     pub fn copy(&self, from: &str, to: &str) -> Result<()> {
+        self.expect_present(Action::Write, to)?;
         let (source, target) = (self.path(from)?, self.path(to)?);
         self.wait_for(from);
         self.wait_for(to);
@@ -405,6 +420,7 @@ impl ObjectStore {
     /// Ends the uploads of large objects below a key that nobody will finish, and tells how many there were: what killed
     /// processes have left is not listed and has to be paid for. No upload may be going on there.
     pub fn abort_uploads(&self, prefix: &str) -> Result<usize> {
+        self.expect_present(Action::Abort, prefix)?;
         let folder = self.folder(prefix)?;
         let uploads = self.wait(Action::ListUploads, prefix, async {
             let backend = &self.shared.backend;
@@ -452,6 +468,36 @@ enum Got {
 struct Page {
     folders: Vec<String>,
     objects: Vec<Listed>,
+}
+
+impl Page {
+    fn of_all(objects: Vec<Listed>) -> Page {
+        Page {
+            folders: Vec::new(),
+            objects,
+        }
+    }
+
+    /// Of all that is below a key, what lies directly there.
+    fn of_folder(folder: &str, all: Vec<Listed>) -> Page {
+        let inside = match folder {
+            "" => 0,
+            folder => folder.len() + 1,
+        };
+        let mut folders = BTreeSet::new();
+        let mut objects = Vec::new();
+        for object in all {
+            let below = object.key.get(inside..).unwrap_or_default();
+            match below.find('/') {
+                Some(end) => drop(folders.insert(object.key[..inside + end].to_owned())),
+                None => objects.push(object),
+            }
+        }
+        Page {
+            folders: folders.into_iter().collect(),
+            objects,
+        }
+    }
 }
 
 impl ObjectStore {
@@ -566,9 +612,10 @@ impl ObjectStore {
 
     async fn get_whole(&self, key: &str, path: &Path, limit: u64) -> Result<Got, Failure> {
         let objects = self.shared.backend.objects();
+        let options = self.as_it_was(path, GetOptions::default()).await?;
         let (content, size, tag) = self
             .attempt(Action::Read, key, || async {
-                let found = objects.get_opts(path, GetOptions::default()).await?;
+                let found = objects.get_opts(path, options.clone()).await?;
                 let (size, tag) = (found.meta.size, found.meta.e_tag.clone());
                 let content = match size > limit {
                     true => Bytes::new(),
@@ -589,6 +636,7 @@ impl ObjectStore {
             head: true,
             ..GetOptions::default()
         };
+        let options = self.as_it_was(path, options).await?;
         let found = self
             .attempt(Action::LookAt, key, || {
                 objects.get_opts(path, options.clone())
@@ -611,6 +659,15 @@ impl ObjectStore {
         mut consume: impl FnMut(Page),
     ) -> Result<()> {
         self.wait_for_all();
+        if let Some(past) = &self.past {
+            let listing = self.past_objects(past, &beginning);
+            let objects = self.wait(Action::ListVersions, about, listing)?;
+            consume(match is_flat {
+                true => Page::of_folder(about, objects),
+                false => Page::of_all(objects),
+            });
+            return Ok(());
+        }
         let lists = self.shared.backend.lists();
         let mut token = None;
         loop {

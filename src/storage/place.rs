@@ -173,6 +173,14 @@ impl Place {
         }
     }
 
+    /// Which content a file has, where the storage can tell; nothing where there is none.
+    pub fn version(&self) -> Result<Option<Version>> {
+        match self {
+            Place::Local(_) => Ok(None),
+            Place::Object(store, key) => Ok(store.size(key)?.map(|stat| stat.version)),
+        }
+    }
+
     /// Puts a file in the place of one that was read; false where that is another one by now, as far as the storage can
     /// tell.
     pub fn replace_version(&self, content: &[u8], version: Option<&Version>) -> Result<bool> {
@@ -294,6 +302,28 @@ impl Place {
         }
     }
 
+    /// The same place as it was at a moment, which can be had of a bucket that keeps versions; nothing can be written there.
+    pub fn as_of(&self, moment: Timestamp) -> Result<Place> {
+        match self {
+            Place::Local(path) => Err(Error::usage(format!(
+                "nobody knows what was in {} at {moment}",
+                path.display()
+            ))
+            .hint("only an object store with versions keeps what was")),
+            Place::Object(store, key) => {
+                Ok(Place::Object(Arc::new(store.as_of(moment)), key.clone()))
+            }
+        }
+    }
+
+    /// Whether it is looked at as it was.
+    pub fn is_past(&self) -> bool {
+        match self {
+            Place::Local(_) => false,
+            Place::Object(store, _) => store.is_past(),
+        }
+    }
+
     /// The names in a folder, of files and folders, in no order; none where it is not there.
     pub fn names(&self) -> Result<Vec<String>> {
         match self {
@@ -306,6 +336,24 @@ impl Place {
                 Ok(keys.filter_map(last).collect())
             }
         }
+    }
+
+    /// The names in a folder that begin so, in no order; none where it is not there.
+    pub fn names_with(&self, beginning: &str) -> Result<Vec<String>> {
+        let names = match self {
+            Place::Local(path) => local::names(path)?,
+            Place::Object(store, key) => {
+                let inside = inside(key);
+                let found = store.beginning(&format!("{inside}{beginning}"))?;
+                let below = |key: &str| {
+                    let name = key.strip_prefix(&inside)?.split('/').next()?;
+                    Some(name.to_owned())
+                };
+                found.iter().filter_map(|found| below(&found.key)).collect()
+            }
+        };
+        let names = names.into_iter();
+        Ok(names.filter(|name| name.starts_with(beginning)).collect())
     }
 
     /// Which of these names there are in a folder. All of them begin alike.

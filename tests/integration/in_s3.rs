@@ -4,9 +4,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use rustix::process::Signal;
 
 use crate::chains;
+use crate::expiry::sealed;
 use crate::support::archive::{archiving, recover_with, small_segments, switch};
 use crate::support::checks::{self, Before};
 use crate::support::cluster::Options;
@@ -59,8 +61,14 @@ fn a_chain_of_18_under_load_lives_in_s3() {
     // Nothing is there but that one backup, which standard tools check, and which is a backup in a folder too.
     let found = pgkeep.keys();
     let inside = format!("{SERVER}/backup/{newest}/");
+    let gone = [&members[0].0, &members[1].0].map(|gone| format!("{SERVER}/backup/{gone}"));
+    let is_of_gone = |key: &String| {
+        let mut gone = gone.iter().filter_map(|gone| key.strip_prefix(gone));
+        gone.any(|rest| rest == "/backup.info" || rest.starts_with(".building."))
+    };
     let is_known = |key: &String| {
         key.starts_with(&inside)
+            || is_of_gone(key)
             || key == "repository.version"
             || key.ends_with("lock")
             || key.starts_with("primary/summary/")
@@ -160,8 +168,8 @@ fn what_is_cut_short_in_s3_leaves_nothing_for_good() {
     running.signal(Signal::KILL);
     let _ = running.wait();
     let left = pgkeep.keys();
-    let mark = left.iter().find(|key| key.ends_with(".building")).unwrap();
-    let dead = mark.strip_suffix(".building").unwrap().to_owned();
+    let mark = left.iter().find(|key| key.contains(".building.")).unwrap();
+    let dead = mark.split_once(".building.").unwrap().0.to_owned();
     assert!(pgkeep.ok(&["list-backup", SERVER]).backups().is_empty());
     let pgkeep = pgkeep.with("max_rate", "1GB");
     let backup = pgkeep.backup();
@@ -203,7 +211,7 @@ fn the_passes_of_a_backup_are_put_together_in_s3() {
     assert_eq!(info.at("Response.Passes"), "2");
     // What became of the passes is there, and they are not.
     let name = backup.folder.file_name().unwrap().to_str().unwrap();
-    assert_eq!(name, "merged.0");
+    assert!(name.starts_with("merged.0."), "{name}");
     let inside = format!("{SERVER}/backup/{}/", backup.identifier);
     let merged = format!("{inside}{name}/");
     let others = pgkeep
@@ -257,18 +265,102 @@ fn a_network_that_fails_costs_time_alone() {
     let faults = Faults::new();
     let pgkeep = Pgkeep::of(&cluster).in_bucket(faults.endpoint());
     faults.delay(Duration::from_millis(2));
-    faults.next(2, "PUT", "/1/data/", Fault::Busy);
-    faults.next(1, "PUT", "/1/bundles/", Fault::Reset);
-    faults.next(1, "PUT", "/1/bundles/", Fault::LostAnswer);
+    faults.next(2, "PUT", "/data/", Fault::Busy);
+    faults.next(1, "PUT", "/bundles/", Fault::Reset);
+    faults.next(1, "PUT", "/bundles/", Fault::LostAnswer);
     faults.next(1, "PUT", "/backup.info", Fault::LostAnswer);
     faults.next(1, "PUT", "/lock", Fault::LostAnswer);
     let backup = pgkeep.backup();
-    faults.next(1, "GET", "/1/data/base", Fault::Cut(1000));
-    faults.next(1, "GET", "/1/bundles/", Fault::Cut(10));
-    faults.next(1, "GET", "/1/bundles/", Fault::Busy);
+    faults.next(1, "GET", "/data/base", Fault::Cut(1000));
+    faults.next(1, "GET", "/bundles/", Fault::Cut(10));
+    faults.next(1, "GET", "/bundles/", Fault::Busy);
     pgkeep.ok(&["verify", SERVER, &backup.identifier]);
     assert_eq!(faults.left(), 0);
     let data = pgkeep.restore(&backup.identifier);
+    checks::pg_verifybackup(18, &data);
+
+    // What the store has to keep yet is told, hinders nobody, and goes once it may.
+    let store = pgkeep.store();
+    let old = "20200101000000";
+    for key in pgkeep.keys().iter().filter(|key| key.contains("/backup/")) {
+        let (content, _) = store.get(key, u64::MAX).unwrap().unwrap();
+        let content = match key.ends_with("backup.info") {
+            true => {
+                let info = String::from_utf8(content).unwrap();
+                sealed(&info.replace(&backup.identifier, old)).into()
+            }
+            false => content,
+        };
+        store
+            .put(&key.replace(&backup.identifier, old), content)
+            .unwrap();
+    }
+    pgkeep.ok(&["verify", SERVER, old]);
+    faults.next(1000, "POST", "delete", Fault::Refusal(403, "ObjectLocked"));
+    let expired = pgkeep.ok(&["expire", SERVER]);
+    assert_eq!(expired.at("Response.Retained.Backups.0"), old);
+    assert_eq!(pgkeep.ok(&["list-backup", SERVER]).backups().len(), 1);
+    pgkeep.backup();
+    let is_old = |key: &String| key.contains(old);
+    assert!(pgkeep.keys().iter().any(is_old));
+    faults.clear();
+    let expired = pgkeep.ok(&["expire", SERVER]);
+    assert!(expired.find("Response.Retained.Backups.0").is_none());
+    let keys = pgkeep.keys();
+    let mut left = keys.iter().filter(|key| is_old(key));
+    assert!(left.all(|key| key.ends_with("/backup.info") || key.contains(".building.")));
+}
+
+/// A request whose answer was given up, and which was made again, reaches the store when all is over.
+#[test]
+fn what_arrives_late_changes_nothing() {
+    let cluster = Cluster::new(18);
+    let faults = Faults::new();
+    let pgkeep = Pgkeep::of(&cluster).in_bucket(faults.endpoint());
+    let elsewhere = pgkeep.ground().folder("elsewhere");
+    let pgkeep = pgkeep.with("repo2_base_dir", elsewhere.to_str().unwrap());
+    let late = |pgkeep: &Pgkeep, method: &str, part: &str, arguments: &[&str]| {
+        faults.next(1, method, part, Fault::Late);
+        pgkeep.ok(arguments);
+        assert_eq!(faults.left(), 0, "{method} {part}");
+    };
+    let backup = pgkeep.backup().identifier;
+    pgkeep.ok(&["copy", SERVER, "all", "--to", "repo2"]);
+    let back = ["copy", SERVER, "all", "--from", "repo2", "--to", "repo1"];
+    let delete = ["delete", SERVER, &backup, "--force"];
+    let is_sound = |pgkeep: &Pgkeep| {
+        assert!(faults.deliver() > 0);
+        assert_eq!(pgkeep.ok(&["list-backup", SERVER]).backups(), [&*backup]);
+        pgkeep.ok(&["verify", SERVER, &backup]);
+    };
+    // What removes it, before it is there again.
+    for (method, part) in [
+        ("PUT", ".building."),
+        ("PUT", "/backup.info"),
+        ("POST", "delete"),
+    ] {
+        late(&pgkeep, method, part, &delete);
+        pgkeep.ok(&back);
+        is_sound(&pgkeep);
+    }
+    // What copies it, before it is removed and copied again.
+    for part in [".building.", "/backup.sha512", "/backup.info"] {
+        pgkeep.ok(&delete);
+        late(&pgkeep, "PUT", part, &back);
+        pgkeep.ok(&delete);
+        assert!(faults.deliver() > 0);
+        let listed = pgkeep.ok(&["list-backup", SERVER]).backups();
+        assert!(listed.is_empty(), "{part}: {listed:?}");
+        pgkeep.ok(&back);
+        pgkeep.ok(&["verify", SERVER, &backup]);
+    }
+    // What clears up behind a copy, before another one.
+    pgkeep.ok(&delete);
+    late(&pgkeep, "POST", "delete", &back);
+    pgkeep.ok(&delete);
+    pgkeep.ok(&back);
+    is_sound(&pgkeep);
+    let data = pgkeep.restore(&backup);
     checks::pg_verifybackup(18, &data);
 }
 
@@ -291,10 +383,10 @@ fn few_requests_are_made_besides_those_for_what_is_stored() {
     let stored = pgkeep
         .keys()
         .iter()
-        .filter(|key| key.contains("/1/"))
+        .filter(|key| key.contains("/1."))
         .count() as u64;
     let found = [
-        ("backup", backup - stored, 24),
+        ("backup", backup - stored, 25),
         (
             "verify",
             requests(&["verify", SERVER, "newest"]).saturating_sub(stored),
@@ -338,4 +430,59 @@ fn what_the_store_refuses_is_told_with_its_cure() {
         .run(&["check", SERVER])
         .failed(5);
     assert!(error.contains("no-such-bucket"), "{error}");
+}
+
+#[test]
+fn a_bucket_that_keeps_versions_gives_back_what_was_deleted() {
+    let (cluster, pgkeep) = archiving(
+        16,
+        &small_segments(),
+        |pgkeep| {
+            let pgkeep = pgkeep.in_bucket(&store::endpoint());
+            pgkeep.keep_versions();
+            pgkeep
+        },
+        Pgkeep::archive_command,
+    );
+    let full = pgkeep.backup();
+    cluster.sql("create table kept (n int); insert into kept select generate_series(1, 1000)");
+    let child = pgkeep.backup_on("newest");
+    cluster.sql("insert into kept select generate_series(1001, 2000)");
+    let last = switch(&cluster);
+    let wal = format!("{SERVER}/wal/{last}.zstd");
+    wait_until("the last segment is archived", || {
+        pgkeep.keys().contains(&wal)
+    });
+    // The store's clock says no more than seconds of when something was written.
+    let then = Timestamp::now().strftime("%F %T+00").to_string();
+    std::thread::sleep(Duration::from_millis(1100));
+
+    // Somebody destroys all of it.
+    let held = pgkeep.keys();
+    pgkeep.ok(&["delete", SERVER, &child.identifier]);
+    pgkeep.store().delete(&held).unwrap();
+    drop(cluster);
+    pgkeep.run(&["info", SERVER, "newest"]).failed(1);
+    let past = ["--as-of", &then];
+    let info = pgkeep.ok(&[&["info", SERVER, "newest"], &past[..]].concat());
+    assert_eq!(info.at("Response.Backup"), child.identifier);
+    pgkeep.ok(&[&["verify", SERVER, "newest"], &past[..]].concat());
+    let list = pgkeep.ok(&[&["wal", "list", SERVER], &past[..]].concat());
+    assert!(list.find("Response.Gaps.0").is_none());
+
+    // It is restored with the WAL of then, and put back.
+    let restored = |options: &[&str]| {
+        let folder = pgkeep.ground().folder(&format!("with-{}", options.len()));
+        let folder = folder.to_str().unwrap();
+        let wanted = ["restore", SERVER, "newest", "current", folder];
+        let report = pgkeep.ok(&[&wanted[..], options].concat());
+        let restored = Cluster::restored(16, Path::new(&report.at("Response.Directory")));
+        restored.wait_until_writable();
+        assert_eq!(restored.number("select count(*) from kept"), 2000);
+    };
+    restored(&past);
+    let report = pgkeep.ok(&[&["copy", SERVER, "all", "--to", "repo1"], &past[..]].concat());
+    assert_eq!(report.at("Response.Backups.0"), full.identifier);
+    pgkeep.ok(&["verify", SERVER, &child.identifier]);
+    restored(&[]);
 }

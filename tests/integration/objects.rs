@@ -9,6 +9,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use pgkeep::config::Environment;
 use pgkeep::error::{Error, Kind};
 use pgkeep::interrupt::Interrupt;
@@ -313,6 +314,17 @@ fn what_fails_for_a_moment_is_done_all_the_same() {
         assert_eq!(keys(&store, ""), Vec::<String>::new());
         assert_eq!(faults.left(), 0);
     }
+    // A list of nothing is one, and nothing else is.
+    store.put("a", b"content".to_vec()).unwrap();
+    for body in [
+        "<?xml version=\"1.0\"?><Error><Code>InternalError</Code></Error>",
+        "<html><body>log in</body></html>",
+        "",
+    ] {
+        faults.next(1, "GET", "list-type", Fault::Body(body));
+        assert_eq!(keys(&store, ""), ["a"]);
+    }
+    assert_eq!(faults.left(), 0);
     // An answer may begin before the store knows how it will go.
     store.put("a", b"content".to_vec()).unwrap();
     faults.next(1, "PUT", "/b", Fault::Refusal(200, "InternalError"));
@@ -379,6 +391,77 @@ fn a_reader_reads_one_content_or_none() {
         "{error}"
     );
     assert!(error.is_momentary());
+}
+
+/// The store's clock says no more than seconds of when something was written.
+fn next_second() -> Timestamp {
+    let moment = Timestamp::now();
+    std::thread::sleep(Duration::from_millis(1100));
+    moment
+}
+
+#[test]
+fn a_bucket_that_keeps_versions_is_read_as_it_was() {
+    let (bucket, store, faults) = faulty();
+    bucket.keep_versions();
+    let (one, other) = (content(3_000_000), content(1_000));
+    let before = next_second();
+    store.put("changed", one.clone()).unwrap();
+    store.put("folder/removed", other.clone()).unwrap();
+    store.put("folder/back again", other.clone()).unwrap();
+    store.put("folder/inside/kept", other.clone()).unwrap();
+    next_second();
+    store.delete(&["folder/back again".to_owned()]).unwrap();
+    let then = next_second();
+    store.put("changed", other.clone()).unwrap();
+    store.put("folder/back again", one.clone()).unwrap();
+    store.put("folder/new", other.clone()).unwrap();
+    store.put("elsewhere/new", other.clone()).unwrap();
+    store.delete(&["folder/removed".to_owned()]).unwrap();
+
+    let past = store.as_of(then);
+    // Before anything is listed, and behind that.
+    for _ in 0..2 {
+        faults.next(1, "GET", "/changed", Fault::Cut(1_000_000));
+        assert!(read_all(&past, "changed") == one);
+        assert_eq!(past.size("changed").unwrap().unwrap().size, 3_000_000);
+        assert!(past.get("changed", u64::MAX).unwrap().unwrap().0 == one);
+        assert_eq!(past.read_range("changed", 7, 5).unwrap(), one[7..12]);
+        assert_eq!(read_all(&past, "folder/removed"), other);
+        assert_eq!(past.get("folder/new", 9).unwrap(), None);
+        assert!(past.open_read("elsewhere/new").unwrap().is_none());
+        let all = ["changed", "folder/inside/kept", "folder/removed"];
+        assert_eq!(keys(&past, ""), all);
+    }
+    assert_eq!(faults.left(), 0);
+    assert_eq!(
+        keys(&past, "folder"),
+        ["folder/inside/kept", "folder/removed"]
+    );
+    let children = past.children("folder").unwrap();
+    assert_eq!(children.folders, ["folder/inside"]);
+    let inside: Vec<_> = children.objects.iter().map(|found| &found.key).collect();
+    assert_eq!(inside, ["folder/removed"]);
+    assert_eq!(past.children("").unwrap().folders, ["folder"]);
+    assert_eq!(keys(&store.as_of(before), ""), Vec::<String>::new());
+    // What is there since is found as it is now, on all pages of the list.
+    bucket.fill(&format!("{FOLDER}/many"), 1001);
+    let now = store.as_of(next_second());
+    assert_eq!(keys(&now, ""), keys(&store, ""));
+    assert!(read_all(&now, "folder/back again") == one);
+
+    // What was cannot be changed.
+    for refused in [
+        past.put("changed", Vec::new()),
+        past.create("new", Vec::new()).map(drop),
+        past.delete(&["changed".to_owned()]),
+        past.copy("changed", "copy"),
+        past.write("new").map(drop),
+        past.abort_uploads("").map(drop),
+    ] {
+        let error = refused.unwrap_err();
+        assert!(error.message().contains("as it was at"), "{error}");
+    }
 }
 
 #[test]

@@ -84,6 +84,11 @@ impl Pgkeep {
         pgkeep
     }
 
+    /// Has the bucket keep versions from now on.
+    pub fn keep_versions(&self) {
+        self.bucket.as_ref().unwrap().keep_versions();
+    }
+
     /// The names of all that the repository's bucket holds, in order; none where it is in a folder.
     pub fn keys(&self) -> Vec<String> {
         let found = self.bucket.iter().map(|bucket| bucket.open(FOLDER));
@@ -493,9 +498,9 @@ pub fn wait_until_copying(running: &mut Running, pgkeep: &Pgkeep) {
         );
         if pgkeep.bucket.is_some() {
             let keys = pgkeep.keys();
-            let mut building = keys.iter().filter_map(|key| key.strip_suffix(".building"));
-            return building.any(|backup| {
-                let first = format!("{backup}/1/");
+            let mut building = keys.iter().filter_map(|key| key.split_once(".building."));
+            return building.any(|(backup, _)| {
+                let first = format!("{backup}/1.");
                 keys.iter().any(|key| key.starts_with(&first))
             });
         }

@@ -48,6 +48,11 @@ impl Bucket {
         manage("POST", &format!("{}/{count}/{folder}", self.name));
     }
 
+    /// Has it keep versions from now on.
+    pub fn keep_versions(&self) {
+        manage("PATCH", &self.name);
+    }
+
     /// A folder in it.
     pub fn open(&self, folder: &str) -> ObjectStore {
         let variables = [

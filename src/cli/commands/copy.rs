@@ -5,7 +5,7 @@ use std::str::FromStr;
 use clap::Args;
 
 use crate::cli::app::App;
-use crate::cli::commands::repository::Repository;
+use crate::cli::commands::repository::Reading;
 use crate::cli::report::{Answer, Fields, Value, field};
 use crate::config::RepositoryName;
 use crate::error::{Error, Kind, Result};
@@ -28,7 +28,7 @@ pub(crate) struct Copy {
     #[arg(long, value_name = "REPOSITORY")]
     to: RepositoryName,
     #[command(flatten)]
-    repository: Repository,
+    repository: Reading,
     /// Leave out archived WAL and block maps
     #[arg(long)]
     no_wal: bool,
@@ -61,18 +61,21 @@ impl fmt::Display for Which {
 impl Copy {
     /// What was asked.
     pub(crate) fn request(&self) -> Fields {
-        vec![
+        let mut request = self.repository.moment().request();
+        request.extend([
             field("Backup", self.backup.to_string()),
             field("From", self.repository.name().to_string()),
             field("Server", self.server.as_str()),
             field("To", self.to.to_string()),
             field("WAL", !self.no_wal),
-        ]
+        ]);
+        request
     }
 
     /// Copies.
     pub(crate) fn run(&self, app: &App) -> Result<Answer> {
-        if self.to == self.repository.name() {
+        let is_past = self.repository.moment().as_of().is_some();
+        if self.to == self.repository.name() && !is_past {
             return Err(
                 Error::usage(format!("{} cannot be copied to itself", self.to))
                     .hint("name another repository by --to, or by --from"),

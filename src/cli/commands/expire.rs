@@ -57,6 +57,13 @@ impl Expire {
             field("Backups", identifiers(&expired.backups)),
             field("WAL", names(&expired.wal)),
             field("BlockMaps", names(&expired.block_maps)),
+            field(
+                "Retained",
+                vec![
+                    field("Backups", identifiers(&expired.retained.backups)),
+                    field("WAL", expired.retained.has_wal),
+                ],
+            ),
             field("Unreadable", identifiers(&expired.unreadable)),
         ];
         Ok(Answer {

@@ -2,7 +2,7 @@ use clap::Args;
 
 use crate::cli::app::App;
 use crate::cli::commands::describe;
-use crate::cli::commands::repository::Repository;
+use crate::cli::commands::repository::Reading;
 use crate::cli::report::{Answer, Fields, field};
 use crate::error::Result;
 use crate::repository::identifier::Selector;
@@ -16,7 +16,7 @@ pub(crate) struct Info {
     /// Identifier or its first digits, newest, latest or oldest
     backup: Selector,
     #[command(flatten)]
-    repository: Repository,
+    repository: Reading,
 }
 
 impl Info {

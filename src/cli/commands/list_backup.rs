@@ -2,7 +2,7 @@ use clap::{Args, ValueEnum};
 
 use crate::cli::app::App;
 use crate::cli::commands::describe;
-use crate::cli::commands::repository::Repository;
+use crate::cli::commands::repository::Reading;
 use crate::cli::report::{Answer, Fields, Value, field};
 use crate::error::Result;
 
@@ -17,7 +17,7 @@ pub(crate) struct ListBackup {
     #[arg(long, value_enum, default_value_t = Sort::Asc)]
     sort: Sort,
     #[command(flatten)]
-    repository: Repository,
+    repository: Reading,
 }
 
 /// The order of the list.

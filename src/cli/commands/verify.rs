@@ -4,7 +4,7 @@ use std::time::Duration;
 use clap::Args;
 
 use crate::cli::app::{App, Server};
-use crate::cli::commands::repository::Repository;
+use crate::cli::commands::repository::Reading;
 use crate::cli::report::{Answer, Fields, Value, field};
 use crate::error::{Error, Kind, Result};
 use crate::repository::identifier::{Identifier, Selector};
@@ -42,7 +42,7 @@ pub(crate) struct Verify {
     #[arg(long)]
     due: bool,
     #[command(flatten)]
-    repository: Repository,
+    repository: Reading,
 }
 
 /// Which files are listed.
@@ -153,7 +153,7 @@ impl Verify {
 }
 
 /// The run for cron: all servers or one.
-fn verify_due(app: &App, server: Option<&str>, repository: &Repository) -> Result<Answer> {
+fn verify_due(app: &App, server: Option<&str>, repository: &Reading) -> Result<Answer> {
     let names: Vec<String> = match server {
         Some(name) => vec![name.to_owned()],
         None => app

@@ -3,10 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
 use crate::cli::app::{App, Server};
-use crate::cli::commands::repository::Repository;
+use crate::cli::commands::repository::Reading;
 use crate::cli::report::{Fields, Value, field};
 use crate::error::{Error, Result};
 use crate::pg::limits::Limits;
@@ -56,7 +57,7 @@ pub(super) struct Wanted {
     #[arg(value_name = "[POSITION] DIRECTORY", num_args = 1..=2, required = true)]
     rest: Vec<String>,
     #[command(flatten)]
-    repository: Repository,
+    repository: Reading,
 }
 
 /// What that comes to.
@@ -146,7 +147,8 @@ impl Wanted {
             true => Vec::new(),
             false => replayed.limits.above(&limits(&chain)?),
         };
-        let wal_get = wal_get(app, &server)?;
+        let as_of = self.repository.moment().as_of();
+        let wal_get = wal_get(app, &server, as_of)?;
         let recovery = plan.route.recovery(&wal_get, primary_conninfo, raised)?;
         let reads = match recovery.restores_wal() {
             true => {
@@ -225,7 +227,7 @@ fn parse_position(words: &str) -> Result<Position> {
 }
 
 /// How the restored server gets at the archive of this one.
-fn wal_get(app: &App, server: &Server) -> Result<WalGet> {
+fn wal_get(app: &App, server: &Server, as_of: Option<Timestamp>) -> Result<WalGet> {
     let program = std::env::current_exe()
         .map_err(|error| Error::failed(format!("cannot find this program's own file: {error}")))?;
     let mut environment = Vec::new();
@@ -249,6 +251,7 @@ fn wal_get(app: &App, server: &Server) -> Result<WalGet> {
         configuration,
         environment,
         repository: server.configuration.storage.repository,
+        as_of,
         server: server.name().to_owned(),
     })
 }

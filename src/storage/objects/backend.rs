@@ -5,6 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use http::header::HeaderValue;
 use http::{Method, Request};
+use jiff::Timestamp;
 use object_store::aws::{
     AmazonS3, AmazonS3Builder, AmazonS3ConfigKey, AwsAuthorizer, AwsCredential, Checksum,
 };
@@ -15,6 +16,7 @@ use object_store::path::Path;
 use object_store::{Attribute, Attributes, MultipartId, RetryConfig};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 use crate::error::{Error, Result};
 
@@ -38,6 +40,33 @@ pub(super) struct Upload {
     pub(super) id: MultipartId,
 }
 
+/// What a name had once, or that it was removed.
+pub(super) struct Kept {
+    pub(super) name: String,
+    /// Names this version.
+    pub(super) id: String,
+    pub(super) size: u64,
+    /// When it was written, or removed.
+    pub(super) last_modified: Timestamp,
+    pub(super) is_removal: bool,
+    /// Whether nothing has come after it.
+    pub(super) is_latest: bool,
+}
+
+/// A page of versions.
+pub(super) struct Listing {
+    pub(super) versions: Vec<Kept>,
+    /// Where the next page begins.
+    pub(super) next: Option<Marker>,
+}
+
+/// What a page of versions begins behind.
+#[derive(Debug, Clone)]
+pub(super) struct Marker {
+    name: String,
+    id: String,
+}
+
 /// A store of one kind.
 #[async_trait]
 pub(super) trait Backend: Send + Sync {
@@ -55,6 +84,13 @@ pub(super) trait Backend: Send + Sync {
 
     /// Has the store copy an object.
     async fn copy(&self, from: &Path, to: &Path) -> object_store::Result<()>;
+
+    /// What the objects whose names begin so have ever been, as far as the store keeps it; a page of that.
+    async fn versions(
+        &self,
+        prefix: &str,
+        behind: Option<&Marker>,
+    ) -> object_store::Result<Listing>;
 
     /// The large objects that are not finished, of names that begin so.
     async fn uploads(&self, prefix: &str) -> object_store::Result<Vec<Upload>>;
@@ -155,6 +191,27 @@ impl S3 {
         self.client.execute(request).await.map_err(generic)
     }
 
+    /// A page of what the bucket has of a sort, of names that begin so, behind what the markers say.
+    async fn page<T: DeserializeOwned>(
+        &self,
+        sort: &str,
+        prefix: &str,
+        markers: &[(&str, &str)],
+    ) -> object_store::Result<T> {
+        let mut query = format!("{sort}=&prefix={}", utf8_percent_encode(prefix, &IN_QUERY));
+        for (name, value) in markers {
+            let value = utf8_percent_encode(value, &IN_QUERY);
+            query.push_str(&format!("&{name}={value}"));
+        }
+        let request = Request::builder()
+            .uri(format!("{}/?{query}", self.address))
+            .body(HttpRequestBody::empty())
+            .map_err(generic)?;
+        let answer = self.send(request).await?.into_body();
+        let answer = answer.bytes().await.map_err(generic)?;
+        quick_xml::de::from_reader(answer.as_ref()).map_err(generic)
+    }
+
     /// The headers of a copy.
     fn copy_headers(&self, from: &Path) -> Vec<(&'static str, String)> {
         let source = utf8_percent_encode(from.as_ref(), &IN_PATH);
@@ -215,6 +272,43 @@ struct ListedUpload {
     upload_id: String,
 }
 
+/// A page of `ListObjectVersions`.
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "PascalCase", default)]
+struct VersionsPage {
+    is_truncated: bool,
+    next_key_marker: String,
+    next_version_id_marker: String,
+    #[serde(rename = "Version")]
+    versions: Vec<ListedVersion>,
+    #[serde(rename = "DeleteMarker")]
+    removals: Vec<ListedVersion>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct ListedVersion {
+    key: String,
+    version_id: String,
+    is_latest: bool,
+    last_modified: String,
+    #[serde(default)]
+    size: u64,
+}
+
+impl ListedVersion {
+    fn kept(self, is_removal: bool) -> object_store::Result<Kept> {
+        Ok(Kept {
+            name: self.key,
+            id: self.version_id,
+            size: self.size,
+            last_modified: self.last_modified.parse().map_err(generic)?,
+            is_removal,
+            is_latest: self.is_latest,
+        })
+    }
+}
+
 #[async_trait]
 impl Backend for S3 {
     fn objects(&self) -> &dyn object_store::ObjectStore {
@@ -251,28 +345,39 @@ impl Backend for S3 {
         Ok(())
     }
 
+    async fn versions(
+        &self,
+        prefix: &str,
+        behind: Option<&Marker>,
+    ) -> object_store::Result<Listing> {
+        let markers = behind.map(|marker| {
+            [
+                ("key-marker", marker.name.as_str()),
+                ("version-id-marker", marker.id.as_str()),
+            ]
+        });
+        let markers = markers.as_ref().map_or(&[][..], |markers| &markers[..]);
+        let page: VersionsPage = self.page("versions", prefix, markers).await?;
+        let written = page.versions.into_iter().map(|version| version.kept(false));
+        let removed = page.removals.into_iter().map(|removal| removal.kept(true));
+        let versions = written.chain(removed).collect::<Result<_, _>>()?;
+        let next = page.is_truncated.then_some(Marker {
+            name: page.next_key_marker,
+            id: page.next_version_id_marker,
+        });
+        Ok(Listing { versions, next })
+    }
+
     async fn uploads(&self, prefix: &str) -> object_store::Result<Vec<Upload>> {
         let mut uploads = Vec::new();
         let mut page = UploadsPage::default();
         loop {
-            let mut query = format!("uploads=&prefix={}", utf8_percent_encode(prefix, &IN_QUERY));
             let markers = [
-                ("key-marker", &page.next_key_marker),
-                ("upload-id-marker", &page.next_upload_id_marker),
+                ("key-marker", page.next_key_marker.as_str()),
+                ("upload-id-marker", page.next_upload_id_marker.as_str()),
             ];
-            for (name, value) in markers {
-                if page.is_truncated {
-                    let value = utf8_percent_encode(value, &IN_QUERY);
-                    query.push_str(&format!("&{name}={value}"));
-                }
-            }
-            let request = Request::builder()
-                .uri(format!("{}/?{query}", self.address))
-                .body(HttpRequestBody::empty())
-                .map_err(generic)?;
-            let answer = self.send(request).await?.into_body();
-            let answer = answer.bytes().await.map_err(generic)?;
-            page = quick_xml::de::from_reader(answer.as_ref()).map_err(generic)?;
+            let markers = if page.is_truncated { &markers[..] } else { &[] };
+            page = self.page("uploads", prefix, markers).await?;
             for upload in std::mem::take(&mut page.uploads) {
                 uploads.push(Upload {
                     path: Path::parse(upload.key)?,

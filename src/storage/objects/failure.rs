@@ -22,6 +22,7 @@ pub(super) enum Action {
     Copy,
     Delete,
     List,
+    ListVersions,
     ListUploads,
     Abort,
 }
@@ -35,6 +36,7 @@ impl Action {
             Action::Copy => "copy",
             Action::Delete => "delete",
             Action::List => "list",
+            Action::ListVersions => "list the versions of",
             Action::ListUploads => "list the unfinished uploads of",
             Action::Abort => "abort the upload of",
         }
@@ -50,6 +52,7 @@ impl Action {
             Action::Copy => "s3:GetObject and s3:PutObject",
             Action::Delete => "s3:DeleteObject",
             Action::List => "s3:ListBucket",
+            Action::ListVersions => "s3:ListBucketVersions and s3:GetObjectVersion",
             Action::ListUploads => "s3:ListBucketMultipartUploads",
             Action::Abort => "s3:AbortMultipartUpload",
         }
@@ -57,7 +60,10 @@ impl Action {
 
     /// Whether that is a permission on the bucket, rather than on what is in it.
     fn is_of_bucket(self) -> bool {
-        matches!(self, Action::List | Action::ListUploads)
+        matches!(
+            self,
+            Action::List | Action::ListVersions | Action::ListUploads
+        )
     }
 }
 
@@ -154,6 +160,9 @@ impl Failure {
                     .hint("run the same command again")
                     .momentary()
             }
+            Failure::Refused(refusal) if refusal.is_of_retention() => server(refusal)
+                .hint("the store keeps it for as long as its bucket, or whoever locked it, has said")
+                .of_retention(),
             Failure::Refused(refusal) => {
                 let error = server(refusal);
                 let error = match advice(refusal, action, &settings.location) {

@@ -43,6 +43,7 @@ impl ObjectReader {
             range: range.map(GetRange::Bounded),
             ..GetOptions::default()
         };
+        let options = store.as_it_was(&path, options).await?;
         let objects = store.shared.backend.objects();
         let answer = store
             .attempt(Action::Read, key, || {
@@ -109,6 +110,7 @@ impl ObjectReader {
             if_match: Some(self.version.tag.clone()),
             ..GetOptions::default()
         };
+        let options = self.store.as_it_was(&self.path, options).await?;
         let objects = self.store.shared.backend.objects();
         match objects.get_opts(&self.path, options).await {
             Ok(answer) => Ok(answer.into_stream()),

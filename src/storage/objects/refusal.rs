@@ -54,13 +54,10 @@ impl Refusal {
 
     /// The refusal inside an answer whose status says that all is well.
     pub(super) fn hidden(status: StatusCode, body: &[u8]) -> Option<Refusal> {
-        let text = std::str::from_utf8(body).ok()?;
-        let start = text.trim_start().trim_start_matches("<?xml");
-        let root = start.split_once("?>").map_or(start, |(_, rest)| rest);
-        let found: Body = match root.trim_start() {
-            root if root.starts_with("<Error") => quick_xml::de::from_str(text).ok()?,
-            root if root.starts_with("<DeleteResult") => {
-                let deletion: Deletion = quick_xml::de::from_str(text).ok()?;
+        let found: Body = match root(body)? {
+            "Error" => quick_xml::de::from_reader(body).ok()?,
+            "DeleteResult" => {
+                let deletion: Deletion = quick_xml::de::from_reader(body).ok()?;
                 deletion.errors.into_iter().next()?
             }
             _ => return None,
@@ -112,10 +109,36 @@ impl Refusal {
             || self.code == "InvalidRequest" && self.message.contains("larger than")
     }
 
+    /// Whether the object must stay as it is for some time yet: it is locked, on hold, or its bucket keeps everything so long.
+    pub(super) fn is_of_retention(&self) -> bool {
+        const WORDS: [&str; 5] = [
+            "object lock",
+            "worm",
+            "retention",
+            "legal hold",
+            "immutable",
+        ];
+        let message = self.message.to_ascii_lowercase();
+        self.code == "ObjectLocked" || WORDS.iter().any(|word| message.contains(word))
+    }
+
     /// Whether nothing is left of the object where it was to be read.
     pub(super) fn is_of_range(&self) -> bool {
         self.status == StatusCode::RANGE_NOT_SATISFIABLE
     }
+}
+
+/// The name of the element that a text in XML consists of.
+pub(super) fn root(body: &[u8]) -> Option<&str> {
+    let text = std::str::from_utf8(body).ok()?;
+    let text = text.trim_start_matches(|first: char| first == '\u{feff}' || first.is_whitespace());
+    let root = match text.strip_prefix("<?xml") {
+        Some(start) => start.split_once("?>")?.1,
+        None => text,
+    };
+    let root = root.trim_start().strip_prefix('<')?;
+    let end = root.find(|end: char| end.is_whitespace() || "/>".contains(end))?;
+    Some(&root[..end])
 }
 
 impl fmt::Display for Refusal {
@@ -145,6 +168,36 @@ mod tests {
         assert_eq!(refusal.region.as_deref(), Some("eu-north-1"));
         let silent = Refusal::of(StatusCode::FORBIDDEN, &http::HeaderMap::new(), b"<html>");
         assert_eq!(silent.to_string(), "it answers 403 Forbidden");
+    }
+
+    #[test]
+    fn what_must_stay_is_told_from_what_one_may_not() {
+        for (code, message, is_of_retention) in [
+            ("AccessDenied", "Access Denied", false),
+            (
+                "AccessDenied",
+                "Access Denied because object protected by object lock.",
+                true,
+            ),
+            (
+                "InvalidRequest",
+                "Object is WORM protected and cannot be overwritten",
+                true,
+            ),
+            ("ObjectLocked", "", true),
+        ] {
+            let body = format!("<Error><Code>{code}</Code><Message>{message}</Message></Error>");
+            let refusal = Refusal::of(
+                StatusCode::FORBIDDEN,
+                &http::HeaderMap::new(),
+                body.as_bytes(),
+            );
+            assert_eq!(
+                refusal.is_of_retention(),
+                is_of_retention,
+                "{code} {message}"
+            );
+        }
     }
 
     #[test]

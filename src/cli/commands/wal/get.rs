@@ -3,7 +3,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::cli::app::App;
-use crate::cli::commands::repository::Repository;
+use crate::cli::commands::repository::Reading;
 use crate::cli::report::{Answer, Fields, field};
 use crate::error::{Error, Result};
 use crate::pg::wal_file::WalFileName;
@@ -34,7 +34,7 @@ pub(crate) struct Get {
     #[arg(long)]
     partial: bool,
     #[command(flatten)]
-    repository: Repository,
+    repository: Reading,
 }
 
 fn wal_file_name(name: &str) -> std::result::Result<WalFileName, String> {
@@ -57,7 +57,7 @@ impl Get {
     pub(crate) fn run(&self, app: &App) -> Result<Answer> {
         let storage = app.configuration.storage(&self.server)?;
         let storage = storage.at(self.repository.name())?;
-        let folder = app.folder(&storage)?;
+        let folder = self.repository.moment().of(app.folder(&storage)?)?;
         let archive = WalArchive::open(&folder, storage.keys())?.ok_or_else(|| {
             Error::failed(format!("there is no WAL archive in {}", folder.wal()))
                 .hint("is the disk mounted? pgkeep wal push and wal copy create the archive")

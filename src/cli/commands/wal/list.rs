@@ -1,7 +1,7 @@
 use clap::Args;
 
 use crate::cli::app::App;
-use crate::cli::commands::repository::Repository;
+use crate::cli::commands::repository::Reading;
 use crate::cli::commands::wal::gaps;
 use crate::cli::report::{Answer, Fields, Value, field};
 use crate::error::Result;
@@ -17,7 +17,7 @@ pub(crate) struct List {
     /// The server's name
     server: String,
     #[command(flatten)]
-    repository: Repository,
+    repository: Reading,
 }
 
 impl List {

@@ -5,6 +5,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
 use crate::cli::app::App;
+use crate::cli::commands::repository::Moment;
 use crate::cli::report::{Answer, Fields, Value, field};
 use crate::error::{Error, Result};
 use crate::pg::lsn::Timeline;
@@ -60,12 +61,14 @@ pub(crate) struct Show {
     /// Only what was destroyed, no transactions
     #[arg(long)]
     destroyed: bool,
+    #[command(flatten)]
+    moment: Moment,
 }
 
 impl Show {
     /// What was asked.
     pub(crate) fn request(&self) -> Fields {
-        let mut request = Vec::new();
+        let mut request = self.moment.request();
         let bound = |key, bound: &Option<String>| bound.as_ref().map(|it| field(key, it.as_str()));
         request.extend(bound("From", &self.from));
         request.push(field("Limit", self.limit.get() as u64));
@@ -84,7 +87,8 @@ impl Show {
     pub(crate) fn run(&self, app: &App) -> Result<Answer> {
         let now = Timestamp::now();
         let (from, to) = (bound("from", &self.from, now)?, bound("to", &self.to, now)?);
-        let server = app.server(&self.server)?;
+        let mut server = app.server(&self.server)?;
+        server.folder = self.moment.of(server.folder)?;
         let request = show::Request {
             folder: &server.folder,
             keys: &server.keys(),
