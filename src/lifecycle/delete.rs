@@ -78,6 +78,8 @@ pub fn run(
                 deleted.broken.push(child.identifier);
             }
             Err(error) => {
+                // Whoever has the lock by now may have removed what was read.
+                lock.check()?;
                 return Err(error.context(format_args!(
                     "backup {} cannot be made to stand without backup {identifier}",
                     child.identifier

@@ -399,7 +399,10 @@ impl BackupInfo {
 
     /// The same, where there is one.
     pub fn read_if_there(folder: &BackupFolder) -> Result<Option<BackupInfo>> {
-        Ok(BackupInfo::find(folder)?.map(|(info, _)| info))
+        match BackupInfo::find(folder) {
+            Err(error) if error.kind() == Kind::Absent => Ok(None),
+            found => Ok(found?.map(|(info, _)| info)),
+        }
     }
 
     fn find(folder: &BackupFolder) -> Result<Option<(BackupInfo, Option<Version>)>> {
@@ -411,10 +414,24 @@ impl BackupInfo {
         let Some((text, version)) = found else {
             return Ok(None);
         };
+        if is_tombstone(&text) {
+            return Err(Error::absent(format!(
+                "{place} says that there is no backup"
+            )));
+        }
         let info = parse(&text)
             .map_err(|why| unusable(Error::damage(format!("{place} is damaged: {why}"))))?;
         Ok(Some((info, version)))
     }
+}
+
+/// What a `backup.info` begins with that is none, to say that there is no backup, or none yet. What follows is another text each
+/// time, so that nothing which was to replace one of them replaces another one.
+pub(super) const TOMBSTONE: &str = "# no backup: ";
+
+/// Whether it says that there is no backup.
+pub(super) fn is_tombstone(content: &[u8]) -> bool {
+    content.starts_with(TOMBSTONE.as_bytes())
 }
 
 fn missing(folder: &BackupFolder) -> Error {

@@ -52,6 +52,10 @@ impl Catalogue {
         let mut backups: Vec<Backup> = finished
             .into_iter()
             .zip(infos)
+            .filter(|(_, info)| {
+                let error = info.as_ref().err();
+                error.is_none_or(|error| error.kind() != Kind::Absent)
+            })
             .map(|((identifier, folder), info)| {
                 let files_in = info.as_ref().ok().and_then(|info| info.files_in.as_deref());
                 Backup {

@@ -188,7 +188,8 @@ impl Finished {
         }
     }
 
-    /// Gives it a name, in place of what has that name; returns where it lies then.
+    /// Gives it a name, in place of what has that name; returns where it lies then. In a store, a request for an earlier file that
+    /// comes late puts nothing in the place of this one.
     pub fn replace(mut self, name: &str) -> Result<Place> {
         let name = self.stored_name(name);
         match &mut self.draft {
@@ -202,8 +203,15 @@ impl Finished {
             }
             Draft::Memory { folder, content } => {
                 let target = folder.join(&name);
-                target.replace(&content.bytes())?;
-                Ok(target)
+                let is_replaced = match target.version()? {
+                    None => target.create(&content.bytes())?,
+                    version => target.replace_version(&content.bytes(), version.as_ref())?,
+                };
+                match is_replaced {
+                    true => Ok(target),
+                    false => Err(Error::failed(format!("{target} was replaced meanwhile"))
+                        .hint("run the same command again")),
+                }
             }
         }
     }

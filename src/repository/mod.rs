@@ -29,9 +29,8 @@
 //!
 //! ```text
 //! SERVER/backup/IDENTIFIER/backup.info     written last: it makes the backup, and says by `Folder` where all else lies
-//! SERVER/backup/IDENTIFIER/NAME/           all else, from the beginning on
-//! SERVER/backup/IDENTIFIER.building        there as long as the backup is being made or replaced
-//! SERVER/backup/IDENTIFIER.deleting        there as long as it is being deleted
+//! SERVER/backup/IDENTIFIER/NAME.STAMP/     all else, from the beginning on
+//! SERVER/backup/IDENTIFIER.building.STAMP  there as long as the backup is being made, replaced or deleted
 //! SERVER/lock, info.lock, wal.lock         there as long as they are held, with their holder; who does not renew his loses it
 //! ```
 

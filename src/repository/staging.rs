@@ -100,7 +100,7 @@ impl Staging {
     pub fn part(&self, name: &str) -> Result<BackupFolder> {
         let place = match self.folder.place() {
             place @ Place::Local(_) => place.join(name),
-            Place::Object(..) => self.server.backup(self.identifier).stored(name),
+            Place::Object(..) => objects::part(&self.folder, &self.server, self.identifier, name),
         };
         place.create_new_folder()?;
         Ok(BackupFolder::new(place))
@@ -131,7 +131,7 @@ impl Staging {
                 let finished = objects::publish(&self.server, self.identifier, part);
                 self.is_over = true;
                 self.end(&finished);
-                finished
+                finished.map_err(|error| self.lock.check().err().unwrap_or(error))
             }
         }
     }
@@ -152,17 +152,21 @@ impl Staging {
                 let replaced = objects::replace(&self.server, self.identifier, &self.folder);
                 self.is_over = true;
                 self.end(&replaced);
-                replaced?;
+                replaced.map_err(|error| self.lock.check().err().unwrap_or(error))?;
             }
         }
         Ok(())
     }
 
-    /// Removes in a store what is not needed any more. Of what failed nobody knows whether it will be done yet.
+    /// Removes in a store what is not needed any more. Of what failed nobody knows whether it will be done yet. Whoever has lost the
+    /// lock leaves all to the one who has it.
     fn end<T>(&self, done: &Result<T>) {
+        if self.lock.check().is_err() {
+            return;
+        }
         let server = self.server.for_cleaning_up();
         match done {
-            Ok(_) => objects::clear(&server, self.identifier),
+            Ok(_) => objects::clear(&server, self.identifier, &self.folder),
             Err(_) => objects::abandon(&server, self.identifier),
         }
     }
@@ -215,7 +219,7 @@ pub fn remove_leftovers(
 ) -> Result<usize> {
     match server.backups() {
         Place::Local(backups) => folder::remove_leftovers(&backups, spared),
-        Place::Object(..) => objects::remove_leftovers(server),
+        Place::Object(..) => objects::remove_leftovers(server, spared),
     }
 }
 

@@ -94,7 +94,7 @@ pub fn run(
 ) -> Result<Transferred> {
     let Request { source, target, .. } = request;
     let catalogue = Catalogue::read(request.server, source.folder)?;
-    let wanted = wanted(request, &catalogue)?;
+    let (wanted, unusable) = wanted(request, &catalogue)?;
     let archive = WalArchive::open(source.folder, request.keys.clone())?;
     target.folder.create()?;
     let lock = ServerLock::take(target.folder)?;
@@ -122,7 +122,10 @@ pub fn run(
             Some((archive, own))
         }
     };
-    let mut transferred = Transferred::default();
+    let mut transferred = Transferred {
+        failed: unusable,
+        ..Transferred::default()
+    };
     work.copy_backups(&wanted, &there, &mut transferred)?;
     if let Some((archive, own)) = &archives {
         let copied = wal::copy(&work, archive, own)?;
@@ -133,8 +136,11 @@ pub fn run(
     Ok(transferred)
 }
 
-/// The backups to copy, each behind those that it needs.
-fn wanted<'a>(request: &Request<'_>, catalogue: &'a Catalogue) -> Result<Vec<Link<'a>>> {
+/// The backups to copy, each behind those that it needs; and those that are asked for, and cannot be used.
+fn wanted<'a>(
+    request: &Request<'_>,
+    catalogue: &'a Catalogue,
+) -> Result<(Vec<Link<'a>>, Vec<(Identifier, Error)>)> {
     match request.wanted {
         Wanted::One(selector) => {
             let backup = catalogue.select(selector)?;
@@ -143,21 +149,24 @@ fn wanted<'a>(request: &Request<'_>, catalogue: &'a Catalogue) -> Result<Vec<Lin
             links.reverse();
             let folder = &backup.folder;
             links.push(Link { folder, info });
-            Ok(links)
+            Ok((links, Vec::new()))
         }
         Wanted::All => {
-            let mut links = Vec::new();
+            let (mut links, mut unusable) = (Vec::new(), Vec::new());
             for backup in catalogue.backups() {
                 let folder = &backup.folder;
                 match catalogue.check(backup) {
                     Ok(info) => links.push(Link { folder, info }),
-                    Err(error) => log::warn!(
-                        "backup {} is not copied, as it is not valid: {error}",
-                        backup.identifier
-                    ),
+                    Err(error) => {
+                        let error = error.context(format_args!(
+                            "backup {} is not copied, as it is not valid",
+                            backup.identifier
+                        ));
+                        unusable.push((backup.identifier, error));
+                    }
                 }
             }
-            Ok(links)
+            Ok((links, unusable))
         }
     }
 }

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::process::Command;
+use std::io::Write;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
@@ -31,18 +32,32 @@ pub(crate) fn again(pgkeep: &Pgkeep, backup: &Backup, name: &str, parent: Option
         checks::quoted(&folder)
     ));
     let info = folder.join("backup.info");
-    let text = fs::read_to_string(&info).unwrap();
-    let mut content = text.rsplit_once("Checksum: ").unwrap().0.to_owned();
-    content = content.replace(&backup.identifier, name);
+    let mut text = fs::read_to_string(&info).unwrap();
+    text = text.replace(&backup.identifier, name);
     if let Some((old, new)) = parent {
-        content = content.replace(old, new);
+        text = text.replace(old, new);
     }
     // The old one is linked.
     fs::remove_file(&info).unwrap();
-    fs::write(&info, &content).unwrap();
-    let digest = account::run(Command::new("sha512sum").arg(&info));
-    fs::write(&info, format!("{content}Checksum: {}\n", &digest[..128])).unwrap();
+    fs::write(&info, sealed(&text)).unwrap();
     account::give(&info);
+}
+
+/// A changed `backup.info` with the checksum that it must have.
+pub(crate) fn sealed(info: &str) -> String {
+    let content = info.rsplit_once("Checksum: ").unwrap().0;
+    let mut command = Command::new("sha512sum");
+    let mut running = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut input = running.stdin.take().unwrap();
+    input.write_all(content.as_bytes()).unwrap();
+    drop(input);
+    let digest = running.wait_with_output().unwrap().stdout;
+    let digest = String::from_utf8(digest).unwrap();
+    format!("{content}Checksum: {}\n", &digest[..128])
 }
 
 /// Two months of backups: a full one every week, and one a day on it. Gives all names, the newest first.

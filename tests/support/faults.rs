@@ -22,6 +22,10 @@ pub enum Fault {
     Reset,
     /// The server does what it is asked, and its answer is lost.
     LostAnswer,
+    /// The connection is reset, and the server is asked when [`Faults::deliver`] is called.
+    Late,
+    /// It is answered 200 with this body, and the server sees nothing of it.
+    Body(&'static str),
     /// Of the answer's body so many bytes come, and then the connection ends.
     Cut(usize),
     /// The answer takes so long.
@@ -44,6 +48,8 @@ struct State {
     active: usize,
     peak: usize,
     last: BTreeMap<String, String>,
+    /// What is to arrive late.
+    late: Vec<Vec<u8>>,
 }
 
 struct Rule {
@@ -116,6 +122,22 @@ impl Faults {
             left: times,
             fault,
         });
+    }
+
+    /// Lets everything pass again.
+    pub fn clear(&self) {
+        self.state.lock().unwrap().rules.clear();
+    }
+
+    /// Has all arrive that is late, and tells how many requests there were.
+    pub fn deliver(&self) -> usize {
+        let late = std::mem::take(&mut self.state.lock().unwrap().late);
+        for request in &late {
+            let mut server = BufReader::new(connect().unwrap());
+            server.get_mut().write_all(request).unwrap();
+            Head::read(&mut server).unwrap().unwrap();
+        }
+        late.len()
     }
 
     /// How many requests are still to fail.
@@ -227,6 +249,11 @@ fn carry(client: Box<dyn Duplex>, raw: &TcpStream, state: &Mutex<State>) -> io::
             Some(Fault::Busy) => Some((503, "SlowDown")),
             Some(Fault::Refusal(status, code)) => Some((status, code)),
             Some(Fault::Reset) => return reset(raw),
+            Some(Fault::Late) => {
+                let late = [request.text, body].concat();
+                state.lock().unwrap().late.push(late);
+                return reset(raw);
+            }
             Some(Fault::Slow(delay)) => {
                 std::thread::sleep(delay);
                 None
@@ -234,12 +261,20 @@ fn carry(client: Box<dyn Duplex>, raw: &TcpStream, state: &Mutex<State>) -> io::
             _ => None,
         };
         let is_head = request.line.starts_with("HEAD ");
-        if let Some((status, code)) = refusal {
-            let message = "as the test wants it";
-            let text = format!("<Error><Code>{code}</Code><Message>{message}</Message></Error>");
+        let instead = match (&fault, refusal) {
+            (_, Some((status, code))) => {
+                let message = "as the test wants it";
+                let text =
+                    format!("<Error><Code>{code}</Code><Message>{message}</Message></Error>");
+                Some((status, text))
+            }
+            (Some(Fault::Body(text)), None) => Some((200, (*text).to_owned())),
+            _ => None,
+        };
+        if let Some((status, text)) = instead {
             let length = text.len();
             let text = if is_head { "" } else { &text };
-            let head = format!("HTTP/1.1 {status} Refused\r\nContent-Length: {length}\r\n\r\n");
+            let head = format!("HTTP/1.1 {status} Answer\r\nContent-Length: {length}\r\n\r\n");
             let answer = format!("{head}{text}");
             client.get_mut().write_all(answer.as_bytes())?;
             client.get_mut().flush()?;

@@ -1,6 +1,7 @@
 //! Requests to the store, each counted, and what comes back.
 
 use std::fmt;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -20,7 +21,7 @@ use object_store::client::{
 use rustls::ClientConfig;
 
 use super::dialing::Dialer;
-use super::refusal::Refusal;
+use super::refusal::{self, Refusal};
 
 /// How long a connection is kept for further requests.
 const IDLE: Duration = Duration::from_secs(30);
@@ -30,6 +31,14 @@ const ANSWER_BYTES: usize = 8 << 20;
 
 static PROGRAM: HeaderValue =
     HeaderValue::from_static(concat!("pgkeep/", env!("CARGO_PKG_VERSION")));
+
+/// What lists are called.
+const LISTS: [&str; 4] = [
+    "ListBucketResult",
+    "ListVersionsResult",
+    "ListMultipartUploadsResult",
+    "EnumerationResults",
+];
 
 /// How many requests of each sort were made, those that were made again counted again.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -94,14 +103,20 @@ impl Sort {
             Method::POST => Sort::Upload,
             Method::DELETE if has("uploadId") => Sort::Upload,
             Method::DELETE => Sort::Delete,
-            _ if has("list-type") || has("uploads") => Sort::List,
+            _ if has("list-type") || has("uploads") || has("versions") => Sort::List,
             _ => Sort::Get,
         }
     }
 
     /// Whether the answer may say in its body alone that nothing was done.
     fn may_hide_refusal(self) -> bool {
-        matches!(self, Sort::Copy | Sort::Upload | Sort::Delete)
+        matches!(self, Sort::Copy | Sort::Upload | Sort::Delete | Sort::List)
+    }
+
+    /// Whether a body that says of no refusal is what was asked for. What somebody on the way has put in its place reads as a
+    /// list of nothing.
+    fn is_answered_by(self, body: &[u8]) -> bool {
+        self != Sort::List || LISTS.contains(&refusal::root(body).unwrap_or_default())
     }
 }
 
@@ -229,6 +244,10 @@ impl HttpService for Requests {
             false => Some(Refusal::of(parts.status, &parts.headers, &body)),
         };
         match refusal {
+            None if !sort.is_answered_by(&body) => Err(HttpError::new(
+                HttpErrorKind::Interrupted,
+                io::Error::other("the answer is no list, and not of the store's own making"),
+            )),
             None => Ok(HttpResponse::from_parts(parts, body.into())),
             Some(refusal) => Err(HttpError::new(HttpErrorKind::Unknown, refusal)),
         }
