@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::LazyLock;
 
 use crate::error::{Error, Result};
 use crate::pg::incremental::HeaderReader;
@@ -17,20 +18,13 @@ use crate::storage::Place;
 type Block = [u8; PAGE_SIZE];
 
 /// What is kept from one rebuilt file to the next. One a worker.
+#[derive(Default)]
 pub(super) struct Rebuilder {
-    joined: Joined,
     /// Of each block of the file that has been written, its checksum: 1 MiB for a segment.
     checksums: Vec<Option<u32>>,
 }
 
 impl Rebuilder {
-    pub(super) fn new() -> Rebuilder {
-        Rebuilder {
-            joined: Joined::new(),
-            checksums: Vec::new(),
-        }
-    }
-
     /// Begins a file of so many bytes, whole blocks; all of them are zeros until others are taken.
     pub(super) fn begin<'a>(
         &'a mut self,
@@ -44,7 +38,6 @@ impl Rebuilder {
         self.checksums.clear();
         self.checksums.resize(size as usize / PAGE_SIZE, None);
         Ok(Rebuild {
-            joined: &self.joined,
             checksums: &mut self.checksums,
             target,
             path,
@@ -54,7 +47,6 @@ impl Rebuilder {
 
 /// A file that is being put together.
 pub(super) struct Rebuild<'a> {
-    joined: &'a Joined,
     checksums: &'a mut [Option<u32>],
     target: &'a File,
     path: &'a Path,
@@ -96,7 +88,7 @@ impl<'a> Rebuild<'a> {
             if checksum.is_none() {
                 zeros += PAGE_SIZE as u64;
             }
-            crc32c = self.joined.with(crc32c, checksum.unwrap_or(zero_block));
+            crc32c = JOINED.with(crc32c, checksum.unwrap_or(zero_block));
         }
         (Crc32c(crc32c), zeros)
     }
@@ -152,7 +144,7 @@ impl Source<'_, '_> {
         let mut run = Run::default();
         for (place, block) in blocks.iter().enumerate() {
             let checksum = crc32c::crc32c(block);
-            self.crc32c = self.rebuild.joined.with(self.crc32c, checksum);
+            self.crc32c = JOINED.with(self.crc32c, checksum);
             let number = self.next_number();
             let missing = number
                 .and_then(|number| self.rebuild.checksums.get_mut(number as usize))
@@ -226,6 +218,8 @@ struct Joined {
     shares: [[u32; 256]; 4],
 }
 
+static JOINED: LazyLock<Joined> = LazyLock::new(Joined::new);
+
 impl Joined {
     fn new() -> Joined {
         let bits: Vec<u32> = (0..32)
@@ -256,14 +250,13 @@ mod tests {
     proptest! {
         #[test]
         fn the_checksums_of_blocks_make_that_of_the_whole(seeds in prop::collection::vec(any::<u8>(), 0..6)) {
-            let joined = Joined::new();
             let blocks: Vec<Block> = seeds
                 .iter()
                 .map(|seed| std::array::from_fn(|index| (index as u8).wrapping_mul(*seed)))
                 .collect();
             let sum = blocks
                 .iter()
-                .fold(0, |before, block| joined.with(before, crc32c::crc32c(block)));
+                .fold(0, |before, block| JOINED.with(before, crc32c::crc32c(block)));
             prop_assert_eq!(sum, crc32c::crc32c(blocks.as_flattened()));
         }
     }

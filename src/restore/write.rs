@@ -93,7 +93,7 @@ pub(super) fn write_files(
             directory,
             progress,
             part: vec![0; PART_BYTES],
-            rebuilder: Rebuilder::new(),
+            rebuilder: Rebuilder::default(),
             written: Written::default(),
         })
         .collect();
