@@ -2,6 +2,8 @@
 
 pub mod archive;
 pub mod backup;
+#[cfg(test)]
+mod chance;
 pub mod check;
 pub mod cli;
 pub mod config;

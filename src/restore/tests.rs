@@ -703,7 +703,7 @@ fn what_was_cut_off_does_not_come_back() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(50))]
+    #![proptest_config(crate::chance::cases(20))]
 
     #[test]
     fn every_member_of_any_chain_is_restored_as_it_was(steps in steps()) {

@@ -317,6 +317,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::chance::cases(86))]
+
         #[test]
         fn frames_one_after_the_other_read_as_one(
             slices in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..5000), 1..5),

@@ -44,7 +44,7 @@ fn check(model: &Model, left: &[&Taken], ground: &Path) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(40))]
+    #![proptest_config(crate::chance::cases(14))]
 
     #[test]
     fn whatever_is_deleted_the_others_stay_as_they_were(

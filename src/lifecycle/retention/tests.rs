@@ -237,7 +237,7 @@ fn model(backups: &[Candidate], numbers: [u32; 4], now: Timestamp) -> BTreeSet<I
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(500))]
+    #![proptest_config(crate::chance::cases(170))]
 
     #[test]
     fn the_model_and_retention_agree(history in history(), numbers in numbers(), later in 0..400_u32) {

@@ -316,6 +316,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::chance::cases(86))]
+
         #[test]
         fn there_and_back(changed in changed()) {
             prop_assert_eq!(ChangedBlocks::parse(&changed.to_bytes()).unwrap(), changed);

@@ -60,7 +60,7 @@ fn sizes() -> impl Strategy<Value = usize> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(crate::chance::cases(24))]
 
     #[test]
     fn what_was_encrypted_comes_back(size in sizes(), cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..4)) {
