@@ -1,30 +1,28 @@
 //! Servers that listen, and certificates for them.
 
+use crate::support::ground::Ground;
+use crate::support::{account, initialized, installed};
 use pgkeep::config::{Configuration, Environment};
 use pgkeep::error::Result;
 use pgkeep::server::connect::Connector;
 use postgres::Client;
 use std::fs;
 use std::net::TcpListener;
-use std::os::unix::fs::{PermissionsExt, chown};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// A server for one test, in a folder that goes with it.
 pub struct Cluster {
-    pub folder: tempfile::TempDir,
-    pub binaries: PathBuf,
+    pub folder: Ground,
+    major: u32,
     pub port: u16,
 }
 
 impl Cluster {
     pub fn start(version: &str) -> Cluster {
-        let folder = tempfile::Builder::new()
-            .prefix("pgc")
-            .tempdir_in("/tmp")
-            .unwrap();
-        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let folder = Ground::new();
         // Free at this moment, and not taken again so soon.
         let port = TcpListener::bind("127.0.0.1:0")
             .unwrap()
@@ -32,38 +30,15 @@ impl Cluster {
             .unwrap()
             .port();
         let cluster = Cluster {
-            binaries: std::env::var_os("PGKEEP_TEST_POSTGRES")
-                .map_or_else(|| PathBuf::from("/opt/postgresql-test"), PathBuf::from)
-                .join(version)
-                .join("bin"),
             folder,
+            major: version.parse().unwrap(),
             port,
         };
         let home = cluster.folder.path();
-        if rustix::process::geteuid().is_root() {
-            let id = Command::new("id")
-                .args(["-u", "postgres"])
-                .output()
-                .unwrap();
-            let id: u32 = String::from_utf8(id.stdout)
-                .unwrap()
-                .trim()
-                .parse()
-                .unwrap();
-            chown(home, Some(id), None).unwrap();
-        }
-        cluster.run(
-            "initdb",
-            &[
-                "-N",
-                "-U",
-                "postgres",
-                "-A",
-                "trust",
-                "--no-locale",
-                "-E",
-                "UTF8",
-            ],
+        initialized::cluster(
+            cluster.major,
+            &["-k", "--wal-segsize=1"],
+            &home.join("data"),
         );
         cluster.append(
             "postgresql.conf",
@@ -94,19 +69,10 @@ impl Cluster {
         self.folder.path().join(name).display().to_string()
     }
 
-    /// A program of PostgreSQL as its user, who may not be root.
+    /// A program of PostgreSQL.
     pub fn command(&self, program: &str) -> Command {
-        let mut command = match rustix::process::geteuid().is_root() {
-            true => Command::new("runuser"),
-            false => Command::new("env"),
-        };
-        if rustix::process::geteuid().is_root() {
-            command.args(["-u", "postgres", "--"]);
-        }
-        command
-            .arg(self.binaries.join(program))
-            .args(["-D", &self.path("data")])
-            .current_dir("/");
+        let mut command = account::command(installed::binaries(self.major).join(program));
+        command.args(["-D", &self.path("data")]);
         command
     }
 
@@ -227,17 +193,28 @@ impl Certificates<'_> {
         self.serve("host");
     }
 
+    /// The kind of keys that all certificates of a server have: of RSA, the most common, which takes longer to
+    /// find, for the older ones.
+    fn key(&self) -> &'static str {
+        match self.0.major {
+            18 => "ec -pkeyopt ec_paramgen_curve:prime256v1",
+            _ => "rsa:2048",
+        }
+    }
+
     /// A root, NAME.crt and NAME.key.
     pub fn root(&self, name: &str) {
+        let key = self.key();
         self.openssl(&format!(
-            "req -x509 -newkey rsa:2048 -nodes -days 9 -subj /CN={name} -keyout {name}.key -out {name}.crt"
+            "req -x509 -newkey {key} -nodes -days 9 -subj /CN={name} -keyout {name}.key -out {name}.crt"
         ));
     }
 
     /// A certificate signed by a root; without extensions it is of X.509 version 1.
     pub fn signed(&self, root: &str, name: &str, subject: &str, extensions: Option<&str>) {
+        let key = self.key();
         self.openssl(&format!(
-            "req -new -newkey rsa:2048 -nodes -subj /CN={subject} -keyout {name}.key -out {name}.csr"
+            "req -new -newkey {key} -nodes -subj /CN={subject} -keyout {name}.key -out {name}.csr"
         ));
         let sign = format!(
             "x509 -req -in {name}.csr -CA {root}.crt -CAkey {root}.key -CAcreateserial -days 9 -out {name}.crt"
@@ -259,11 +236,7 @@ impl Certificates<'_> {
                 let to = data.join(format!("{to}.{suffix}"));
                 fs::copy(self.0.path(&format!("{from}.{suffix}")), &to).unwrap();
                 fs::set_permissions(&to, fs::Permissions::from_mode(0o600)).unwrap();
-                if rustix::process::geteuid().is_root() {
-                    use std::os::unix::fs::MetadataExt;
-                    let owner = fs::metadata(&data).unwrap();
-                    chown(&to, Some(owner.uid()), Some(owner.gid())).unwrap();
-                }
+                account::give(&to);
             }
         }
         self.0.sql("ALTER SYSTEM SET ssl = on");

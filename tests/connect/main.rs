@@ -2,11 +2,25 @@
 
 #![allow(
     clippy::unwrap_used,
+    clippy::expect_used,
     clippy::panic,
     unreachable_pub,
     missing_docs,
     reason = "a test that cannot go on should say where, and nothing here is a public interface"
 )]
+
+#[path = "../support"]
+#[allow(
+    dead_code,
+    unreachable_pub,
+    reason = "most of it serves the tests of whole backups"
+)]
+mod support {
+    pub mod account;
+    pub mod ground;
+    pub mod initialized;
+    pub mod installed;
+}
 
 mod cluster;
 mod replication;

@@ -342,16 +342,7 @@ fn base_backups_are_what_is_on_disk() {
         let cluster = Cluster::start(version);
         cluster.append("postgresql.conf", "autovacuum = off\n");
         cluster.reload();
-        let beside = cluster.folder.path().join("data/../beside");
-        fs::create_dir(&beside).unwrap();
-        let beside = beside.canonicalize().unwrap();
-        let owner = fs::metadata(cluster.folder.path().join("data")).unwrap();
-        std::os::unix::fs::chown(
-            &beside,
-            Some(std::os::unix::fs::MetadataExt::uid(&owner)),
-            None,
-        )
-        .unwrap();
+        let beside = cluster.folder.folder("beside");
         cluster
             .local(&[])
             .unwrap()
@@ -361,7 +352,7 @@ fn base_backups_are_what_is_on_disk() {
             )
             .unwrap();
         cluster.sql(
-            "CREATE TABLE public.here AS SELECT i, md5(i::text) FROM generate_series(1, 50000) i;
+            "CREATE TABLE public.here AS SELECT i, md5(i::text) FROM generate_series(1, 10000) i;
              CREATE TABLE public.there TABLESPACE beside AS SELECT * FROM public.here",
         );
         let oid: u32 = asked(
@@ -372,7 +363,6 @@ fn base_backups_are_what_is_on_disk() {
         .unwrap();
         let level = None;
         let compressions = [
-            ServerCompression::None,
             ServerCompression::Gzip { level: Some(1) },
             ServerCompression::Lz4 { level },
             ServerCompression::Zstd {
@@ -384,7 +374,14 @@ fn base_backups_are_what_is_on_disk() {
                 workers: Some(2),
             },
         ];
-        for compression in compressions {
+        // All of them have been in all of these versions: each of the older shows one.
+        let compressions = match version {
+            "15" => &compressions[..1],
+            "16" => &compressions[1..2],
+            "17" => &compressions[2..3],
+            _ => &compressions[..],
+        };
+        for compression in [&[ServerCompression::None][..], compressions].concat() {
             let backup = begin(local(&cluster), compression);
             let [tablespace] = backup.tablespaces() else {
                 panic!("{:?}", backup.tablespaces());

@@ -5,34 +5,27 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use pgkeep::pg::version::Major;
-use tempfile::TempDir;
 
-/// The folder of temporary files, unless the path of a socket in it would be too long.
-fn short_folder() -> PathBuf {
-    let folder = std::env::temp_dir();
-    if folder.as_os_str().len() <= 60 {
-        folder
-    } else {
-        PathBuf::from("/tmp")
-    }
-}
+use crate::support::ground::Ground;
+use crate::support::{account, initialized, installed};
 
 /// A cluster in a directory of its own, `data` below it, reached through a
 /// socket there. Dropped, its server is stopped and its directory removed.
 pub(crate) struct Cluster {
     pub(crate) major: Major,
-    root: TempDir,
+    root: Ground,
 }
 
 impl Cluster {
-    /// A new cluster with data checksums, not yet running.
-    pub(crate) fn init(major: Major, options: &[&str]) -> Cluster {
+    /// A new cluster with data checksums and the smallest WAL segments, not yet running.
+    pub(crate) fn init(major: Major) -> Cluster {
+        Cluster::with_segments(major, "--wal-segsize=1")
+    }
+
+    /// The same with WAL segments of the size that an option says.
+    pub(crate) fn with_segments(major: Major, option: &str) -> Cluster {
         let cluster = Cluster::empty(major);
-        let data = cluster.data();
-        let mut arguments = vec!["-D", text(&data), "-U", "postgres", "-A", "trust"];
-        arguments.extend(["-k", "-N", "--no-locale", "-E", "UTF8"]);
-        arguments.extend(options);
-        cluster.run("initdb", &arguments);
+        initialized::cluster(major.number(), &["-k", option], &cluster.data());
         cluster.configure("autovacuum = off\nfsync = off\nlisten_addresses = ''\n");
         cluster
     }
@@ -49,17 +42,7 @@ impl Cluster {
     }
 
     fn empty(major: Major) -> Cluster {
-        let root = tempfile::Builder::new()
-            .prefix("pg")
-            .tempdir_in(short_folder())
-            .unwrap();
-        if is_root() {
-            let owner = Command::new("chown")
-                .arg("postgres")
-                .arg(root.path())
-                .status();
-            assert!(owner.unwrap().success());
-        }
+        let root = Ground::new();
         Cluster { major, root }
     }
 
@@ -69,9 +52,7 @@ impl Cluster {
 
     /// A directory beside the data directory.
     pub(crate) fn directory(&self, name: &str) -> PathBuf {
-        let path = self.root.path().join(name);
-        self.as_owner("mkdir").arg(&path).status().unwrap();
-        path
+        self.root.folder(name)
     }
 
     pub(crate) fn configure(&self, lines: &str) {
@@ -139,26 +120,9 @@ impl Cluster {
     }
 
     fn tool(&self, tool: &str, arguments: &[&str]) -> Command {
-        let prefix = std::env::var("PGKEEP_TEST_POSTGRES");
-        let prefix = prefix.unwrap_or_else(|_| "/opt/postgresql-test".to_owned());
-        let mut command = self.as_owner(&format!("{prefix}/{}/bin/{tool}", self.major));
+        let binaries = installed::binaries(self.major.number());
+        let mut command = account::command(binaries.join(tool));
         command.args(arguments);
-        command
-    }
-
-    /// PostgreSQL refuses to run as root.
-    fn as_owner(&self, program: &str) -> Command {
-        let mut command = if is_root() {
-            let mut command = Command::new("runuser");
-            command.args(["-u", "postgres", "--", program]);
-            command
-        } else {
-            Command::new(program)
-        };
-        command
-            .current_dir(self.root.path())
-            .env("LC_ALL", "C")
-            .env("TZ", "UTC");
         command
     }
 }
@@ -174,8 +138,4 @@ impl Drop for Cluster {
 
 pub(crate) fn text(path: &Path) -> &str {
     path.to_str().unwrap()
-}
-
-fn is_root() -> bool {
-    rustix::process::geteuid().is_root()
 }

@@ -13,7 +13,7 @@ crate::for_every_major!(
 );
 
 fn says_what_pg_controldata_says(major: Major) {
-    let cluster = Cluster::init(major, &["--wal-segsize=4"]);
+    let cluster = Cluster::init(major);
     assert_eq!(compare(&cluster), "shut down");
     cluster
         .configure("wal_level = logical\nfull_page_writes = off\nmax_prepared_transactions = 9\n");
@@ -45,7 +45,7 @@ fn says_what_pg_controldata_says(major: Major) {
 }
 
 fn a_start_without_label_can_be_forbidden(major: Major) {
-    let cluster = Cluster::init(major, &[]);
+    let cluster = Cluster::init(major);
     assert!(cluster.start());
     let backup = cluster.base_backup(&[]);
     cluster.stop("fast");

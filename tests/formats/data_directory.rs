@@ -26,7 +26,7 @@ crate::for_every_major!(
 const LAST: Lsn = Lsn(u64::MAX);
 
 fn keeps_what_pg_basebackup_keeps(major: Major) {
-    let cluster = Cluster::init(major, &[]);
+    let cluster = Cluster::init(major);
     let space = cluster.directory("space");
     let mapped = cluster.directory("mapped");
     assert!(cluster.start());
@@ -105,7 +105,7 @@ fn keeps_what_pg_basebackup_keeps(major: Major) {
 }
 
 fn sums_pages_as_the_server_does(major: Major) {
-    let cluster = Cluster::init(major, &[]);
+    let cluster = Cluster::init(major);
     assert!(cluster.start());
     cluster.sql(&[
         "create table t as select i, md5(i::text) from generate_series(1, 20000) i",
@@ -159,7 +159,7 @@ fn sums_pages_as_the_server_does(major: Major) {
 }
 
 fn reads_label_and_map_of_the_low_level_api(major: Major) {
-    let cluster = Cluster::init(major, &[]);
+    let cluster = Cluster::init(major);
     let space = cluster.directory("a \\ space");
     assert!(cluster.start());
     let location = text(&space);

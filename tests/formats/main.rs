@@ -2,7 +2,20 @@
 //! release and their tools. PGKEEP_TEST_POSTGRES names the directory that
 //! holds 14/bin to 18/bin.
 
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[path = "../support"]
+#[allow(
+    dead_code,
+    unreachable_pub,
+    reason = "most of it serves the tests of whole backups"
+)]
+mod support {
+    pub mod account;
+    pub mod ground;
+    pub mod initialized;
+    pub mod installed;
+}
 
 mod cluster;
 mod control;

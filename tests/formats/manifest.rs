@@ -18,7 +18,7 @@ crate::for_every_major!(
 );
 
 fn pg_verifybackup_accepts_a_written_manifest(major: Major) {
-    let cluster = Cluster::init(major, &[]);
+    let cluster = Cluster::init(major);
     assert!(cluster.start());
     fs::write(
         cluster.data().join("a \"quoted\" \\ file\twith \u{1} é"),
@@ -74,7 +74,7 @@ fn pg_verifybackup_accepts_a_written_manifest(major: Major) {
 }
 
 fn reads_every_manifest_of_pg_basebackup(major: Major) {
-    let cluster = Cluster::init(major, &[]);
+    let cluster = Cluster::init(major);
     assert!(cluster.start());
     for (algorithm, kind) in [
         ("NONE", None),

@@ -16,8 +16,13 @@ use crate::cluster::{Cluster, text};
 crate::for_every_major!(checks_segments, follows_a_promotion);
 
 fn checks_segments(major: Major) {
-    for (option, bytes) in [("--wal-segsize=1", 1 << 20), ("--wal-segsize=16", 16 << 20)] {
-        let cluster = Cluster::init(major, &[option]);
+    let mut sizes = vec![("--wal-segsize=1", 1 << 20)];
+    // Of segments longer or shorter, no version has a rule of its own.
+    if major == Major::V18 {
+        sizes.push(("--wal-segsize=16", 16 << 20));
+    }
+    for (option, bytes) in sizes {
+        let cluster = Cluster::with_segments(major, option);
         assert!(cluster.start());
         let statement = "create table t as select i, md5(i::text) from generate_series(1, 30000) i";
         cluster.sql(&[statement, "select pg_switch_wal()"]);
@@ -107,7 +112,7 @@ fn finds_damage(cluster: &Cluster, name: SegmentName, size: SegmentSize) {
 }
 
 fn follows_a_promotion(major: Major) {
-    let primary = Cluster::init(major, &["--wal-segsize=1"]);
+    let primary = Cluster::init(major);
     primary.configure("wal_keep_size = '1GB'\n");
     assert!(primary.start());
     let standby = primary.base_backup(&["-R"]);

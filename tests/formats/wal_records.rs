@@ -103,7 +103,7 @@ const WORKLOAD: &[&str] = &[
 ];
 
 fn reads_the_records_that_pg_waldump_reads(major: Major) {
-    let cluster = Cluster::init(major, &["--wal-segsize=1"]);
+    let cluster = Cluster::init(major);
     cluster.configure(
         "wal_level = logical\ntrack_commit_timestamp = on\nmax_prepared_transactions = 5\n\
          wal_keep_size = '4GB'\nmax_replication_slots = 5\n",
@@ -194,7 +194,7 @@ fn survives_damage(wal: &Wal, records: &[Line]) {
 }
 
 fn passes_over_a_record_that_a_crash_cut_off(major: Major) {
-    let cluster = Cluster::init(major, &["--wal-segsize=1"]);
+    let cluster = Cluster::init(major);
     cluster.configure("wal_keep_size = '1GB'\n");
     assert!(cluster.start());
     cluster.sql(&[

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 use std::fs;
+use std::path::Path;
 
 use pgkeep::pg::changed_blocks::{ChangedBlocks, RelationFork, SummaryName};
 use pgkeep::pg::relation::Fork;
@@ -20,7 +21,7 @@ fn reads_and_writes_the_summaries_of_18() {
 }
 
 fn reads_and_writes_summaries(major: Major) {
-    let cluster = Cluster::init(major, &[]);
+    let cluster = Cluster::init(major);
     cluster.configure("summarize_wal = on\n");
     assert!(cluster.start());
     cluster.sql(&[
@@ -87,11 +88,11 @@ fn reads_and_writes_summaries(major: Major) {
             .sum::<u64>();
     }
     assert!(blocks > 5000, "{blocks}");
-    reads_what_no_server_wrote(&cluster);
+    reads_what_no_server_wrote(&cluster, &ours);
 }
 
 /// Blocks and limits that a small cluster never comes to.
-fn reads_what_no_server_wrote(cluster: &Cluster) {
+fn reads_what_no_server_wrote(cluster: &Cluster, folder: &Path) {
     let fork = |number| RelationFork {
         tablespace: 1663,
         database: 5,
@@ -106,9 +107,7 @@ fn reads_what_no_server_wrote(cluster: &Cluster) {
     }
     changed.set_limit(fork(0), 145_000);
     changed.set_limit(fork(3), 4_294_967_294);
-    let ours = cluster
-        .directory("ours")
-        .join("0000000100000000010000280000000002000028.summary");
+    let ours = folder.join("0000000100000000010000280000000002000028.summary");
     fs::write(&ours, changed.to_bytes()).unwrap();
     let listed = listed(cluster, text(&ours));
     let expected = changed

@@ -14,7 +14,7 @@ use pgkeep::stored::master_key::Keyring;
 use crate::support::archive::{archiving, small_segments, switch, wait_until_archived};
 use crate::support::cluster::Postmaster;
 use crate::support::pgkeep::SERVER;
-use crate::support::{Cluster, Pgkeep, account, template, wait_until};
+use crate::support::{Cluster, Pgkeep, account, installed, wait_until};
 
 const WAL_PAGE: u64 = 8192;
 
@@ -194,7 +194,7 @@ fn pg_walsummary_reads_a_map_that_is_stored_plain() {
     let stored = maps(&pgkeep).list().unwrap();
     assert!(stored.len() > 3);
     for map in stored {
-        let mut tool = account::command(template::binaries(17).join("pg_walsummary"));
+        let mut tool = account::command(installed::binaries(17).join("pg_walsummary"));
         let said = account::run(tool.arg("--individual").arg(file_of(&map)));
         let blocks = said.lines().filter(|line| line.contains(" block ")).count();
         let read = read(&cluster, &map, &Keyring::new(None));

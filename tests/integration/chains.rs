@@ -10,7 +10,7 @@ use crate::support::account::{self, run};
 use crate::support::checks::{self, Before};
 use crate::support::cluster::Options;
 use crate::support::pgkeep::{Backup, SERVER};
-use crate::support::{Cluster, Load, Pgkeep, template};
+use crate::support::{Cluster, Load, Pgkeep, installed};
 
 /// Slow enough that relations change while they are being copied.
 const MAX_RATE: &str = "32MB";
@@ -105,7 +105,7 @@ fn pg_combinebackup_makes_the_same(major: u32) {
     }
     for end in 2..=chain.len() {
         let combined = pgkeep.ground().path().join(format!("combined-{end}"));
-        let mut combine = account::command(template::binaries(major).join("pg_combinebackup"));
+        let mut combine = account::command(installed::binaries(major).join("pg_combinebackup"));
         combine.args(chain[..end].iter().map(|member| member.folder.join("data")));
         run(combine.arg("-o").arg(&combined));
         let restored = pgkeep.restore(&chain[end - 1].identifier);

@@ -7,12 +7,12 @@ use crate::support::account::{self, run};
 use crate::support::cluster::Postmaster;
 use crate::support::ground::Ground;
 use crate::support::pgkeep::SERVER;
-use crate::support::{Cluster, Pgkeep, checks, template};
+use crate::support::{Cluster, Pgkeep, checks, installed};
 
 /// A running cluster in an encoding.
 fn cluster(major: u32, encoding: &str, ground: &Ground) -> Cluster {
     let data = ground.path().join("data");
-    run(account::command(template::binaries(major).join("initdb"))
+    run(account::command(installed::binaries(major).join("initdb"))
         .args(["-N", "-U", "postgres", "-A", "trust", "--no-locale", "-E"])
         .args([encoding, "-D"])
         .arg(&data));

@@ -10,7 +10,7 @@ use rustix::process::Signal;
 
 use crate::support::checks;
 use crate::support::pgkeep::{Backup, SERVER, binary};
-use crate::support::{Cluster, Pgkeep, account, template, wait_until};
+use crate::support::{Cluster, Pgkeep, account, installed, wait_until};
 
 /// Changes one byte in the middle of a backup's largest stored relation; changes it back when called again.
 fn flip_a_byte(backup: &Backup) -> PathBuf {
@@ -284,14 +284,14 @@ fn a_drill_needs_the_right_server_and_leaves_nothing_when_interrupted() {
     let pgkeep = Pgkeep::of(&cluster);
     pgkeep.backup();
     let target = pgkeep.ground().folder("drill");
-    let other = template::binaries(16);
+    let other = installed::binaries(16);
     let error = drill(&pgkeep, &target, &["--bin-dir", other.to_str().unwrap()]).failed(2);
     assert!(error.contains("PostgreSQL 17"), "{error}");
     drill(&pgkeep, &target, &["--bin-dir", "/nonexistent"]).failed(2);
     pgkeep
         .run(&["verify", SERVER, "newest", "--start"])
         .failed(2);
-    let own = template::binaries(17);
+    let own = installed::binaries(17);
     drill(&pgkeep, &target, &["--bin-dir", own.to_str().unwrap()]).succeeded();
 
     for pause in [0, 60, 400] {

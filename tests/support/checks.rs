@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use super::account::{self, run};
 use super::cluster::{Cluster, Postmaster};
 use super::ground::Ground;
-use super::template;
+use super::installed;
 
 /// What a cluster held before a backup, to hold a restored one against.
 pub struct Before {
@@ -92,7 +92,7 @@ pub fn pg_amcheck(cluster: &Cluster) {
 
 /// PostgreSQL's own check of a backup, its WAL included.
 pub fn pg_verifybackup(major: u32, folder: &Path) {
-    run(account::command(template::binaries(major).join("pg_verifybackup")).arg(folder));
+    run(account::command(installed::binaries(major).join("pg_verifybackup")).arg(folder));
 }
 
 /// `sha512sum --check backup.sha512` in the backup's folder, which must name

@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::account::{self, run};
 use super::ground::Ground;
-use super::template;
+use super::{installed, template};
 
 /// What kind of cluster to make.
 pub struct Options {
@@ -174,7 +174,7 @@ impl Cluster {
     /// Starts the server; its log if it ends instead of taking connections.
     pub fn try_start(&mut self) -> Result<(), String> {
         let log = File::create(self.log_file()).unwrap();
-        let mut postgres = account::command(template::binaries(self.major).join("postgres"));
+        let mut postgres = account::command(installed::binaries(self.major).join("postgres"));
         postgres.arg("-D").arg(&self.data);
         postgres.args(["-c", "listen_addresses=", "-c", "port=5432", "-c"]);
         postgres.arg(format!(
@@ -300,7 +300,7 @@ impl Cluster {
 
     /// A program of this PostgreSQL version that connects to this server.
     pub fn tool(&self, name: &str) -> Command {
-        let mut command = account::command(template::binaries(self.major).join(name));
+        let mut command = account::command(installed::binaries(self.major).join(name));
         command
             .env("PGHOST", self.socket())
             .env("PGPORT", "5432")

@@ -4,7 +4,7 @@
 //! be 107 bytes long at most. Each is named after the process that made it, so
 //! that the next run finds what a killed one left, servers included.
 
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -96,6 +96,30 @@ pub fn root() -> &'static Path {
         clear_leftovers(&root);
         root
     })
+}
+
+/// A folder below the root for the account, which is kept for all tests: `make` fills it where nobody has yet, and is
+/// given a path in it that does not exist. Gives that path.
+pub fn made_once(name: &str, make: impl FnOnce(&Path)) -> PathBuf {
+    let folder = root().join(name);
+    let lock = File::create(folder.with_extension("lock")).unwrap();
+    lock.lock().unwrap();
+    let made = folder.join("data");
+    let finished = folder.join("finished");
+    if !finished.exists() {
+        let _ = fs::remove_dir_all(&folder);
+        fs::create_dir(&folder).unwrap();
+        account::give(&folder);
+        make(&made);
+        fs::write(finished, "").unwrap();
+    }
+    made
+}
+
+/// Copies a folder with all that is in it, to a path that does not exist.
+pub fn copy(from: &Path, to: &Path) {
+    let mut copy = account::command("cp");
+    account::run(copy.args(["-a", "--reflink=auto"]).arg(from).arg(to));
 }
 
 fn make(path: &Path) {

@@ -10,6 +10,7 @@ pub mod checks;
 pub mod cluster;
 pub mod faults;
 pub mod ground;
+pub mod installed;
 pub mod link;
 pub mod load;
 pub mod pgkeep;

@@ -1,12 +1,12 @@
 //! A filled cluster of each version and kind, made once and then copied.
 
-use std::fs::{self, File};
-use std::os::unix::fs::MetadataExt;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::account::{self, run};
 use super::cluster::{Cluster, Options, Postmaster};
 use super::ground;
+use super::installed;
 
 /// Settings of every test cluster. Without fsync, because a test may kill
 /// processes but never the machine.
@@ -39,53 +39,25 @@ create unlogged table scratch as select i, md5(i::text) from generate_series(1, 
 create index on scratch (i);
 ";
 
-/// The folder bin of an installed version.
-pub fn binaries(major: u32) -> PathBuf {
-    let root = std::env::var_os("PGKEEP_TEST_POSTGRES")
-        .map_or_else(|| PathBuf::from("/opt/postgresql-test"), PathBuf::from);
-    let binaries = root.join(major.to_string()).join("bin");
-    assert!(
-        binaries.join("initdb").exists(),
-        "PostgreSQL {major} is not in {}: run tests/install-postgres",
-        binaries.display()
-    );
-    binaries
-}
-
 /// Copies the template of that kind of cluster to `data`.
 pub fn copy(major: u32, options: &Options, data: &Path) {
-    let mut copy = account::command("cp");
-    copy.args(["-a", "--reflink=auto"]);
-    run(copy.arg(template(major, options)).arg(data));
+    ground::copy(&template(major, options), data);
 }
 
 /// The template's data directory, made by whoever comes first.
 fn template(major: u32, options: &Options) -> PathBuf {
-    let initdb = fs::metadata(binaries(major).join("initdb")).unwrap();
     // One from before these lines were changed is not what the tests expect.
     let recipe = crc32c::crc32c(include_bytes!("template.rs"));
     let name = format!(
         "template-{major}-{}-{}-{recipe:x}",
         options.kind(),
-        initdb.mtime()
+        installed::since(major)
     );
-    let folder = ground::root().join(name);
-    let lock = File::create(folder.with_extension("lock")).unwrap();
-    lock.lock().unwrap();
-    let data = folder.join("data");
-    let finished = folder.join("finished");
-    if !finished.exists() {
-        let _ = fs::remove_dir_all(&folder);
-        fs::create_dir(&folder).unwrap();
-        account::give(&folder);
-        make(major, options, &data);
-        fs::write(finished, "").unwrap();
-    }
-    data
+    ground::made_once(&name, |data| make(major, options, data))
 }
 
 fn make(major: u32, options: &Options, data: &Path) {
-    let mut initdb = account::command(binaries(major).join("initdb"));
+    let mut initdb = account::command(installed::binaries(major).join("initdb"));
     initdb.arg("-D").arg(data);
     initdb.args([
         "-N",
