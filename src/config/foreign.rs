@@ -42,7 +42,6 @@ const MAIN: &[&str] = &[
     "gcs_base_dir",
     "gcs_bucket",
     "gcs_credentials_file",
-    "gcs_endpoint",
     "gcs_port",
     "gcs_use_tls",
     "host",

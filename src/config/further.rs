@@ -127,7 +127,7 @@ impl Reader<'_> {
             key if self.store(&mut further.store, key, setting)? => {}
             _ => {
                 return Err(self.wrong(setting, "is not a key of this section").hint(format!(
-                    "the keys of {name} are {name}_base_dir, {name}_retention, and those that begin with s3_, as {name}_s3_endpoint"
+                    "the keys of {name} are {name}_base_dir, {name}_retention, and those that begin with s3_, azure_ or gcs_, as {name}_s3_endpoint"
                 )));
             }
         }
@@ -182,6 +182,14 @@ impl FurtherPlaces {
         bases
             .filter_map(|(name, further)| Some((*name, base(further)?)))
             .collect()
+    }
+
+    /// What is said of each place that is in a store: what matters to such a store, and what does only to others.
+    pub(super) fn of_kind(&self) -> impl Iterator<Item = (Vec<Entry>, Vec<Entry>)> {
+        self.0.iter().filter_map(|(name, further)| {
+            let scheme = value_of(&further.base_dir)?.scheme()?;
+            Some(further.store.of_kind(scheme, &prefix(*name)))
+        })
     }
 
     /// How long backups are kept in those that say so.

@@ -68,6 +68,8 @@ pub struct Configuration {
     servers: Vec<(ServerName, settings::Server)>,
     ignored: Vec<Ignored>,
     passed_over: Vec<Error>,
+    /// Keys that are about another kind of store than backups lie in.
+    of_other_stores: Vec<Entry>,
     environment: Environment,
 }
 
@@ -129,6 +131,7 @@ impl Configuration {
             servers: Vec::new(),
             ignored: Vec::new(),
             passed_over: Vec::new(),
+            of_other_stores: Vec::new(),
             environment: environment.clone(),
         })
     }
@@ -177,16 +180,18 @@ impl Configuration {
             };
             servers.push((name, server));
         }
-        let configuration = Configuration {
+        let mut configuration = Configuration {
             path: Some(path.to_owned()),
             main: main.unwrap_or_default(),
             servers,
             ignored: reader.ignored,
             passed_over: reader.passed_over,
+            of_other_stores: Vec::new(),
             environment: environment.clone(),
         };
         if matches!(scope, Scope::All) {
             configuration.check_sections()?;
+            configuration.of_other_stores = configuration.keys_of_other_stores();
         }
         Ok(configuration)
     }
@@ -292,11 +297,40 @@ impl Configuration {
         &self.ignored
     }
 
+    /// The keys that are about another kind of store than backups lie in, each once.
+    fn keys_of_other_stores(&self) -> Vec<Entry> {
+        let sections = self.servers.iter().map(|(_, server)| server.common.clone());
+        let mut sections: Vec<Common> = sections.collect();
+        if sections.is_empty() {
+            sections.push(Common::default());
+        }
+        let (mut used, mut unused) = (Vec::new(), Vec::new());
+        for own in sections {
+            let (ours, others) = server::of_kind(&self.main, own);
+            used.extend(ours);
+            unused.extend(others);
+        }
+        let is_same = |one: &Entry, other: &Entry| {
+            one.key == other.key && one.origin.to_string() == other.origin.to_string()
+        };
+        let mut told: Vec<Entry> = Vec::new();
+        for entry in unused {
+            let mut known = used.iter().chain(&told);
+            if !known.any(|known| is_same(known, &entry)) {
+                told.push(entry);
+            }
+        }
+        told
+    }
+
     /// Names the keys without effect in the log, each once, and what was passed over: to be called when
     /// the log is set up, which takes the configuration.
     pub fn log_ignored(&self) {
         for wrong in &self.passed_over {
             log::warn!("{}: going on without it", wrong.message());
+        }
+        for Entry { key, origin, .. } in &self.of_other_stores {
+            log::warn!("{origin}: {key} has no effect: base_dir is in a store of another kind");
         }
         for Ignored {
             key,

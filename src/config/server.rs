@@ -310,6 +310,23 @@ pub(super) fn check(main: &Common, own: Common) -> Result<()> {
     retention(&common).map(|_| ())
 }
 
+/// What a section and the main one say of stores: what matters to one that backups lie in, and what does not.
+pub(super) fn of_kind(main: &Common, own: Common) -> (Vec<Entry>, Vec<Entry>) {
+    let common = overridden(main, own);
+    let scheme = common
+        .base_dir
+        .as_ref()
+        .and_then(|place| place.value.scheme());
+    let of_main = scheme.map(|scheme| common.store.of_kind(scheme, ""));
+    let places = of_main.into_iter().chain(common.further.of_kind());
+    let (mut used, mut unused) = (Vec::new(), Vec::new());
+    for (ours, others) in places {
+        used.extend(ours);
+        unused.extend(others);
+    }
+    (used, unused)
+}
+
 /// How long backups are kept; a default where nothing says so.
 fn retention(common: &Common) -> Result<Retention> {
     let given = retention::checked(common.retention.as_ref(), "retention")?;

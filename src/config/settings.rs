@@ -7,11 +7,11 @@ use super::ini::{Section, Setting};
 use super::origin::{Origin, Sourced};
 use super::retention;
 use super::source::Source;
-use super::store::Store;
+use super::store::{STORE_KEYS, Store};
 use super::{duration, endpoint, suggestion};
 use crate::error::{Error, Result};
 use crate::size;
-use crate::storage::objects::Location;
+use crate::storage::objects::{Location, Scheme};
 use crate::stored::cipher::Cipher;
 use crate::stored::compression::Algorithm;
 use log::LevelFilter;
@@ -23,13 +23,8 @@ use std::time::Duration;
 /// A value of the file, with its line.
 pub(super) type Given<T> = Option<Sourced<T>>;
 
-/// The keys of [`Common`].
-pub(super) const COMMON_KEYS: &[&str] = &[
-    "base_dir",
-    "compression",
-    "compression_level",
-    "encryption",
-    "master_key",
+/// The keys of [`Common`]: these, [`STORAGE_KEYS`] and [`STORE_KEYS`].
+const OTHER_COMMON_KEYS: &[&str] = &[
     "workers",
     "max_rate",
     "source",
@@ -37,36 +32,21 @@ pub(super) const COMMON_KEYS: &[&str] = &[
     "verification",
     "log_level",
     "log_file",
-    "s3_endpoint",
-    "s3_region",
-    "s3_path_style",
-    "s3_ca",
-    "s3_proxy",
-    "s3_profile",
-    "s3_credentials",
-    "s3_encryption",
-    "s3_kms_key",
-    "s3_storage_class",
 ];
 
-/// Of those, what says where files are stored and how.
+/// What says where files are stored and how; and [`STORE_KEYS`] do.
 const STORAGE_KEYS: &[&str] = &[
     "base_dir",
     "compression",
     "compression_level",
     "encryption",
     "master_key",
-    "s3_endpoint",
-    "s3_region",
-    "s3_path_style",
-    "s3_ca",
-    "s3_proxy",
-    "s3_profile",
-    "s3_credentials",
-    "s3_encryption",
-    "s3_kms_key",
-    "s3_storage_class",
 ];
+
+/// All keys of [`Common`].
+pub(super) fn common_keys() -> Vec<&'static str> {
+    [STORAGE_KEYS, OTHER_COMMON_KEYS, STORE_KEYS].concat()
+}
 
 /// And what says where the log goes.
 const LOG_KEYS: &[&str] = &["log_level", "log_file", "log_path"];
@@ -100,6 +80,16 @@ pub(super) enum Place {
     Folder(PathBuf),
     /// In an object store.
     Store(Location),
+}
+
+impl Place {
+    /// The kind of store that it is in.
+    pub(super) fn scheme(&self) -> Option<Scheme> {
+        match self {
+            Place::Folder(_) => None,
+            Place::Store(location) => Some(location.scheme),
+        }
+    }
 }
 
 impl fmt::Display for Place {
@@ -183,7 +173,7 @@ impl Reader<'_> {
                 (key, None) if SERVER_KEYS.contains(&key) => {
                     return Err(self.wrong(setting, "belongs into the section of a server"));
                 }
-                (_, None) => return Err(self.unknown(setting, COMMON_KEYS)),
+                (_, None) => return Err(self.unknown(setting, &common_keys())),
             }
         }
         Ok(common)
@@ -218,7 +208,7 @@ impl Reader<'_> {
                 key => match foreign::in_server_section(key) {
                     Some(reason) => self.ignore(setting, reason),
                     None => {
-                        let known = [SERVER_KEYS, COMMON_KEYS].concat();
+                        let known = [SERVER_KEYS, &common_keys()].concat();
                         return Err(self.unknown(setting, &known));
                     }
                 },
@@ -237,13 +227,13 @@ impl Reader<'_> {
             if setting.value.is_empty() || is_idle {
                 continue;
             }
-            if STORAGE_KEYS.contains(&key) {
+            if STORAGE_KEYS.contains(&key) || STORE_KEYS.contains(&key) {
                 self.common(&mut common, setting)?;
             } else if LOG_KEYS.contains(&key) || further::is_key(key) {
                 let read = self.common(&mut common, setting);
                 self.passed_over.extend(read.err());
             } else if !is_known(key) {
-                return Err(self.unknown(setting, COMMON_KEYS));
+                return Err(self.unknown(setting, &common_keys()));
             }
         }
         Ok(common)
@@ -409,7 +399,7 @@ fn logs_to_file(section: &Section) -> bool {
 
 /// Whether some section may have this key.
 fn is_known(key: &str) -> bool {
-    [COMMON_KEYS, SERVER_KEYS, OTHER_NAMES]
+    [&common_keys(), SERVER_KEYS, OTHER_NAMES]
         .concat()
         .contains(&key)
         || foreign::in_main_section(key).is_some()

@@ -194,6 +194,11 @@ fn every_bad_value_is_named_with_its_line() {
         ("s3_encryption = rot13", "none, AES256 or aws:kms"),
         ("s3_kms_key = a b", "a word"),
         ("s3_storage_class = a b", "a word"),
+        ("base_dir = az://Back_ups", "az://CONTAINER"),
+        ("base_dir = az://backups/pg.", "az://CONTAINER"),
+        ("azure_endpoint = http://a/b/c", "HOST:PORT/ACCOUNT"),
+        ("gcs_endpoint = http://a/b", "https://HOST"),
+        ("azure_credentials = keys", "an absolute path"),
     ];
     let main = [
         ("storage_engine = s3", "local"),
@@ -473,6 +478,44 @@ fn a_store_is_spoken_to_as_its_sections_say() {
 }
 
 #[test]
+fn each_kind_of_store_has_its_own_keys() {
+    let main = "base_dir = az://backups/pg\nazure_account = company\nazure_endpoint = http://127.0.0.1:10000/company\n\
+                azure_proxy = proxy:3128\ns3_region = eu\nrepo2_base_dir = gs://far/keep\n\
+                repo2_gcs_credentials = /etc/gcs.json\nrepo2_azure_account = other\n";
+    let text = format!("[pgkeep]\n{main}[a]\nhost = h\n[b]\nhost = h\ngcs_ca = /ca.pem\n");
+    let both = configuration(&text, &[]).unwrap();
+    let settings = |repository| {
+        let storage = both.storage("a").unwrap().at(repository).unwrap();
+        match storage.base_dir {
+            Base::Objects(settings) => *settings,
+            Base::Folder(_) => unreachable!("a folder"),
+        }
+    };
+    let azure = settings(RepositoryName::MAIN);
+    assert_eq!(azure.location.to_string(), "az://backups/pg");
+    assert_eq!(azure.account.as_deref(), Some("company"));
+    let endpoint = azure.endpoint.unwrap().to_string();
+    assert_eq!(endpoint, "http://127.0.0.1:10000/company");
+    assert!(azure.proxy.is_some());
+    let google = settings(RepositoryName::ALL[1]);
+    assert_eq!(google.location.to_string(), "gs://far/keep");
+    assert_eq!((google.endpoint, google.proxy), (None, None));
+    let told = |configuration: &Configuration| -> Vec<String> {
+        let told = configuration.of_other_stores.iter();
+        told.map(|entry| format!("{} {}", entry.origin, entry.key))
+            .collect()
+    };
+    assert_eq!(
+        told(&both),
+        ["f:6 s3_region", "f:9 repo2_azure_account", "f:14 gcs_ca"]
+    );
+    // What one of the servers needs is none of those.
+    let one = format!("{text}[c]\nhost = h\nbase_dir = s3://elsewhere/pg\n");
+    let told = told(&configuration(&one, &[]).unwrap());
+    assert_eq!(told, ["f:9 repo2_azure_account", "f:14 gcs_ca"]);
+}
+
+#[test]
 fn what_is_wrong_with_a_store_is_named_without_its_secrets() {
     let error = primary("", "s3_proxy = https://ann:swordfish@proxy").unwrap_err();
     assert!(!error.message().contains("swordfish"), "{error}");
@@ -636,7 +679,11 @@ fn the_manual_has_every_key_and_no_other() {
         .flat_map(|lines| lines[1].split([' ', '"', ',']).skip(1))
         .filter(|word| !word.is_empty())
         .collect();
-    let mut known = [super::settings::COMMON_KEYS, super::settings::SERVER_KEYS].concat();
+    let mut known = [
+        &super::settings::common_keys(),
+        super::settings::SERVER_KEYS,
+    ]
+    .concat();
     described.sort_unstable();
     known.sort_unstable();
     assert_eq!(described, known);
@@ -671,7 +718,12 @@ fn the_sample_has_every_key_with_a_value_it_may_have() {
     });
     let complete: Vec<&str> = lines.collect();
     configuration(&complete.join("\n"), &[]).unwrap();
-    for key in [super::settings::COMMON_KEYS, super::settings::SERVER_KEYS].concat() {
+    for key in [
+        &super::settings::common_keys(),
+        super::settings::SERVER_KEYS,
+    ]
+    .concat()
+    {
         let beginning = format!("{key} = ");
         assert!(
             complete.iter().any(|line| line.starts_with(&beginning)),

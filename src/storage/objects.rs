@@ -1,4 +1,4 @@
-//! Objects in a store such as S3, for callers that wait.
+//! Objects in a store such as S3, Azure's or Google's, for callers that wait.
 //!
 //! A key is a path with `/` between its parts, below the folder that the URL of the store names; any characters may be in
 //! it. What may come right a moment later is tried again, for up to [`PATIENCE`]: no connection, none any longer,
@@ -8,11 +8,14 @@
 //! Threads may share one store. The requests of each go on by themselves; two further threads move what is
 //! sent and received.
 
+mod advice;
 mod attempts;
+mod azure;
 mod backend;
 mod credentials;
 mod dialing;
 mod failure;
+mod google;
 mod name;
 mod outgoing;
 mod past;
@@ -31,7 +34,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::{StreamExt, stream};
 use jiff::Timestamp;
 use object_store::list::PaginatedListOptions;
 use object_store::path::Path;
@@ -68,6 +70,8 @@ const DELETED_AT_ONCE: usize = 1000;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Version {
     tag: String,
+    /// What Google's store tells it by where it is to be replaced.
+    generation: Option<String>,
 }
 
 /// What is known of an object without reading it.
@@ -234,7 +238,7 @@ impl ObjectStore {
     ) -> Result<Option<Version>> {
         let mode = PutMode::Update(UpdateVersion {
             e_tag: Some(unchanged.tag.clone()),
-            version: None,
+            version: unchanged.generation.clone(),
         });
         self.put_if(key, &content.into(), mode)
     }
@@ -357,17 +361,9 @@ impl ObjectStore {
                 .collect::<Result<_>>()?;
             let first = keys.first().map(String::as_str).unwrap_or_default();
             self.expect_present(Action::Delete, first)?;
-            let objects = self.shared.backend.objects();
             let deleted = self.wait(Action::Delete, first, async {
                 self.attempt(Action::Delete, first, || {
-                    let paths = stream::iter(paths.clone()).map(Ok).boxed();
-                    let mut deleted = objects.delete_stream(paths);
-                    async move {
-                        while let Some(deleted) = deleted.next().await {
-                            deleted?;
-                        }
-                        Ok(())
-                    }
+                    self.shared.backend.delete(paths.clone())
                 })
                 .await
             });
@@ -521,9 +517,10 @@ impl ObjectStore {
     /// The name of a key in the store.
     fn path(&self, key: &str) -> Result<Path> {
         let folder = &self.shared.settings.location.folder;
+        let name = name::encode(key, self.shared.settings.location.scheme);
         let name = match folder.as_str() {
-            "" => name::encode(key),
-            folder => format!("{folder}/{}", name::encode(key)),
+            "" => name,
+            folder => format!("{folder}/{name}"),
         };
         let is_key = !key.is_empty() && !key.starts_with('/') && !key.ends_with('/');
         match Path::parse(name) {
@@ -579,7 +576,7 @@ impl ObjectStore {
             })
             .await;
         match attempted.result {
-            Ok(done) => version(done.e_tag).map(Put::Done),
+            Ok(done) => self.version(done.e_tag, done.version).map(Put::Done),
             Err(Failure::Refused(refusal))
                 if refusal.is_of_condition() || is_gone(&mode, &refusal) =>
             {
@@ -613,20 +610,24 @@ impl ObjectStore {
     async fn get_whole(&self, key: &str, path: &Path, limit: u64) -> Result<Got, Failure> {
         let objects = self.shared.backend.objects();
         let options = self.as_it_was(path, GetOptions::default()).await?;
-        let (content, size, tag) = self
+        let (content, size, version) = self
             .attempt(Action::Read, key, || async {
                 let found = objects.get_opts(path, options.clone()).await?;
                 let (size, tag) = (found.meta.size, found.meta.e_tag.clone());
+                let version = (tag, found.meta.version.clone());
                 let content = match size > limit {
                     true => Bytes::new(),
                     false => found.bytes().await?,
                 };
-                Ok((content, size, tag))
+                Ok((content, size, version))
             })
             .await?;
         match size > limit {
             true => Ok(Got::TooLarge(size)),
-            false => Ok(Got::Whole(content.into(), version(tag)?)),
+            false => {
+                let (tag, generation) = version;
+                Ok(Got::Whole(content.into(), self.version(tag, generation)?))
+            }
         }
     }
 
@@ -645,8 +646,23 @@ impl ObjectStore {
         Ok(Stat {
             size: found.meta.size,
             last_modified: last_modified(&found.meta),
-            version: version(found.meta.e_tag)?,
+            version: self.version(found.meta.e_tag, found.meta.version)?,
         })
+    }
+
+    /// The version that an answer tells of.
+    fn version(&self, tag: Option<String>, generation: Option<String>) -> Result<Version, Failure> {
+        // That of others is one of many that they keep.
+        let is_google = self.shared.settings.location.scheme == Scheme::Google;
+        match (tag, generation.filter(|_| is_google)) {
+            (None, _) => Err(Failure::Odd(
+                "the store does not say which content it is: it must have ETags".to_owned(),
+            )),
+            (Some(_), None) if is_google => Err(Failure::Odd(
+                "the store does not say which content it is: it must have generations".to_owned(),
+            )),
+            (Some(tag), generation) => Ok(Version { tag, generation }),
+        }
     }
 
     /// Has each page of the names consumed that begin so; those of one level where `is_flat`. `about` is what is told
@@ -716,15 +732,6 @@ impl ObjectStore {
 /// Whether what was to be replaced is not there.
 fn is_gone(mode: &PutMode, refusal: &Refusal) -> bool {
     matches!(mode, PutMode::Update(_)) && refusal.is_of_absence()
-}
-
-fn version(tag: Option<String>) -> Result<Version, Failure> {
-    match tag {
-        Some(tag) => Ok(Version { tag }),
-        None => Err(Failure::Odd(
-            "the store does not say which content it is: it must have ETags".to_owned(),
-        )),
-    }
 }
 
 fn last_modified(meta: &ObjectMeta) -> Timestamp {

@@ -311,7 +311,7 @@ impl Place {
             ))
             .hint("only an object store with versions keeps what was")),
             Place::Object(store, key) => {
-                Ok(Place::Object(Arc::new(store.as_of(moment)), key.clone()))
+                Ok(Place::Object(Arc::new(store.as_of(moment)?), key.clone()))
             }
         }
     }

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
 use http::header::HeaderValue;
 use http::{Method, Request};
 use jiff::Timestamp;
@@ -11,7 +13,7 @@ use object_store::aws::{
 };
 use object_store::client::{HttpClient, HttpRequest, HttpRequestBody, HttpResponseBody};
 use object_store::list::PaginatedListStore;
-use object_store::multipart::MultipartStore;
+use object_store::multipart::{MultipartStore, PartId};
 use object_store::path::Path;
 use object_store::{Attribute, Attributes, MultipartId, RetryConfig};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -20,19 +22,33 @@ use serde::de::DeserializeOwned;
 
 use crate::error::{Error, Result};
 
+use super::Version;
+use super::azure::Azure;
 use super::dialing::Dialer;
+use super::google::Google;
 use super::requests::{Connector, Traffic};
 use super::settings::{Scheme, ServerEncryption, Settings};
 use super::tls;
 
 /// Bytes of a name that stand for themselves in a URL: RFC 3986, section 2.3.
-const IN_QUERY: AsciiSet = NON_ALPHANUMERIC
+pub(super) const IN_QUERY: AsciiSet = NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
     .remove(b'_')
     .remove(b'~');
 
-const IN_PATH: AsciiSet = IN_QUERY.remove(b'/');
+pub(super) const IN_PATH: AsciiSet = IN_QUERY.remove(b'/');
+
+/// Objects that are deleted at a time, where each is a request of its own.
+pub(super) const DELETED_AT_ONCE: usize = 16;
+
+/// What a large object was finished of.
+pub(super) struct Finished<'a> {
+    /// Its parts, in order.
+    pub(super) parts: &'a [PartId],
+    /// What no other upload has.
+    pub(super) mark: &'a str,
+}
 
 /// A large object that is not finished.
 pub(super) struct Upload {
@@ -82,7 +98,13 @@ pub(super) trait Backend: Send + Sync {
     /// What new objects are to have.
     fn attributes(&self) -> Attributes;
 
-    /// Has the store copy an object.
+    /// The same for a large one. Where the store keeps it, [`Finished::mark`] is among them.
+    fn upload_attributes(&self, mark: &str) -> Attributes {
+        let _ = mark;
+        self.attributes()
+    }
+
+    /// Has the store copy an object, and waits until that is done.
     async fn copy(&self, from: &Path, to: &Path) -> object_store::Result<()>;
 
     /// What the objects whose names begin so have ever been, as far as the store keeps it; a page of that.
@@ -90,7 +112,32 @@ pub(super) trait Backend: Send + Sync {
         &self,
         prefix: &str,
         behind: Option<&Marker>,
-    ) -> object_store::Result<Listing>;
+    ) -> object_store::Result<Listing> {
+        let _ = (prefix, behind);
+        Err(object_store::Error::NotSupported {
+            source: "versions are not listed there".into(),
+        })
+    }
+
+    /// Deletes objects. What is not there is fine.
+    async fn delete(&self, paths: Vec<Path>) -> object_store::Result<()> {
+        let mut deleted = self
+            .objects()
+            .delete_stream(stream::iter(paths).map(Ok).boxed());
+        while let Some(deleted) = deleted.next().await {
+            deleted?;
+        }
+        Ok(())
+    }
+
+    /// Whether a large object, which has this version and as many bytes as were sent, came of an upload whose end was asked
+    /// for and not answered.
+    async fn came_of(
+        &self,
+        path: &Path,
+        version: &Version,
+        finished: &Finished<'_>,
+    ) -> object_store::Result<bool>;
 
     /// The large objects that are not finished, of names that begin so.
     async fn uploads(&self, prefix: &str) -> object_store::Result<Vec<Upload>>;
@@ -100,6 +147,8 @@ pub(super) trait Backend: Send + Sync {
 pub(super) fn open(settings: &Settings, traffic: &Arc<Traffic>) -> Result<Arc<dyn Backend>> {
     match settings.location.scheme {
         Scheme::S3 => Ok(Arc::new(S3::open(settings, traffic)?)),
+        Scheme::Azure => Ok(Arc::new(Azure::open(settings, traffic)?)),
+        Scheme::Google => Ok(Arc::new(Google::open(settings, traffic)?)),
     }
 }
 
@@ -247,10 +296,49 @@ fn address(settings: &Settings, region: &str) -> String {
     }
 }
 
-fn generic(error: impl std::error::Error + Send + Sync + 'static) -> object_store::Error {
+/// What the error of something else is as that of a store.
+pub(super) fn generic(
+    error: impl std::error::Error + Send + Sync + 'static,
+) -> object_store::Error {
     object_store::Error::Generic {
-        store: "S3",
+        store: "store",
         source: Box::new(error),
+    }
+}
+
+/// All large objects that are not finished, of names that begin so; `ask` gets a page of them by its query.
+pub(super) async fn list_uploads<F>(
+    prefix: &str,
+    ask: impl Fn(String) -> F,
+) -> object_store::Result<Vec<Upload>>
+where
+    F: Future<Output = object_store::Result<Bytes>>,
+{
+    let mut uploads = Vec::new();
+    let mut page = UploadsPage::default();
+    loop {
+        let mut query = format!("uploads=&prefix={}", utf8_percent_encode(prefix, &IN_QUERY));
+        let markers = [
+            ("key-marker", &page.next_key_marker),
+            ("upload-id-marker", &page.next_upload_id_marker),
+        ];
+        for (name, value) in markers {
+            if page.is_truncated {
+                let value = utf8_percent_encode(value, &IN_QUERY);
+                query.push_str(&format!("&{name}={value}"));
+            }
+        }
+        let answer = ask(query).await?;
+        page = quick_xml::de::from_reader(answer.as_ref()).map_err(generic)?;
+        for upload in std::mem::take(&mut page.uploads) {
+            uploads.push(Upload {
+                path: Path::parse(upload.key)?,
+                id: upload.upload_id,
+            });
+        }
+        if !page.is_truncated {
+            return Ok(uploads);
+        }
     }
 }
 
@@ -368,26 +456,25 @@ impl Backend for S3 {
         Ok(Listing { versions, next })
     }
 
+    async fn came_of(
+        &self,
+        _: &Path,
+        version: &Version,
+        finished: &Finished<'_>,
+    ) -> object_store::Result<bool> {
+        Ok(version.has_parts(finished.parts.len()))
+    }
+
     async fn uploads(&self, prefix: &str) -> object_store::Result<Vec<Upload>> {
-        let mut uploads = Vec::new();
-        let mut page = UploadsPage::default();
-        loop {
-            let markers = [
-                ("key-marker", page.next_key_marker.as_str()),
-                ("upload-id-marker", page.next_upload_id_marker.as_str()),
-            ];
-            let markers = if page.is_truncated { &markers[..] } else { &[] };
-            page = self.page("uploads", prefix, markers).await?;
-            for upload in std::mem::take(&mut page.uploads) {
-                uploads.push(Upload {
-                    path: Path::parse(upload.key)?,
-                    id: upload.upload_id,
-                });
-            }
-            if !page.is_truncated {
-                return Ok(uploads);
-            }
-        }
+        list_uploads(prefix, async |query| {
+            let request = Request::builder()
+                .uri(format!("{}/?{query}", self.address))
+                .body(HttpRequestBody::empty())
+                .map_err(generic)?;
+            let answer = self.send(request).await?.into_body();
+            answer.bytes().await.map_err(generic)
+        })
+        .await
     }
 }
 

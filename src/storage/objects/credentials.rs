@@ -4,6 +4,9 @@
 //! names; `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`; the profile of `AWS_PROFILE`, or else `default`, in
 //! `~/.aws/credentials` and `~/.aws/config`; a web identity; the container's credentials; the instance's.
 
+pub(super) mod azure;
+pub(super) mod google;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
@@ -36,7 +39,7 @@ const DEFAULT_PROFILE: &str = "default";
 /// Where credentials may come from.
 #[derive(Clone)]
 pub struct Sources {
-    /// A file in the format of `~/.aws/credentials` that the configuration names.
+    /// A file of credentials that the configuration names; for S3 in the format of `~/.aws/credentials`.
     file: Option<PathBuf>,
     /// The profile that the configuration names.
     profile: Option<String>,
@@ -61,9 +64,21 @@ impl Sources {
         file: Option<PathBuf>,
         profile: Option<String>,
     ) -> Sources {
+        const OURS: [&str; 6] = [
+            "SSL_CERT_FILE",
+            "GOOGLE_APPLICATION_CREDENTIALS",
+            "CLOUDSDK_CONFIG",
+            // Where App Service and its like give out identities, as Azure's own libraries have it.
+            "IDENTITY_ENDPOINT",
+            "IDENTITY_HEADER",
+            "MSI_ENDPOINT",
+        ];
         let concerns_us = |name: &str| {
             let name = name.to_ascii_uppercase();
-            name.starts_with("AWS_") || name.ends_with("_PROXY") || name == "SSL_CERT_FILE"
+            name.starts_with("AWS_")
+                || name.starts_with("AZURE_")
+                || name.ends_with("_PROXY")
+                || OURS.contains(&name.as_str())
         };
         Sources {
             file,
@@ -190,10 +205,14 @@ impl Sources {
             return Ok(Arc::new(StaticCredentialProvider::new(credential)));
         }
         if is_named || self.of_profile()?.is_some() {
-            return Ok(Arc::new(FromProfile {
-                sources: self.clone(),
-                last: Mutex::new(None),
-            }));
+            let sources = self.clone();
+            return Ok(Arc::new(Reread::new(move || {
+                let found = sources.of_profile()?;
+                found.ok_or_else(|| {
+                    let name = sources.profile_name();
+                    missing().context(format!("the profile {name} names no keys"))
+                })
+            })));
         }
         self.asked_for(region, connector)
     }
@@ -255,10 +274,10 @@ impl Sources {
             }
         }
         let built = builder.build().map_err(|error| missing().context(error))?;
-        Ok(Arc::new(Asked {
-            provider: Arc::clone(built.credentials()),
-            were_given: AtomicBool::new(false),
-        }))
+        Ok(Arc::new(Asked::new(
+            Arc::clone(built.credentials()),
+            missing,
+        )))
     }
 }
 
@@ -284,60 +303,83 @@ impl std::error::Error for NoCredentials {}
 impl From<NoCredentials> for object_store::Error {
     fn from(error: NoCredentials) -> object_store::Error {
         object_store::Error::Generic {
-            store: "S3",
+            store: "store",
             source: Box::new(error),
         }
     }
 }
 
-/// Credentials of a profile, read anew now and then.
-struct FromProfile {
-    sources: Sources,
-    last: Mutex<Option<(Instant, Arc<AwsCredential>)>>,
+/// Credentials of a file, read anew now and then.
+struct Reread<C> {
+    read: Box<dyn Fn() -> Result<C> + Send + Sync>,
+    last: Mutex<Option<(Instant, Arc<C>)>>,
 }
 
-impl fmt::Debug for FromProfile {
+impl<C> Reread<C> {
+    fn new(read: impl Fn() -> Result<C> + Send + Sync + 'static) -> Reread<C> {
+        Reread {
+            read: Box::new(read),
+            last: Mutex::new(None),
+        }
+    }
+}
+
+impl<C> fmt::Debug for Reread<C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "FromProfile({:?})", self.sources)
+        f.write_str("Reread")
     }
 }
 
 #[async_trait]
-impl CredentialProvider for FromProfile {
-    type Credential = AwsCredential;
+impl<C: Send + Sync> CredentialProvider for Reread<C> {
+    type Credential = C;
 
-    async fn get_credential(&self) -> object_store::Result<Arc<AwsCredential>> {
+    async fn get_credential(&self) -> object_store::Result<Arc<C>> {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((read, credential)) = &*last
             && read.elapsed() < FILE_VALID
         {
             return Ok(Arc::clone(credential));
         }
-        let found = self.sources.of_profile().and_then(|found| {
-            found.ok_or_else(|| {
-                let name = self.sources.profile_name();
-                missing().context(format!("the profile {name} names no keys"))
-            })
-        });
-        let credential = Arc::new(found.map_err(NoCredentials)?);
+        let credential = Arc::new((self.read)().map_err(NoCredentials)?);
         *last = Some((Instant::now(), Arc::clone(&credential)));
         Ok(credential)
     }
 }
 
 /// Credentials of another service, whose failures are told from those of the store.
-#[derive(Debug)]
-struct Asked {
-    provider: AwsCredentialProvider,
+struct Asked<C> {
+    provider: Arc<dyn CredentialProvider<Credential = C>>,
     /// Whether there were some before.
     were_given: AtomicBool,
+    /// What is said where there are none.
+    missing: fn() -> Error,
+}
+
+impl<C> Asked<C> {
+    fn new(
+        provider: Arc<dyn CredentialProvider<Credential = C>>,
+        missing: fn() -> Error,
+    ) -> Asked<C> {
+        Asked {
+            provider,
+            were_given: AtomicBool::new(false),
+            missing,
+        }
+    }
+}
+
+impl<C> fmt::Debug for Asked<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Asked")
+    }
 }
 
 #[async_trait]
-impl CredentialProvider for Asked {
-    type Credential = AwsCredential;
+impl<C: fmt::Debug + Send + Sync> CredentialProvider for Asked<C> {
+    type Credential = C;
 
-    async fn get_credential(&self) -> object_store::Result<Arc<AwsCredential>> {
+    async fn get_credential(&self) -> object_store::Result<Arc<C>> {
         match self.provider.get_credential().await {
             Ok(credential) => {
                 self.were_given.store(true, Ordering::Relaxed);
@@ -349,7 +391,7 @@ impl CredentialProvider for Asked {
                 if why.is_momentary() && self.were_given.load(Ordering::Relaxed) {
                     return Err(error);
                 }
-                let missing = missing().context(format!("nobody gives any here ({why})"));
+                let missing = (self.missing)().context(format!("nobody gives any here ({why})"));
                 Err(NoCredentials(missing).into())
             }
         }

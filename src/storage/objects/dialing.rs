@@ -65,8 +65,11 @@ impl Dialer {
 
 /// Whether a host is a service of this machine's own, such as what tells an instance its credentials.
 fn is_at_hand(uri: &Uri) -> bool {
-    uri.host()
-        .is_some_and(|host| host.starts_with("169.254.") || host.starts_with("[fd00:ec2::"))
+    uri.host().is_some_and(|host| {
+        host.starts_with("169.254.")
+            || host.starts_with("[fd00:ec2::")
+            || host == "metadata.google.internal"
+    })
 }
 
 /// An address with its port, without which a tunnel leads to that of TLS.

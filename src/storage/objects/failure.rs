@@ -9,9 +9,10 @@ use object_store::client::{HttpError, HttpErrorKind};
 use crate::error::{Error, Result};
 use crate::interrupt::interrupted;
 
+use super::advice;
 use super::credentials::NoCredentials;
 use super::refusal::Refusal;
-use super::settings::{Location, Settings};
+use super::settings::{Location, Scheme, Settings};
 
 /// What is done to an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -140,20 +141,21 @@ impl Failure {
         };
         let place = match &settings.endpoint {
             Some(endpoint) => endpoint.to_string(),
-            None => "Amazon S3".to_owned(),
+            None => settings.location.scheme.vendor().to_owned(),
         };
+        let keys = settings.location.scheme.keys();
         match self {
             Failure::Interrupted => interrupted(),
             Failure::NoCredentials(error) => error
                 .clone()
                 .context(format!("cannot {} {url}", action.verb())),
             Failure::Lost { reason, .. } => server(&format!("{place} cannot be reached: {reason}"))
-                .hint("check s3_endpoint, s3_proxy and the network, then run the same command again")
+                .hint(format!("check {keys}endpoint, {keys}proxy and the network, then run the same command again"))
                 .momentary(),
             Failure::Untrusted(reason) => server(&format!(
                 "{place} does not prove who it is: {reason}"
             ))
-            .hint("name the certificate of the authority that vouches for it as s3_ca, and the host in s3_endpoint as that certificate does"),
+            .hint(format!("name the certificate of the authority that vouches for it as {keys}ca, and the host in {keys}endpoint as that certificate does")),
             Failure::Odd(reason) => server(reason),
             Failure::Refused(refusal) if action == Action::Read && refusal.is_of_condition() => {
                 Error::failed(format!("{url} was replaced while it was read"))
@@ -165,7 +167,12 @@ impl Failure {
                 .of_retention(),
             Failure::Refused(refusal) => {
                 let error = server(refusal);
-                let error = match advice(refusal, action, &settings.location) {
+                let advice = match settings.location.scheme {
+                    Scheme::S3 => advice(refusal, action, &settings.location),
+                    Scheme::Azure => advice::of_azure(refusal, action, settings),
+                    Scheme::Google => advice::of_google(refusal, action, &settings.location),
+                };
+                let error = match advice {
                     Some(advice) => error.hint(advice),
                     None => error,
                 };
@@ -215,7 +222,7 @@ fn innermost(error: &(dyn StdError + 'static)) -> String {
     }
 }
 
-/// What helps against a refusal.
+/// What helps against a refusal of S3.
 fn advice(refusal: &Refusal, action: Action, location: &Location) -> Option<String> {
     let bucket = &location.bucket;
     let said = match refusal.code.as_str() {

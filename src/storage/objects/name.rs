@@ -3,15 +3,18 @@
 //! A key is a path of any characters, as a file system has it. A name in the store is the same but for what does not
 //! come through the protocol's XML whole: control characters, blanks at the ends of a part, and the characters that no
 //! XML holds. Those stand as `%` and two hexadecimal digits for each byte, and so does `%` itself, so that every name is
-//! that of one key.
+//! that of one key. Azure's store takes `\` for `/`, and does not keep a `.` at the end of a part: they are escaped there.
 
 use std::borrow::Cow;
 use std::fmt::Write;
 
 use percent_encoding::percent_decode_str;
 
+use super::settings::Scheme;
+
 /// The name of a key.
-pub(super) fn encode(key: &str) -> String {
+pub(super) fn encode(key: &str, scheme: Scheme) -> String {
+    let is_azure = scheme == Scheme::Azure;
     let mut name = String::with_capacity(key.len());
     for (number, part) in key.split('/').enumerate() {
         if number > 0 {
@@ -21,7 +24,9 @@ pub(super) fn encode(key: &str) -> String {
         let front = part.len() - part.trim_start_matches(' ').len();
         for (at, character) in part.char_indices() {
             let is_at_an_end = character == ' ' && (at < front || at >= front + bare.len());
-            if is_at_an_end || !is_plain(character) {
+            let is_lost_there =
+                is_azure && (character == '\\' || character == '.' && at + 1 == part.len());
+            if is_at_an_end || is_lost_there || !is_plain(character) {
                 escape(character, &mut name);
             } else {
                 name.push(character);
@@ -60,21 +65,33 @@ mod tests {
             "primary/backup/20260101T000000Z/data/base/5/16384.zst",
             "a b+c#d?e&f=g/ümlaut/日本",
         ] {
-            assert_eq!(encode(key), key);
+            for scheme in Scheme::ALL {
+                assert_eq!(encode(key, scheme), key);
+            }
         }
     }
 
     #[test]
     fn what_xml_would_not_bring_back_is_escaped() {
+        let encode = |key| encode(key, Scheme::S3);
         assert_eq!(encode(" a /%41/\n\u{7f}"), "%20a%20/%2541/%0A%7F");
         assert_eq!(encode("  /x"), "%20%20/x");
+    }
+
+    #[test]
+    fn what_azure_would_not_keep_is_escaped_there() {
+        let key = "a\\b/.../.c/d.";
+        assert_eq!(encode(key, Scheme::Azure), "a%5Cb/..%2E/.c/d%2E");
+        assert_eq!(encode(key, Scheme::S3), key);
     }
 
     proptest! {
         #[test]
         fn every_key_comes_back(key in "\\PC*|[\\x00-\\x7f/% ]*") {
-            let name = encode(&key);
-            prop_assert_eq!(decode(&name).unwrap(), key);
+            for scheme in Scheme::ALL {
+                let name = encode(&key, scheme);
+                prop_assert_eq!(decode(&name).unwrap(), key.as_str());
+            }
         }
     }
 }

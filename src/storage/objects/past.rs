@@ -15,7 +15,7 @@ use object_store::path::Path;
 use super::backend::{Listing, Marker};
 use super::failure::{Action, Failure};
 use super::refusal::Refusal;
-use super::{Listed, ObjectStore};
+use super::{Listed, ObjectStore, Scheme};
 use crate::error::{Error, Result};
 
 /// What a moment left of each name; nothing of what was removed by then.
@@ -108,16 +108,21 @@ impl Collected {
 
 impl ObjectStore {
     /// The same store, as it was at a moment: nothing can be written there. Only what the bucket keeps versions of is seen.
-    #[must_use]
-    pub fn as_of(&self, moment: Timestamp) -> ObjectStore {
-        ObjectStore {
+    pub fn as_of(&self, moment: Timestamp) -> Result<ObjectStore> {
+        if self.shared.settings.location.scheme != Scheme::S3 {
+            return Err(Error::usage(format!(
+                "{} cannot be read as it was at {moment}: that can be had of S3 alone",
+                self.url("")
+            )));
+        }
+        Ok(ObjectStore {
             past: Some(Arc::new(Past {
                 moment,
                 listed: Mutex::default(),
                 has_warned: AtomicBool::new(false),
             })),
             ..self.clone()
-        }
+        })
     }
 
     /// Whether it is looked at as it was.

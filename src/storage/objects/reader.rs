@@ -14,7 +14,7 @@ use object_store::{GetOptions, GetRange};
 
 use super::attempts::Tries;
 use super::failure::{Action, Failure};
-use super::{ObjectStore, Version, version};
+use super::{ObjectStore, Version};
 
 /// An object being read.
 pub struct ObjectReader {
@@ -55,7 +55,7 @@ impl ObjectReader {
             key: key.to_owned(),
             path,
             size: answer.meta.size,
-            version: version(answer.meta.e_tag.clone())?,
+            version: store.version(answer.meta.e_tag.clone(), answer.meta.version.clone())?,
             part: Bytes::new(),
             left: answer.range.clone(),
             coming: Some(answer.into_stream()),

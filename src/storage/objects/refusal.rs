@@ -5,6 +5,12 @@ use std::fmt;
 use http::StatusCode;
 use serde::Deserialize;
 
+/// Names the error where an answer has no body, in Azure's.
+const CODE_HEADER: &str = "x-ms-error-code";
+
+/// Azure's word for what may not be copied with these credentials though it may be read with them, or is not there.
+const COPY_UNVERIFIED: &str = "CannotVerifyCopySource";
+
 /// Names the bucket's region where a request went to another one.
 const REGION_HEADER: &str = "x-amz-bucket-region";
 
@@ -27,6 +33,18 @@ struct Body {
     code: String,
     message: String,
     region: Option<String>,
+    /// What Google's adds: which permission who does not have.
+    details: String,
+    /// What Azure's adds.
+    authentication_error_detail: String,
+}
+
+/// The body of who gives out tokens.
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct TokenBody {
+    error: String,
+    error_description: String,
 }
 
 /// The answer to a deletion of many.
@@ -37,18 +55,66 @@ struct Deletion {
     errors: Vec<Body>,
 }
 
+impl Body {
+    fn of(body: &[u8]) -> Body {
+        if let Ok(body) = quick_xml::de::from_reader(body) {
+            return body;
+        }
+        let body: TokenBody = serde_json::from_slice(body).unwrap_or_default();
+        Body {
+            code: body.error,
+            message: body.error_description,
+            ..Body::default()
+        }
+    }
+
+    /// What it says in words. Azure's has lines about the request behind that.
+    fn words(&self) -> String {
+        fn first_line(text: &str) -> &str {
+            text.trim().lines().next().unwrap_or_default()
+        }
+        let message = first_line(&self.message);
+        // Other details quote what was signed.
+        let is_of_time = self
+            .authentication_error_detail
+            .starts_with("Signature not valid in the specified time frame");
+        let detail = match is_of_time {
+            true => first_line(&self.authentication_error_detail),
+            false => first_line(&self.details),
+        };
+        match (message, detail) {
+            (message, "") => message.to_owned(),
+            ("", detail) => detail.to_owned(),
+            (message, detail) => format!("{} {detail}", message.trim_end_matches(':')),
+        }
+    }
+}
+
 impl Refusal {
     /// Reads an answer whose status says that it is one.
     pub(super) fn of(status: StatusCode, headers: &http::HeaderMap, body: &[u8]) -> Refusal {
-        let body: Body = quick_xml::de::from_reader(body).unwrap_or_default();
-        let header = headers
-            .get(REGION_HEADER)
-            .and_then(|region| region.to_str().ok());
+        let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+        let mut body = Body::of(body);
+        if body.code.is_empty() {
+            body.code = header(CODE_HEADER).unwrap_or_default().to_owned();
+        }
+        let region = body.region.take();
+        let region = region.or_else(|| header(REGION_HEADER).map(str::to_owned));
         Refusal {
             status,
+            message: body.words(),
             code: body.code,
-            message: body.message,
-            region: body.region.or_else(|| header.map(str::to_owned)),
+            region,
+        }
+    }
+
+    /// Of a copy that the store does not bring to an end.
+    pub(super) fn of_copy() -> Refusal {
+        Refusal {
+            status: StatusCode::PAYLOAD_TOO_LARGE,
+            code: String::new(),
+            message: String::new(),
+            region: None,
         }
     }
 
@@ -64,15 +130,18 @@ impl Refusal {
         };
         Some(Refusal {
             status,
+            message: found.words(),
             code: found.code,
-            message: found.message,
             region: None,
         })
     }
 
     /// Whether another try may be answered otherwise.
     pub(super) fn is_momentary(&self) -> bool {
-        const MOMENTARY: [&str; 12] = [
+        const MOMENTARY: [&str; 15] = [
+            "ServerBusy",
+            "OperationTimedOut",
+            "PendingCopyOperation",
             "SlowDown",
             "SlowDownRead",
             "SlowDownWrite",
@@ -95,17 +164,36 @@ impl Refusal {
 
     /// Whether a condition of the request does not hold.
     pub(super) fn is_of_condition(&self) -> bool {
-        self.status == StatusCode::PRECONDITION_FAILED || self.status == StatusCode::NOT_MODIFIED
+        match self.status {
+            // Azure's answers so too where somebody holds the object by a lease.
+            StatusCode::PRECONDITION_FAILED => !self.code.starts_with("Lease"),
+            StatusCode::CONFLICT => self.code == "BlobAlreadyExists",
+            status => status == StatusCode::NOT_MODIFIED,
+        }
     }
 
     /// Whether the object is not there.
     pub(super) fn is_of_absence(&self) -> bool {
-        self.status == StatusCode::NOT_FOUND && self.code != "NoSuchBucket"
+        const OF_SOMETHING_ELSE: [&str; 5] = [
+            "NoSuchBucket",
+            "ContainerNotFound",
+            "ContainerDisabled",
+            "ResourceNotFound",
+            COPY_UNVERIFIED,
+        ];
+        self.status == StatusCode::NOT_FOUND && !OF_SOMETHING_ELSE.contains(&self.code.as_str())
     }
 
-    /// Whether the object is larger than what the store copies at once.
+    /// Whether an upload is not there, which may be since it is finished.
+    pub(super) fn is_of_finished_upload(&self) -> bool {
+        self.is_of_absence() || self.code == "InvalidBlockList"
+    }
+
+    /// Whether the store does not copy the object itself, by its size or as it does not let itself read it.
     pub(super) fn is_of_copied_size(&self) -> bool {
-        self.code == "EntityTooLarge"
+        self.status == StatusCode::PAYLOAD_TOO_LARGE
+            || self.code == COPY_UNVERIFIED
+            || self.code == "EntityTooLarge"
             || self.code == "InvalidRequest" && self.message.contains("larger than")
     }
 

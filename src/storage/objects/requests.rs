@@ -26,6 +26,13 @@ use super::refusal::{self, Refusal};
 /// How long a connection is kept for further requests.
 const IDLE: Duration = Duration::from_secs(30);
 
+/// Headers that only copies have.
+const COPIES: [&str; 3] = [
+    "x-amz-copy-source",
+    "x-ms-copy-source",
+    "x-goog-copy-source",
+];
+
 /// What an answer that says how a request went may be long: one line for each of a thousand keys.
 const ANSWER_BYTES: usize = 8 << 20;
 
@@ -55,7 +62,7 @@ pub struct Counts {
     pub uploads: u64,
     /// Pages of names that were listed.
     pub lists: u64,
-    /// Deletions, each of up to a thousand objects.
+    /// Deletions, in S3 each of up to a thousand objects.
     pub deletes: u64,
 }
 
@@ -97,13 +104,22 @@ impl Sort {
         };
         match *request.method() {
             Method::HEAD => Sort::Head,
-            Method::PUT if request.headers().contains_key("x-amz-copy-source") => Sort::Copy,
+            Method::PUT
+                if COPIES
+                    .iter()
+                    .any(|name| request.headers().contains_key(*name)) =>
+            {
+                Sort::Copy
+            }
+            // Azure's end of a large object, which has no beginning.
+            Method::PUT if query.contains("comp=blocklist") => Sort::Upload,
             Method::PUT => Sort::Put,
             Method::POST if has("delete") => Sort::Delete,
             Method::POST => Sort::Upload,
             Method::DELETE if has("uploadId") => Sort::Upload,
             Method::DELETE => Sort::Delete,
             _ if has("list-type") || has("uploads") || has("versions") => Sort::List,
+            _ if query.contains("comp=list") => Sort::List,
             _ => Sort::Get,
         }
     }

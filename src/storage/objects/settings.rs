@@ -5,23 +5,72 @@ use std::path::PathBuf;
 
 use crate::error::{Error, Result};
 
-use super::credentials::Sources;
+use super::credentials::{self, Sources};
 
 /// What kind of store it is: how its URL begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scheme {
     /// Amazon S3, and whatever speaks its protocol.
     S3,
+    /// Azure's Blob Storage.
+    Azure,
+    /// Google's Cloud Storage.
+    Google,
 }
 
 impl Scheme {
     /// All there are.
-    pub const ALL: [Scheme; 1] = [Scheme::S3];
+    pub const ALL: [Scheme; 3] = [Scheme::S3, Scheme::Azure, Scheme::Google];
 
     /// What stands in front of the bucket.
     pub fn prefix(self) -> &'static str {
         match self {
             Scheme::S3 => "s3://",
+            Scheme::Azure => "az://",
+            Scheme::Google => "gs://",
+        }
+    }
+
+    /// What the keys of the configuration begin with that are about such a store.
+    pub fn keys(self) -> &'static str {
+        match self {
+            Scheme::S3 => "s3_",
+            Scheme::Azure => "azure_",
+            Scheme::Google => "gcs_",
+        }
+    }
+
+    /// Who runs the store where no endpoint is named.
+    pub(super) fn vendor(self) -> &'static str {
+        match self {
+            Scheme::S3 => "Amazon S3",
+            Scheme::Azure => "Azure Storage",
+            Scheme::Google => "Google Cloud Storage",
+        }
+    }
+
+    /// Whether a bucket may have this name.
+    fn allows_bucket(self, name: &str) -> bool {
+        let (longest, further): (usize, &[u8]) = match self {
+            Scheme::S3 => (255, b".-_"),
+            Scheme::Google => (222, b".-_"),
+            Scheme::Azure => (63, b"-"),
+        };
+        let is_allowed = |byte: u8| match self {
+            Scheme::Azure => byte.is_ascii_lowercase() || byte.is_ascii_digit(),
+            _ => byte.is_ascii_alphanumeric(),
+        };
+        (3..=longest).contains(&name.len())
+            && name
+                .bytes()
+                .all(|byte| is_allowed(byte) || further.contains(&byte))
+    }
+
+    /// Whether a part of a folder's name comes back from there as it was.
+    fn allows_part(self, part: &str) -> bool {
+        match self {
+            Scheme::Azure => !part.ends_with('.') && !part.contains('\\'),
+            _ => true,
         }
     }
 }
@@ -39,7 +88,7 @@ pub struct Location {
 
 impl Location {
     /// What the text of one may be.
-    pub const ALLOWED: &str = "s3://BUCKET or s3://BUCKET/FOLDER";
+    pub const ALLOWED: &str = "s3://BUCKET or s3://BUCKET/FOLDER, az://CONTAINER/FOLDER of Azure, or gs://BUCKET/FOLDER of Google";
 
     /// Whether a text is meant as one.
     pub fn is_meant_by(text: &str) -> bool {
@@ -60,13 +109,10 @@ impl Location {
                 && part != "."
                 && part != ".."
                 && !part.chars().any(|character| character.is_ascii_control())
+                && scheme.allows_part(part)
         };
-        let is_bucket = (3..=255).contains(&bucket.len())
-            && bucket
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte));
         let is_folder = folder.is_empty() || folder.split('/').all(is_named);
-        (is_bucket && is_folder).then(|| Location {
+        (scheme.allows_bucket(bucket) && is_folder).then(|| Location {
             scheme,
             bucket: bucket.to_owned(),
             folder: folder.to_owned(),
@@ -89,6 +135,8 @@ impl fmt::Display for Location {
 pub struct Endpoint {
     is_plain: bool,
     host: String,
+    /// What stands behind the host, with a `/` in front; empty for most stores.
+    path: String,
 }
 
 impl Endpoint {
@@ -108,7 +156,36 @@ impl Endpoint {
         is_usable.then(|| Endpoint {
             is_plain,
             host: host.to_owned(),
+            path: String::new(),
         })
+    }
+
+    /// What the text of one of Azure's may be.
+    pub const ALLOWED_OF_ACCOUNT: &str = "https://HOST, https://HOST:PORT or https://HOST:PORT/ACCOUNT, or the same with http:// where nothing is to be encrypted on the way";
+
+    /// Reads one of Azure's, where the account may stand behind the host rather than in its name.
+    pub fn parse_of_account(text: &str) -> Option<Endpoint> {
+        let text = text.strip_suffix('/').unwrap_or(text);
+        let start = text.find("://").map_or(0, |at| at + 3);
+        let (host, account) = match text[start..].find('/') {
+            Some(at) => (&text[..start + at], &text[start + at + 1..]),
+            None => (text, ""),
+        };
+        let is_account = account.bytes().all(|byte| byte.is_ascii_alphanumeric());
+        let endpoint = Endpoint::parse(host).filter(|_| is_account)?;
+        let path = match account {
+            "" => String::new(),
+            account => format!("/{account}"),
+        };
+        Some(Endpoint { path, ..endpoint })
+    }
+
+    /// The account of Azure's that it is of, where it says so.
+    pub(super) fn account(&self) -> Option<&str> {
+        match self.path.strip_prefix('/') {
+            Some(account) => Some(account),
+            None => self.host.split_once(".blob.").map(|(account, _)| account),
+        }
     }
 
     /// The same for a bucket that is part of the name of the host.
@@ -116,6 +193,7 @@ impl Endpoint {
         Endpoint {
             is_plain: self.is_plain,
             host: format!("{bucket}.{}", self.host),
+            path: self.path.clone(),
         }
     }
 }
@@ -123,7 +201,7 @@ impl Endpoint {
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let scheme = if self.is_plain { "http" } else { "https" };
-        write!(f, "{scheme}://{}", self.host)
+        write!(f, "{scheme}://{}{}", self.host, self.path)
     }
 }
 
@@ -208,8 +286,10 @@ impl fmt::Display for ServerEncryption {
 pub struct Settings {
     /// Where in the store everything lies.
     pub location: Location,
-    /// Where the store is; none for Amazon's own.
+    /// Where the store is; none for the vendor's own.
     pub endpoint: Option<Endpoint>,
+    /// The account of Azure's that the container belongs to; none leaves it to the credentials.
+    pub account: Option<String>,
     /// The region of the bucket; none leaves it to the environment and the profile.
     pub region: Option<String>,
     /// Whether the bucket stands in the path of a request rather than in the name of the host; none leaves it to pgkeep.
@@ -234,6 +314,7 @@ impl Settings {
         Settings {
             location,
             endpoint: None,
+            account: None,
             region: None,
             path_style: None,
             authorities: None,
@@ -247,8 +328,12 @@ impl Settings {
 
     /// The same with what the environment says of the store where the configuration says nothing.
     pub(super) fn completed(mut self) -> Result<Settings> {
+        if self.location.scheme == Scheme::Azure {
+            return credentials::azure::complete(self);
+        }
         const VARIABLES: [&str; 2] = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"];
-        if self.endpoint.is_none()
+        if self.location.scheme == Scheme::S3
+            && self.endpoint.is_none()
             && let Some(text) = self.credentials.variable(&VARIABLES)
         {
             let endpoint = Endpoint::parse(text).ok_or_else(|| {

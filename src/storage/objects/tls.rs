@@ -12,13 +12,14 @@ use rustls::{ClientConfig, RootCertStore};
 use crate::config::SYSTEM_ROOTS;
 use crate::error::{Error, Result};
 
-use super::settings::Settings;
+use super::settings::{Scheme, Settings};
 
 /// What connections to the store are encrypted with.
 pub(super) fn configuration(settings: &Settings) -> Result<Arc<ClientConfig>> {
     let named = settings.authorities.clone().or_else(|| {
+        let is_s3 = settings.location.scheme == Scheme::S3;
         let variable = settings.credentials.variable(&["AWS_CA_BUNDLE"]);
-        variable.map(PathBuf::from)
+        variable.filter(|_| is_s3).map(PathBuf::from)
     });
     let roots = match named {
         Some(path) => roots(&path)?,

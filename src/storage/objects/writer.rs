@@ -15,8 +15,10 @@ use object_store::path::Path;
 use tokio::task::JoinSet;
 
 use crate::error::Result;
+use jiff::Timestamp;
 
 use super::ObjectStore;
+use super::backend::Finished;
 use super::failure::{Action, Failure, or_absent};
 
 /// Bytes of the first parts.
@@ -52,6 +54,8 @@ pub struct ObjectWriter {
 /// The parts of a large object.
 struct Upload {
     id: MultipartId,
+    /// What no other upload has.
+    mark: String,
     /// Those that are there, as far as they are.
     parts: Vec<Option<PartId>>,
     /// Those on their way.
@@ -128,7 +132,6 @@ impl ObjectWriter {
         };
         while upload.wait_for_one().await? {}
         let parts: Vec<PartId> = upload.parts.iter().flatten().cloned().collect();
-        let count = parts.len();
         let backend = &self.store.shared.backend;
         let completed = self
             .store
@@ -139,10 +142,24 @@ impl ObjectWriter {
             .await;
         match completed.result {
             // An upload that is not there any longer may be finished, by a request whose answer was lost.
-            Err(Failure::Refused(refusal)) if completed.is_unsure && refusal.is_of_absence() => {
+            Err(Failure::Refused(refusal))
+                if completed.is_unsure && refusal.is_of_finished_upload() =>
+            {
                 let found = or_absent(self.store.head(&self.key, &self.path).await)?;
-                let is_ours = found
-                    .is_some_and(|found| found.size == self.sent && found.version.has_parts(count));
+                let is_ours = match found {
+                    Some(found) if found.size == self.sent => {
+                        let finished = Finished {
+                            parts: &parts,
+                            mark: &upload.mark,
+                        };
+                        self.store
+                            .attempt(Action::LookAt, &self.key, || {
+                                backend.came_of(&self.path, &found.version, &finished)
+                            })
+                            .await?
+                    }
+                    _ => false,
+                };
                 match is_ours {
                     true => Ok(()),
                     false => Err(Failure::Refused(refusal)),
@@ -225,11 +242,13 @@ impl Upload {
 }
 
 async fn begin(store: &ObjectStore, key: &str, path: &Path) -> Result<Upload, Failure> {
+    let now = Timestamp::now().as_nanosecond();
+    let mark = format!("{}-{now}", std::process::id());
     let id = store
         .attempt(Action::Write, key, || {
             let backend = &store.shared.backend;
             let options = PutMultipartOptions {
-                attributes: backend.attributes(),
+                attributes: backend.upload_attributes(&mark),
                 ..PutMultipartOptions::default()
             };
             backend.multipart().create_multipart_opts(path, options)
@@ -237,6 +256,7 @@ async fn begin(store: &ObjectStore, key: &str, path: &Path) -> Result<Upload, Fa
         .await?;
     Ok(Upload {
         id,
+        mark,
         parts: Vec::new(),
         sending: JoinSet::new(),
         bytes_on_their_way: 0,
