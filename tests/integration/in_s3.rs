@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use pgkeep::storage::objects::Scheme;
 use rustix::process::Signal;
 
 use crate::chains;
@@ -135,6 +136,29 @@ fn wal_that_is_archived_in_s3_is_recovered_from() {
     let report = pgkeep.ok(&["restore", SERVER, "newest", &position, folder]);
     let restored = Cluster::restored(17, Path::new(&report.at("Response.Directory")));
     assert_eq!(restored.number("select count(*) from kept"), 1000);
+}
+
+#[test]
+fn a_backup_lives_in_azure_and_in_googles_store() {
+    let cluster = chains::cluster(18);
+    for scheme in [Scheme::Azure, Scheme::Google] {
+        let endpoint = store::endpoint_of(scheme);
+        let pgkeep = Pgkeep::of(&cluster).in_bucket_of(scheme, &endpoint);
+        pgkeep.ok(&["check", SERVER]);
+        let backup = pgkeep.backup();
+        cluster.sql("create table added as select 1");
+        let child = pgkeep.backup_on("newest");
+        pgkeep.ok(&["delete", SERVER, &backup.identifier]);
+        pgkeep.ok(&["verify", SERVER, "newest"]);
+        checks::pg_verifybackup(18, &pgkeep.restore(&child.identifier));
+        cluster.sql("drop table added");
+        pgkeep.ok(&["delete", SERVER, "newest", "--force"]);
+        let left = pgkeep.keys();
+        assert!(
+            left.iter().all(|key| !key.contains("/backup/2")),
+            "{left:?}"
+        );
+    }
 }
 
 /// Starts a backup that takes a while, and waits until it is at work.
@@ -367,9 +391,10 @@ fn what_arrives_late_changes_nothing() {
 /// Besides what is stored, a command makes no more requests than these, whatever there is of the cluster.
 #[test]
 fn few_requests_are_made_besides_those_for_what_is_stored() {
+    // Others delete one by one.
     let cluster = Cluster::new(18);
-    let faults = Faults::new();
-    let pgkeep = Pgkeep::of(&cluster).in_bucket(faults.endpoint());
+    let faults = Faults::to(Scheme::S3);
+    let pgkeep = Pgkeep::of(&cluster).in_bucket_of(Scheme::S3, faults.endpoint());
     let requests = |arguments: &[&str]| {
         let methods = ["GET", "HEAD", "PUT", "POST", "DELETE"];
         let all = || -> u64 { methods.iter().map(|method| faults.count(method)).sum() };
@@ -424,9 +449,15 @@ fn what_the_store_refuses_is_told_with_its_cure() {
     let error = run.failed(5);
     assert!(error.contains("AccessDenied"), "{error}");
     let hint = run.report().at("Outcome.Hint");
-    assert!(hint.contains("s3:PutObject"), "{hint}");
+    let permission = match store::chosen() {
+        Scheme::S3 => "s3:PutObject",
+        Scheme::Azure => "Storage Blob Data Contributor",
+        Scheme::Google => "storage.objects.create",
+    };
+    assert!(hint.contains(permission), "{hint}");
+    let nowhere = format!("{}no-such-bucket/keep", store::chosen().prefix());
     let error = pgkeep
-        .with_base(Path::new("s3://no-such-bucket/keep"))
+        .with_base(Path::new(&nowhere))
         .run(&["check", SERVER])
         .failed(5);
     assert!(error.contains("no-such-bucket"), "{error}");

@@ -1,4 +1,4 @@
-//! The object store, against a real S3 server and a network that fails.
+//! The object stores, against servers of their kinds and a network that fails.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -9,42 +9,30 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use jiff::Timestamp;
-use pgkeep::config::Environment;
 use pgkeep::error::{Error, Kind};
 use pgkeep::interrupt::Interrupt;
 use pgkeep::storage::objects::{
-    Endpoint, Location, ObjectStore, Proxy, ServerEncryption, Settings, Sources,
+    Endpoint, Location, ObjectStore, Proxy, Scheme, ServerEncryption, Settings, Sources,
 };
 
 use crate::support::faults::{Fault, Faults};
-use crate::support::store::{self, Bucket};
+use crate::support::store::{self, Bucket, environment};
 
 /// Where in the bucket everything lies.
 const FOLDER: &str = "keep/some folder";
 
-fn environment(variables: &[(&str, &str)]) -> Environment {
-    Environment {
-        variables: variables
-            .iter()
-            .map(|(name, value)| (name.to_string(), value.to_string()))
-            .collect(),
-        home: None,
-        user_name: None,
-        is_root: false,
-        system_directory: PathBuf::from("/nonexistent"),
-    }
+fn settings(bucket: &Bucket, endpoint: &str) -> Settings {
+    bucket.settings(FOLDER, endpoint)
 }
 
-fn settings(bucket: &Bucket, endpoint: &str) -> Settings {
-    let environment = environment(&[
-        ("AWS_ACCESS_KEY_ID", store::KEY_ID),
-        ("AWS_SECRET_ACCESS_KEY", store::SECRET),
-    ]);
-    let location = Location::parse(&bucket.url(FOLDER)).unwrap();
-    Settings {
-        endpoint: Endpoint::parse(endpoint),
-        ..Settings::new(location, Sources::new(&environment, None, None))
+/// Tries the same with a store of each kind.
+fn everywhere(test: impl Fn(Scheme)) {
+    for scheme in Scheme::ALL {
+        eprintln!("{}", scheme.prefix());
+        test(scheme);
     }
 }
 
@@ -53,15 +41,15 @@ fn open(settings: &Settings) -> ObjectStore {
 }
 
 /// A store in a bucket of its own.
-fn plain() -> (Bucket, ObjectStore) {
-    let bucket = Bucket::new();
-    let store = open(&settings(&bucket, &store::endpoint()));
+fn plain(scheme: Scheme) -> (Bucket, ObjectStore) {
+    let bucket = Bucket::of(scheme);
+    let store = open(&settings(&bucket, &store::endpoint_of(scheme)));
     (bucket, store)
 }
 
 /// The same behind a network that can fail.
-fn faulty() -> (Bucket, ObjectStore, Faults) {
-    let (bucket, faults) = (Bucket::new(), Faults::new());
+fn faulty(scheme: Scheme) -> (Bucket, ObjectStore, Faults) {
+    let (bucket, faults) = (Bucket::of(scheme), Faults::to(scheme));
     let store = open(&settings(&bucket, faults.endpoint()));
     (bucket, store, faults)
 }
@@ -95,95 +83,108 @@ fn keys(store: &ObjectStore, prefix: &str) -> Vec<String> {
 
 #[test]
 fn what_is_written_is_read() {
-    let (_bucket, store) = plain();
-    assert_eq!(store.get("a", 10).unwrap(), None);
-    assert_eq!(store.size("a").unwrap(), None);
-    assert!(store.open_read("a").unwrap().is_none());
-    assert_eq!(
-        store.read_range("a", 0, 1).unwrap_err().kind(),
-        Kind::Absent
-    );
+    everywhere(|scheme| {
+        let (_bucket, store) = plain(scheme);
+        assert_eq!(store.get("a", 10).unwrap(), None);
+        assert_eq!(store.size("a").unwrap(), None);
+        assert!(store.open_read("a").unwrap().is_none());
+        assert_eq!(
+            store.read_range("a", 0, 1).unwrap_err().kind(),
+            Kind::Absent
+        );
 
-    store.put("a", b"one".to_vec()).unwrap();
-    store.put("a", b"two!".to_vec()).unwrap();
-    let (there, version) = store.get("a", 4).unwrap().unwrap();
-    assert_eq!(there, b"two!");
-    let stat = store.size("a").unwrap().unwrap();
-    assert_eq!((stat.size, &stat.version), (4, &version));
-    let age = jiff::Timestamp::now().duration_since(stat.last_modified);
-    assert!(age.as_secs().abs() < 300, "{age}");
-    assert_eq!(read_all(&store, "a"), b"two!");
-    assert_eq!(store.get("a", 3).unwrap_err().kind(), Kind::Damage);
+        store.put("a", b"one".to_vec()).unwrap();
+        store.put("a", b"two!".to_vec()).unwrap();
+        let (there, version) = store.get("a", 4).unwrap().unwrap();
+        assert_eq!(there, b"two!");
+        let stat = store.size("a").unwrap().unwrap();
+        assert_eq!((stat.size, &stat.version), (4, &version));
+        let age = jiff::Timestamp::now().duration_since(stat.last_modified);
+        assert!(age.as_secs().abs() < 300, "{age}");
+        assert_eq!(read_all(&store, "a"), b"two!");
+        assert_eq!(store.get("a", 3).unwrap_err().kind(), Kind::Damage);
 
-    store.put("empty", Vec::new()).unwrap();
-    assert_eq!(store.get("empty", 0).unwrap().unwrap().0, b"");
-    assert_eq!(read_all(&store, "empty"), b"");
+        store.put("empty", Vec::new()).unwrap();
+        assert_eq!(store.get("empty", 0).unwrap().unwrap().0, b"");
+        assert_eq!(read_all(&store, "empty"), b"");
+    });
 }
 
 #[test]
 fn a_range_ends_where_the_object_does() {
-    let (_bucket, store) = plain();
-    store.put("a", b"0123456789".to_vec()).unwrap();
-    for (offset, length, expected) in [
-        (0, 3, "012"),
-        (7, 3, "789"),
-        (7, 4, "789"),
-        (9, u64::MAX, "9"),
-        (10, 1, ""),
-        (100, 1, ""),
-        (5, 0, ""),
-    ] {
-        let read = store.read_range("a", offset, length).unwrap();
-        assert_eq!(read, expected.as_bytes(), "{offset} {length}");
-    }
+    everywhere(|scheme| {
+        let (_bucket, store) = plain(scheme);
+        store.put("a", b"0123456789".to_vec()).unwrap();
+        for (offset, length, expected) in [
+            (0, 3, "012"),
+            (7, 3, "789"),
+            (7, 4, "789"),
+            (9, u64::MAX, "9"),
+            (10, 1, ""),
+            (100, 1, ""),
+            (5, 0, ""),
+        ] {
+            // Where Azure's store refuses as others do, its emulator answers with a range that ends before it begins.
+            if scheme == Scheme::Azure && offset == 10 {
+                continue;
+            }
+            let read = store.read_range("a", offset, length).unwrap();
+            assert_eq!(read, expected.as_bytes(), "{offset} {length}");
+        }
+    });
 }
 
 #[test]
 fn a_key_is_taken_once_and_replaced_only_as_it_was_seen() {
-    let (_bucket, store) = plain();
-    assert!(store.create("lock", b"one".to_vec()).unwrap().is_some());
-    assert!(store.create("lock", b"two".to_vec()).unwrap().is_none());
-    // Also by who would write the same.
-    assert!(store.create("lock", b"one".to_vec()).unwrap().is_none());
-    let (_, first) = store.get("lock", 10).unwrap().unwrap();
-    let second = store
-        .replace("lock", b"two".to_vec(), &first)
-        .unwrap()
-        .unwrap();
-    assert_eq!(
-        store.replace("lock", b"three".to_vec(), &first).unwrap(),
-        None
-    );
-    assert_eq!(
-        store.get("lock", 10).unwrap().unwrap(),
-        (b"two".to_vec(), second.clone())
-    );
-    store.delete(&["lock".to_owned()]).unwrap();
-    assert_eq!(
-        store.replace("lock", b"three".to_vec(), &second).unwrap(),
-        None
-    );
-    assert_eq!(store.get("lock", 10).unwrap(), None);
+    everywhere(|scheme| {
+        let (_bucket, store) = plain(scheme);
+        assert!(store.create("lock", b"one".to_vec()).unwrap().is_some());
+        assert!(store.create("lock", b"two".to_vec()).unwrap().is_none());
+        // Also by who would write the same.
+        assert!(store.create("lock", b"one".to_vec()).unwrap().is_none());
+        let (_, first) = store.get("lock", 10).unwrap().unwrap();
+        let second = store
+            .replace("lock", b"two".to_vec(), &first)
+            .unwrap()
+            .unwrap();
+        assert_eq!(
+            store.replace("lock", b"three".to_vec(), &first).unwrap(),
+            None
+        );
+        assert_eq!(
+            store.get("lock", 10).unwrap().unwrap(),
+            (b"two".to_vec(), second.clone())
+        );
+        store.delete(&["lock".to_owned()]).unwrap();
+        assert_eq!(
+            store.replace("lock", b"three".to_vec(), &second).unwrap(),
+            None
+        );
+        assert_eq!(store.get("lock", 10).unwrap(), None);
+    });
 }
 
 #[test]
 fn of_many_who_create_one_does() {
-    let (_bucket, store) = plain();
-    let created = std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..8)
-            .map(|number| {
-                let store = &store;
-                scope.spawn(move || store.create("lock", format!("{number}")).unwrap().is_some())
-            })
-            .collect();
-        threads
-            .into_iter()
-            .filter(|_| true)
-            .map(|thread| thread.join().unwrap())
-            .filter(|created| *created)
-            .count()
+    everywhere(|scheme| {
+        let (_bucket, store) = plain(scheme);
+        let created = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..8)
+                .map(|number| {
+                    let store = &store;
+                    scope
+                        .spawn(move || store.create("lock", format!("{number}")).unwrap().is_some())
+                })
+                .collect();
+            threads
+                .into_iter()
+                .filter(|_| true)
+                .map(|thread| thread.join().unwrap())
+                .filter(|created| *created)
+                .count()
+        });
+        assert_eq!(created, 1);
     });
-    assert_eq!(created, 1);
 }
 
 const STRANGE: [&str; 16] = [
@@ -207,190 +208,220 @@ const STRANGE: [&str; 16] = [
 
 #[test]
 fn every_name_comes_back_as_it_was() {
-    let (_bucket, store) = plain();
-    for name in STRANGE {
-        let key = format!("names/{name}/{name}");
-        store.put(&key, key.clone().into_bytes()).unwrap();
-        assert_eq!(
-            store.get(&key, 1000).unwrap().unwrap().0,
-            key.as_bytes(),
-            "{key:?}"
-        );
-        assert!(store.size(&key).unwrap().is_some(), "{key:?}");
-    }
-    let mut expected: Vec<_> = STRANGE
-        .iter()
-        .map(|name| format!("names/{name}/{name}"))
-        .collect();
-    expected.sort();
-    assert_eq!(keys(&store, "names"), expected);
-    assert_eq!(keys(&store, ""), expected);
+    everywhere(|scheme| {
+        let (_bucket, store) = plain(scheme);
+        for name in STRANGE {
+            let key = format!("names/{name}/{name}");
+            store.put(&key, key.clone().into_bytes()).unwrap();
+            assert_eq!(
+                store.get(&key, 1000).unwrap().unwrap().0,
+                key.as_bytes(),
+                "{key:?}"
+            );
+            assert!(store.size(&key).unwrap().is_some(), "{key:?}");
+        }
+        let mut expected: Vec<_> = STRANGE
+            .iter()
+            .map(|name| format!("names/{name}/{name}"))
+            .collect();
+        expected.sort();
+        assert_eq!(keys(&store, "names"), expected);
+        assert_eq!(keys(&store, ""), expected);
 
-    let mut folders = store.children("names").unwrap().folders;
-    folders.sort();
-    let mut expected_folders: Vec<_> = STRANGE
-        .iter()
-        .map(|name| format!("names/{}", name.split('/').next().unwrap()))
-        .collect();
-    expected_folders.sort();
-    assert_eq!(folders, expected_folders);
+        let mut folders = store.children("names").unwrap().folders;
+        folders.sort();
+        let mut expected_folders: Vec<_> = STRANGE
+            .iter()
+            .map(|name| format!("names/{}", name.split('/').next().unwrap()))
+            .collect();
+        expected_folders.sort();
+        assert_eq!(folders, expected_folders);
 
-    for key in &expected {
-        store.copy(key, &format!("copies/{key}")).unwrap();
+        for key in &expected {
+            store.copy(key, &format!("copies/{key}")).unwrap();
+            assert_eq!(
+                read_all(&store, &format!("copies/{key}")),
+                key.as_bytes(),
+                "{key:?}"
+            );
+            let mut writer = store.write(&format!("large/{key}")).unwrap();
+            writer.write_all(b"x").unwrap();
+            writer.finish().unwrap();
+        }
+        assert_eq!(keys(&store, "large").len(), STRANGE.len());
+        store.delete(&expected).unwrap();
+        assert_eq!(keys(&store, "names"), Vec::<String>::new());
+        assert_eq!(keys(&store, "copies").len(), STRANGE.len());
+        assert_eq!(store.put("", Vec::new()).unwrap_err().kind(), Kind::Failed);
         assert_eq!(
-            read_all(&store, &format!("copies/{key}")),
-            key.as_bytes(),
-            "{key:?}"
+            store.put("a//b", Vec::new()).unwrap_err().kind(),
+            Kind::Failed
         );
-        let mut writer = store.write(&format!("large/{key}")).unwrap();
-        writer.write_all(b"x").unwrap();
-        writer.finish().unwrap();
-    }
-    assert_eq!(keys(&store, "large").len(), STRANGE.len());
-    store.delete(&expected).unwrap();
-    assert_eq!(keys(&store, "names"), Vec::<String>::new());
-    assert_eq!(keys(&store, "copies").len(), STRANGE.len());
-    assert_eq!(store.put("", Vec::new()).unwrap_err().kind(), Kind::Failed);
-    assert_eq!(
-        store.put("a//b", Vec::new()).unwrap_err().kind(),
-        Kind::Failed
-    );
+    });
 }
 
 #[test]
 fn a_list_has_every_page_and_a_level_only_its_own() {
-    const COUNT: usize = 1100;
-    let (bucket, store) = plain();
-    for folder in ["many/0", "many/1"] {
-        bucket.fill(&format!("{FOLDER}/{folder}"), COUNT / 2);
-    }
-    store.put("many.else", b"1".to_vec()).unwrap();
-    store.put("many/own", b"12".to_vec()).unwrap();
-    let before = store.requests();
-    assert_eq!(store.list("many").unwrap().len(), COUNT + 1);
-    assert_eq!(store.requests().lists - before.lists, 2);
-    let mut children = store.children("many").unwrap();
-    children.folders.sort();
-    assert_eq!(children.folders, ["many/0", "many/1"]);
-    assert_eq!(children.objects.len(), 1);
-    assert_eq!(
-        (children.objects[0].key.as_str(), children.objects[0].size),
-        ("many/own", 2)
-    );
-    assert_eq!(store.children("").unwrap().folders, ["many"]);
-    assert_eq!(store.children("nothing").unwrap(), Default::default());
+    everywhere(|scheme| {
+        const COUNT: usize = 1100;
+        let (bucket, store) = plain(scheme);
+        // Azure's pages have room for 5000.
+        let (count, pages) = match scheme {
+            Scheme::Azure => (20, 1),
+            _ => (COUNT, 2),
+        };
+        for folder in ["many/0", "many/1"] {
+            bucket.fill(&format!("{FOLDER}/{folder}"), count / 2);
+        }
+        store.put("many.else", b"1".to_vec()).unwrap();
+        store.put("many/own", b"12".to_vec()).unwrap();
+        let before = store.requests();
+        assert_eq!(store.list("many").unwrap().len(), count + 1);
+        assert_eq!(store.requests().lists - before.lists, pages);
+        let mut children = store.children("many").unwrap();
+        children.folders.sort();
+        assert_eq!(children.folders, ["many/0", "many/1"]);
+        assert_eq!(children.objects.len(), 1);
+        assert_eq!(
+            (children.objects[0].key.as_str(), children.objects[0].size),
+            ("many/own", 2)
+        );
+        assert_eq!(store.children("").unwrap().folders, ["many"]);
+        assert_eq!(store.children("nothing").unwrap(), Default::default());
 
-    let all = keys(&store, "many");
-    store.delete(&all).unwrap();
-    store.delete(&all).unwrap();
-    assert_eq!(store.requests().deletes, 4);
-    assert_eq!(keys(&store, ""), ["many.else"]);
+        // Others than S3 delete one by one.
+        let mut all = keys(&store, "many");
+        let (mut left, requests) = match scheme {
+            Scheme::S3 => (Vec::new(), 4),
+            _ => (all.split_off(20), 40),
+        };
+        store.delete(&all).unwrap();
+        store.delete(&all).unwrap();
+        assert_eq!(store.requests().deletes, requests);
+        left.push("many.else".to_owned());
+        left.sort();
+        assert_eq!(keys(&store, ""), left);
+    });
 }
 
 #[test]
 fn what_fails_for_a_moment_is_done_all_the_same() {
-    let (_bucket, store, faults) = faulty();
-    for fault in [
-        Fault::Busy,
-        Fault::Reset,
-        Fault::LostAnswer,
-        Fault::Refusal(429, "TooManyRequests"),
-    ] {
-        let fail = |method: &str| faults.next(1, method, "", fault.clone());
-        fail("PUT");
+    everywhere(|scheme| {
+        let (_bucket, store, faults) = faulty(scheme);
+        for fault in [
+            Fault::Busy,
+            Fault::Reset,
+            Fault::LostAnswer,
+            Fault::Refusal(429, "TooManyRequests"),
+        ] {
+            let fail = |method: &str| faults.next(1, method, "", fault.clone());
+            fail("PUT");
+            store.put("a", b"content".to_vec()).unwrap();
+            fail("GET");
+            assert_eq!(store.get("a", 10).unwrap().unwrap().0, b"content");
+            fail("HEAD");
+            assert_eq!(store.size("a").unwrap().unwrap().size, 7);
+            fail("GET");
+            assert_eq!(read_all(&store, "a"), b"content");
+            fail("GET");
+            assert_eq!(keys(&store, ""), ["a"]);
+            fail("PUT");
+            store.copy("a", "b").unwrap();
+            fail(match scheme {
+                Scheme::S3 => "POST",
+                _ => "DELETE",
+            });
+            store.delete(&["a".to_owned(), "b".to_owned()]).unwrap();
+            assert_eq!(keys(&store, ""), Vec::<String>::new());
+            assert_eq!(faults.left(), 0);
+        }
+        // An answer may begin before the store knows how it will go.
         store.put("a", b"content".to_vec()).unwrap();
-        fail("GET");
-        assert_eq!(store.get("a", 10).unwrap().unwrap().0, b"content");
-        fail("HEAD");
-        assert_eq!(store.size("a").unwrap().unwrap().size, 7);
-        fail("GET");
-        assert_eq!(read_all(&store, "a"), b"content");
-        fail("GET");
-        assert_eq!(keys(&store, ""), ["a"]);
-        fail("PUT");
+        faults.next(1, "PUT", "/b", Fault::Refusal(200, "InternalError"));
         store.copy("a", "b").unwrap();
-        fail("POST");
-        store.delete(&["a".to_owned(), "b".to_owned()]).unwrap();
-        assert_eq!(keys(&store, ""), Vec::<String>::new());
+        assert_eq!(store.get("b", 10).unwrap().unwrap().0, b"content");
+        // A list of nothing is one, and nothing else is.
+        store.delete(&["b".to_owned()]).unwrap();
+        for body in [
+            "<?xml version=\"1.0\"?><Error><Code>InternalError</Code></Error>",
+            "<html><body>log in</body></html>",
+            "",
+        ] {
+            faults.next(1, "GET", "", Fault::Body(body));
+            assert_eq!(keys(&store, ""), ["a"]);
+        }
         assert_eq!(faults.left(), 0);
-    }
-    // A list of nothing is one, and nothing else is.
-    store.put("a", b"content".to_vec()).unwrap();
-    for body in [
-        "<?xml version=\"1.0\"?><Error><Code>InternalError</Code></Error>",
-        "<html><body>log in</body></html>",
-        "",
-    ] {
-        faults.next(1, "GET", "list-type", Fault::Body(body));
-        assert_eq!(keys(&store, ""), ["a"]);
-    }
-    assert_eq!(faults.left(), 0);
-    // An answer may begin before the store knows how it will go.
-    store.put("a", b"content".to_vec()).unwrap();
-    faults.next(1, "PUT", "/b", Fault::Refusal(200, "InternalError"));
-    store.copy("a", "b").unwrap();
-    assert_eq!(store.get("b", 10).unwrap().unwrap().0, b"content");
+    });
 }
 
 #[test]
 fn a_lost_answer_is_not_taken_for_somebody_else() {
-    let (_bucket, store, faults) = faulty();
-    faults.next(1, "PUT", "/lock", Fault::LostAnswer);
-    assert!(store.create("lock", b"mine".to_vec()).unwrap().is_some());
-    // It is told from somebody else's all the same.
-    faults.next(1, "PUT", "/lock", Fault::LostAnswer);
-    assert!(store.create("lock", b"yours".to_vec()).unwrap().is_none());
-    let (_, seen) = store.get("lock", 10).unwrap().unwrap();
-    faults.next(1, "PUT", "/lock", Fault::LostAnswer);
-    let mine = store
-        .replace("lock", b"new".to_vec(), &seen)
-        .unwrap()
-        .unwrap();
-    assert_eq!(store.size("lock").unwrap().unwrap().version, mine);
-    faults.next(1, "PUT", "/lock", Fault::LostAnswer);
-    assert_eq!(
-        store.replace("lock", b"newer".to_vec(), &seen).unwrap(),
-        None
-    );
-    assert_eq!(faults.left(), 0);
+    everywhere(|scheme| {
+        let (_bucket, store, faults) = faulty(scheme);
+        faults.next(1, "PUT", "/lock", Fault::LostAnswer);
+        assert!(store.create("lock", b"mine".to_vec()).unwrap().is_some());
+        // It is told from somebody else's all the same.
+        faults.next(1, "PUT", "/lock", Fault::LostAnswer);
+        assert!(store.create("lock", b"yours".to_vec()).unwrap().is_none());
+        let (_, seen) = store.get("lock", 10).unwrap().unwrap();
+        faults.next(1, "PUT", "/lock", Fault::LostAnswer);
+        let mine = store
+            .replace("lock", b"new".to_vec(), &seen)
+            .unwrap()
+            .unwrap();
+        assert_eq!(store.size("lock").unwrap().unwrap().version, mine);
+        faults.next(1, "PUT", "/lock", Fault::LostAnswer);
+        assert_eq!(
+            store.replace("lock", b"newer".to_vec(), &seen).unwrap(),
+            None
+        );
+        assert_eq!(faults.left(), 0);
+    });
 }
 
 #[test]
 fn a_reader_goes_on_where_its_connection_was_lost() {
-    let (_bucket, store, faults) = faulty();
-    let expected = content(20_000_000);
-    store.put("large", expected.clone()).unwrap();
-    for bytes in [0, 1, 400_000] {
-        faults.next(2, "GET", "/large", Fault::Cut(bytes));
-        let before = faults.count("GET");
-        assert!(read_all(&store, "large") == expected, "{bytes}");
-        // All at once, and again for what was cut twice.
-        assert_eq!(faults.count("GET") - before, 3);
-    }
-    assert_eq!(faults.left(), 0);
-    faults.next(1, "GET", "/large", Fault::Cut(300_000));
-    assert_eq!(
-        store.read_range("large", 5, 1_000_000).unwrap(),
-        expected[5..1_000_005]
-    );
-    faults.next(1, "GET", "/large", Fault::Cut(5_000_000));
-    assert!(store.get("large", u64::MAX).unwrap().unwrap().0 == expected);
+    everywhere(|scheme| {
+        let (_bucket, store, faults) = faulty(scheme);
+        let expected = content(match scheme {
+            Scheme::S3 => 20_000_000,
+            _ => 6_000_000,
+        });
+        store.put("large", expected.clone()).unwrap();
+        for bytes in [0, 1, 400_000] {
+            faults.next(2, "GET", "/large", Fault::Cut(bytes));
+            let before = faults.count("GET");
+            assert!(read_all(&store, "large") == expected, "{bytes}");
+            // All at once, and again for what was cut twice.
+            assert_eq!(faults.count("GET") - before, 3);
+        }
+        assert_eq!(faults.left(), 0);
+        faults.next(1, "GET", "/large", Fault::Cut(300_000));
+        assert_eq!(
+            store.read_range("large", 5, 1_000_000).unwrap(),
+            expected[5..1_000_005]
+        );
+        faults.next(1, "GET", "/large", Fault::Cut(5_000_000));
+        assert!(store.get("large", u64::MAX).unwrap().unwrap().0 == expected);
+    });
 }
 
 #[test]
 fn a_reader_reads_one_content_or_none() {
-    let (_bucket, store, faults) = faulty();
-    store.put("a", content(3_000_000)).unwrap();
-    faults.next(1, "GET", "/a", Fault::Cut(1_000_000));
-    let mut reader = store.open_read("a").unwrap().unwrap();
-    store.put("a", vec![0; 3_000_000]).unwrap();
-    let error = reader.read_to_end(&mut Vec::new()).unwrap_err();
-    let error = Error::inside(&error).unwrap();
-    assert!(
-        error.message().ends_with("was replaced while it was read"),
-        "{error}"
-    );
-    assert!(error.is_momentary());
+    everywhere(|scheme| {
+        let (_bucket, store, faults) = faulty(scheme);
+        store.put("a", content(3_000_000)).unwrap();
+        faults.next(1, "GET", "/a", Fault::Cut(1_000_000));
+        let mut reader = store.open_read("a").unwrap().unwrap();
+        store.put("a", vec![0; 3_000_000]).unwrap();
+        let error = reader.read_to_end(&mut Vec::new()).unwrap_err();
+        let error = Error::inside(&error).unwrap();
+        assert!(
+            error.message().ends_with("was replaced while it was read"),
+            "{error}"
+        );
+        assert!(error.is_momentary());
+    });
 }
 
 /// The store's clock says no more than seconds of when something was written.
@@ -402,7 +433,7 @@ fn next_second() -> Timestamp {
 
 #[test]
 fn a_bucket_that_keeps_versions_is_read_as_it_was() {
-    let (bucket, store, faults) = faulty();
+    let (bucket, store, faults) = faulty(Scheme::S3);
     bucket.keep_versions();
     let (one, other) = (content(3_000_000), content(1_000));
     let before = next_second();
@@ -469,83 +500,347 @@ fn a_bucket_that_keeps_versions_is_read_as_it_was() {
 
 #[test]
 fn a_large_object_is_written_in_parts() {
-    const BYTES: usize = 40 << 20;
-    let (_bucket, store, faults) = faulty();
-    let expected = content(BYTES);
-    faults.next(1, "POST", "uploads", Fault::Busy);
-    faults.next(1, "PUT", "partNumber=2&", Fault::LostAnswer);
-    faults.next(1, "PUT", "partNumber=4&", Fault::Reset);
-    faults.next(1, "POST", "uploadId", Fault::LostAnswer);
-    let mut writer = store.write("large").unwrap();
-    for part in expected.chunks(1_000_003) {
-        writer.write_all(part).unwrap();
-    }
-    assert_eq!(store.size("large").unwrap(), None);
-    writer.finish().unwrap();
-    assert_eq!(faults.left(), 0);
-    assert!(read_all(&store, "large") == expected);
-    // Five parts and two of them again, one beginning again, and the end again.
-    let requests = store.requests();
-    assert_eq!((requests.puts, requests.uploads), (7, 4));
-    store.copy("large", "copy").unwrap();
-    assert_eq!(store.size("copy").unwrap().unwrap().size, BYTES as u64);
-    assert_eq!(store.copy("no", "copy").unwrap_err().kind(), Kind::Absent);
+    everywhere(|scheme| {
+        let (_bucket, store, faults) = faulty(scheme);
+        // Three parts are enough elsewhere.
+        let bytes = match scheme {
+            Scheme::S3 => 40 << 20,
+            _ => 24 << 20,
+        };
+        let expected = content(bytes);
+        // Nobody has to begin one of Azure's.
+        let (parts, end, uploads) = match scheme {
+            Scheme::Azure => (["comp=block&"; 2], ("PUT", "comp=blocklist"), 2),
+            _ => (["partNumber=2&", "partNumber=3&"], ("POST", "uploadId"), 4),
+        };
+        if scheme != Scheme::Azure {
+            faults.next(1, "POST", "uploads", Fault::Busy);
+        }
+        faults.next(1, "PUT", parts[0], Fault::LostAnswer);
+        faults.next(1, "PUT", parts[1], Fault::Reset);
+        faults.next(1, end.0, end.1, Fault::LostAnswer);
+        let mut writer = store.write("large").unwrap();
+        for part in expected.chunks(1_000_003) {
+            writer.write_all(part).unwrap();
+        }
+        assert_eq!(store.size("large").unwrap(), None);
+        writer.finish().unwrap();
+        assert_eq!(faults.left(), 0);
+        assert!(read_all(&store, "large") == expected);
+        // Each part, two of them again, one beginning again, and the end again.
+        let puts = (bytes as u64).div_ceil(8 << 20) + 2;
+        let requests = store.requests();
+        assert_eq!((requests.puts, requests.uploads), (puts, uploads));
+        store.copy("large", "copy").unwrap();
+        assert_eq!(store.size("copy").unwrap().unwrap().size, bytes as u64);
+        assert_eq!(store.copy("no", "copy").unwrap_err().kind(), Kind::Absent);
 
-    // What fits into one part is one request.
-    let mut writer = store.write("small").unwrap();
-    writer.write_all(&expected[..1 << 20]).unwrap();
-    writer.finish().unwrap();
-    store.settle().unwrap();
-    assert_eq!(store.requests().puts, 8);
-    assert_eq!(store.size("small").unwrap().unwrap().size, 1 << 20);
-    // What a store does not copy at once goes through here.
-    faults.next(1, "PUT", "through", Fault::Refusal(400, "EntityTooLarge"));
-    store.copy("small", "through").unwrap();
-    assert_eq!(store.requests().puts, 9);
-    assert!(read_all(&store, "through") == expected[..1 << 20]);
-    store.write("empty").unwrap().finish().unwrap();
-    assert_eq!(store.size("empty").unwrap().unwrap().size, 0);
+        // What fits into one part is one request.
+        let mut writer = store.write("small").unwrap();
+        writer.write_all(&expected[..1 << 20]).unwrap();
+        writer.finish().unwrap();
+        store.settle().unwrap();
+        assert_eq!(store.requests().puts, puts + 1);
+        assert_eq!(store.size("small").unwrap().unwrap().size, 1 << 20);
+        // What a store does not copy at once goes through here.
+        faults.next(1, "PUT", "through", Fault::Refusal(400, "EntityTooLarge"));
+        store.copy("small", "through").unwrap();
+        assert_eq!(store.requests().puts, puts + 2);
+        assert!(read_all(&store, "through") == expected[..1 << 20]);
+        store.write("empty").unwrap().finish().unwrap();
+        assert_eq!(store.size("empty").unwrap().unwrap().size, 0);
+    });
 }
 
 #[test]
 fn a_writer_that_is_not_finished_leaves_nothing() {
-    let (_bucket, store, faults) = faulty();
-    let part = content(9 << 20);
-    let mut writer = store.write("dropped").unwrap();
-    writer.write_all(&part).unwrap();
-    drop(writer);
-    assert_eq!(store.abort_uploads("").unwrap(), 0);
-    // As of a process that was killed.
-    for key in ["left/one", "left/two", "other/<&>"] {
-        let mut writer = store.write(key).unwrap();
-        writer.write_all(&part).unwrap();
-        std::mem::forget(writer);
-    }
-    assert_eq!(store.abort_uploads("left").unwrap(), 2);
-    assert_eq!(store.abort_uploads("").unwrap(), 1);
-    assert_eq!(store.abort_uploads("").unwrap(), 0);
+    everywhere(|scheme| {
+        let (_bucket, store, faults) = faulty(scheme);
+        let bytes = content(9 << 20);
+        let mut writer = store.write("dropped").unwrap();
+        writer.write_all(&bytes).unwrap();
+        drop(writer);
+        assert_eq!(store.abort_uploads("").unwrap(), 0);
+        // As of a process that was killed.
+        for key in ["left/one", "left/two", "other/<&>"] {
+            let mut writer = store.write(key).unwrap();
+            writer.write_all(&bytes).unwrap();
+            std::mem::forget(writer);
+        }
+        // Azure's vanish by themselves.
+        let (left, part, permission) = match scheme {
+            Scheme::S3 => ([2, 1], "partNumber=1&", "s3:PutObject"),
+            Scheme::Azure => ([0, 0], "comp=block&", "Storage Blob Data Contributor"),
+            Scheme::Google => ([2, 1], "partNumber=1&", "storage.objects.create"),
+        };
+        assert_eq!(store.abort_uploads("left").unwrap(), left[0]);
+        assert_eq!(store.abort_uploads("").unwrap(), left[1]);
+        assert_eq!(store.abort_uploads("").unwrap(), 0);
 
-    faults.next(
-        1,
-        "PUT",
-        "refused?partNumber=1&",
-        Fault::Refusal(403, "AccessDenied"),
+        let refused = format!("refused?{part}");
+        faults.next(1, "PUT", &refused, Fault::Refusal(403, "AccessDenied"));
+        let mut writer = store.write("refused").unwrap();
+        writer.write_all(&bytes).unwrap();
+        let error = writer.finish().unwrap_err();
+        assert_eq!(error.kind(), Kind::Server);
+        assert!(error.advice().unwrap().contains(permission), "{error:?}");
+        assert_eq!(store.abort_uploads("").unwrap(), 0);
+        assert_eq!(keys(&store, ""), Vec::<String>::new());
+    });
+}
+
+#[test]
+fn a_copy_that_goes_on_is_waited_for() {
+    let (_bucket, store, faults) = faulty(Scheme::Azure);
+    store.put("a", b"content".to_vec()).unwrap();
+    faults.next(1, "PUT", "/b", Fault::Unfinished);
+    faults.next(2, "HEAD", "/b", Fault::Unfinished);
+    store.copy("a", "b").unwrap();
+    assert_eq!((faults.left(), faults.count("HEAD")), (0, 3));
+    assert_eq!(store.get("b", 10).unwrap().unwrap().0, b"content");
+}
+
+/// A signature for all that pgkeep does in a container of Azure's, until some day.
+fn signature(bucket: &Bucket, day: &str) -> String {
+    let location = Location::parse(&bucket.url("x")).unwrap();
+    let (expiry, version) = (format!("{day}T00:00:00Z"), "2023-11-03");
+    let resource = format!("/blob/{}/{}", store::ACCOUNT, location.bucket);
+    let signed = format!("racwdl\n\n{expiry}\n{resource}\n\n\n\n{version}\nc\n\n\n\n\n\n\n");
+    let key = BASE64_STANDARD.decode(store::ACCOUNT_KEY).unwrap();
+    let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &key);
+    let signature = BASE64_STANDARD.encode(ring::hmac::sign(&key, signed.as_bytes()));
+    let escaped = signature
+        .replace('+', "%2B")
+        .replace('/', "%2F")
+        .replace('=', "%3D");
+    format!("?sv={version}&sr=c&sp=racwdl&se={expiry}&sig={escaped}")
+}
+
+#[test]
+fn what_is_to_be_done_in_azure_is_said() {
+    let (bucket, store, faults) = faulty(Scheme::Azure);
+    let of = |variables: &[(&str, &str)], file: Option<&Path>| {
+        let sources = Sources::new(&environment(variables), file.map(Path::to_owned), None);
+        Settings {
+            account: Some(store::ACCOUNT.to_owned()),
+            credentials: sources,
+            ..settings(&bucket, faults.endpoint())
+        }
+    };
+    let says = |error: Error, message: &str, hint: &str| {
+        assert_eq!(error.kind(), Kind::Server, "{error:?}");
+        assert!(error.message().contains(message), "{error:?}");
+        assert!(error.advice().unwrap().contains(hint), "{error:?}");
+        assert!(!format!("{error:?}").contains(store::ACCOUNT_KEY));
+    };
+    let put = |settings: &Settings| open(settings).put("a", Vec::new());
+    let other = [("AZURE_STORAGE_KEY", "b3RoZXI=")];
+    let error = put(&of(&other, None)).unwrap_err();
+    // Azure's own word for that is another one.
+    says(error, "(AuthorizationFailure)", "the account pgkeeptest");
+    let missing = Settings {
+        location: Location::parse("az://no-such-container/a").unwrap(),
+        ..settings(&bucket, faults.endpoint())
+    };
+    let hint = "create the container no-such-container in the account pgkeeptest";
+    says(put(&missing).unwrap_err(), "ContainerNotFound", hint);
+    says(
+        open(&missing).get("a", 1).unwrap_err(),
+        "ContainerNotFound",
+        hint,
     );
-    let mut writer = store.write("refused").unwrap();
-    writer.write_all(&part).unwrap();
-    let error = writer.finish().unwrap_err();
-    assert_eq!(error.kind(), Kind::Server);
-    assert!(
-        error.advice().unwrap().contains("s3:PutObject"),
-        "{error:?}"
+    says(
+        open(&missing).size("a").unwrap_err(),
+        "ContainerNotFound",
+        hint,
     );
-    assert_eq!(store.abort_uploads("").unwrap(), 0);
-    assert_eq!(keys(&store, ""), Vec::<String>::new());
+    says(
+        open(&missing).list("").unwrap_err(),
+        "ContainerNotFound",
+        hint,
+    );
+    let all = ["a".to_owned()];
+    says(
+        open(&missing).delete(&all).unwrap_err(),
+        "ContainerNotFound",
+        hint,
+    );
+    for (method, code, hint) in [
+        (
+            "GET",
+            "AuthorizationPermissionMismatch",
+            "must allow r there",
+        ),
+        (
+            "DELETE",
+            "AuthorizationPermissionMismatch",
+            "must allow d there",
+        ),
+        ("DELETE", "BlobImmutableDueToPolicy", "a policy"),
+        (
+            "GET",
+            "AuthenticationFailed",
+            "has expired; and set the clock",
+        ),
+    ] {
+        faults.next(1, method, "", Fault::Refusal(403, code));
+        let error = match method {
+            "GET" => store.get("a", 1).unwrap_err(),
+            _ => store.delete(&all).unwrap_err(),
+        };
+        says(error, code, hint);
+    }
+    // Somebody's lease is not somebody's content.
+    faults.next(1, "PUT", "", Fault::Refusal(412, "LeaseIdMissing"));
+    says(
+        store.create("a", Vec::new()).unwrap_err(),
+        "LeaseIdMissing",
+        "break it",
+    );
+
+    // All that is done is done with a signature too, of which nothing is told.
+    let token = signature(&bucket, "2100-01-01");
+    let signed = open(&of(&[("AZURE_STORAGE_SAS_TOKEN", &token)], None));
+    signed.put("a", b"signed".to_vec()).unwrap();
+    signed.copy("a", "b").unwrap();
+    assert_eq!(read_all(&signed, "b"), b"signed");
+    assert_eq!(keys(&signed, ""), ["a", "b"]);
+    signed.delete(&["a".to_owned(), "b".to_owned()]).unwrap();
+    let expired = signature(&bucket, "2020-01-01");
+    let error = put(&of(&[("AZURE_STORAGE_SAS_TOKEN", &expired)], None)).unwrap_err();
+    assert!(!format!("{error:?}").contains("sig="), "{error:?}");
+    says(error, "", "the account pgkeeptest");
+
+    // A file counts before the environment, and nobody else may read it; what it says may change.
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("keys");
+    fs::write(&file, format!("AZURE_STORAGE_KEY={}\n", store::ACCOUNT_KEY)).unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
+    let named = of(&other, Some(&file));
+    let error = ObjectStore::open(&named, &Interrupt::default()).unwrap_err();
+    assert!(error.message().contains("can be read by others"), "{error}");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+    put(&named).unwrap();
+
+    // Tokens are asked for where they are given.
+    let answer = "{\"access_token\":\"given\",\"expires_in\":3600,\"expires_on\":\"4000000000\",\"token_type\":\"Bearer\"}";
+    let authority = giving(vec![
+        ("POST /tenant/oauth2/v2.0/token ", answer.to_owned()),
+        ("GET /identity?", answer.to_owned()),
+    ]);
+    let token_file = folder.path().join("token");
+    fs::write(&token_file, "federated").unwrap();
+    let identity = format!("{authority}/identity");
+    let principal = [
+        ("AZURE_AUTHORITY_HOST", authority.as_str()),
+        ("AZURE_TENANT_ID", "tenant"),
+        ("AZURE_CLIENT_ID", "client"),
+    ];
+    for further in [
+        ("AZURE_CLIENT_SECRET", "swordfish"),
+        ("AZURE_FEDERATED_TOKEN_FILE", token_file.to_str().unwrap()),
+        ("IDENTITY_ENDPOINT", &identity),
+    ] {
+        let variables = [&principal[..], &[further]].concat();
+        // The emulator takes none, and that is all there is to see of it.
+        let _ = open(&of(&variables, None)).get("a", 1).unwrap_err();
+        let request = faults.last("GET").to_lowercase();
+        assert!(request.contains("authorization: bearer given"), "{request}");
+    }
+    let nobody = [("IDENTITY_ENDPOINT", "http://127.0.0.1:9")];
+    let error = open(&of(&nobody, None)).get("a", 1).unwrap_err();
+    says(error, "nobody gives any here", "AZURE_STORAGE_KEY");
+}
+
+#[test]
+fn what_is_to_be_done_in_googles_store_is_said() {
+    let (bucket, store, faults) = faulty(Scheme::Google);
+    let says = |error: Error, message: &str, hint: &str| {
+        assert_eq!(error.kind(), Kind::Server, "{error:?}");
+        assert!(error.message().contains(message), "{error:?}");
+        assert!(error.advice().unwrap().contains(hint), "{error:?}");
+        assert!(!format!("{error:?}").contains("PRIVATE KEY"));
+    };
+    let missing = Settings {
+        location: Location::parse("gs://no-such-bucket/a").unwrap(),
+        ..settings(&bucket, faults.endpoint())
+    };
+    let hint = "create the bucket no-such-bucket";
+    let all = ["a".to_owned()];
+    says(
+        open(&missing).put("a", Vec::new()).unwrap_err(),
+        "NoSuchBucket",
+        hint,
+    );
+    says(
+        open(&missing).get("a", 1).unwrap_err(),
+        "NoSuchBucket",
+        hint,
+    );
+    says(open(&missing).list("").unwrap_err(), "NoSuchBucket", hint);
+    says(
+        open(&missing).delete(&all).unwrap_err(),
+        "NoSuchBucket",
+        hint,
+    );
+    for (method, permission) in [
+        ("GET", "storage.objects.get"),
+        ("HEAD", "storage.objects.get and storage.objects.list"),
+        ("PUT", "storage.multipartUploads.create"),
+        ("DELETE", "storage.objects.delete"),
+    ] {
+        faults.next(1, method, "", Fault::Refusal(403, "AccessDenied"));
+        let error = match method {
+            "GET" => store.get("a", 1).unwrap_err(),
+            "HEAD" => store.size("a").unwrap_err(),
+            "PUT" => store.put("a", Vec::new()).unwrap_err(),
+            _ => store.delete(&all).unwrap_err(),
+        };
+        says(error, "AccessDenied", permission);
+    }
+
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("key.json");
+    let opened = |variables: &[(&str, &str)], file: Option<&Path>| {
+        let mut environment = environment(variables);
+        environment.home = Some(folder.path().to_owned());
+        let settings = Settings {
+            credentials: Sources::new(&environment, file.map(Path::to_owned), None),
+            ..settings(&bucket, faults.endpoint())
+        };
+        ObjectStore::open(&settings, &Interrupt::default())?.put("a", Vec::new())
+    };
+    let key = fs::read_to_string(store::google_key()).unwrap();
+    fs::write(&file, &key).unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
+    let error = opened(&[], Some(&file)).unwrap_err();
+    assert!(error.message().contains("can be read by others"), "{error}");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+    let nowhere = [("GOOGLE_APPLICATION_CREDENTIALS", "/nonexistent")];
+    opened(&nowhere, Some(&file)).unwrap();
+    assert_eq!(opened(&nowhere, None).unwrap_err().kind(), Kind::Usage);
+    // As gcloud leaves it.
+    let gcloud = folder.path().join(".config/gcloud");
+    fs::create_dir_all(&gcloud).unwrap();
+    fs::copy(&file, gcloud.join("application_default_credentials.json")).unwrap();
+    opened(&[], None).unwrap();
+
+    // Another account's, and what is none.
+    fs::write(&file, key.replace("tests@", "others@")).unwrap();
+    let error = opened(&[], Some(&file)).unwrap_err();
+    says(error, "AuthenticationRequired", "correct the credentials");
+    fs::write(&file, "{\"type\": \"external_account\"}").unwrap();
+    let error = opened(&[], Some(&file)).unwrap_err();
+    assert!(error.message().contains("external_account"), "{error}");
+    fs::write(&file, key.replace("BEGIN PRIVATE KEY", "BEGIN NOTHING")).unwrap();
+    let error = opened(&[], Some(&file)).unwrap_err();
+    assert_eq!(error.kind(), Kind::Usage);
+    assert!(!format!("{error:?}").contains("PRIVATE"), "{error:?}");
 }
 
 #[test]
 fn threads_do_not_wait_for_each_other() {
-    let (_bucket, store, faults) = faulty();
+    let (_bucket, store, faults) = faulty(Scheme::S3);
     faults.delay(Duration::from_millis(300));
     std::thread::scope(|scope| {
         for number in 0..16 {
@@ -565,7 +860,7 @@ fn threads_do_not_wait_for_each_other() {
 
 #[test]
 fn a_wait_ends_when_it_is_time_to_stop() {
-    let (bucket, faults) = (Bucket::new(), Faults::new());
+    let (bucket, faults) = (Bucket::of(Scheme::S3), Faults::to(Scheme::S3));
     let interrupt = Arc::new(Interrupt::default());
     let store = ObjectStore::open(&settings(&bucket, faults.endpoint()), &interrupt).unwrap();
     let mut writer = store.write("large").unwrap();
@@ -599,7 +894,7 @@ fn a_wait_ends_when_it_is_time_to_stop() {
 
 #[test]
 fn what_the_operator_has_to_do_is_said() {
-    let (bucket, store, faults) = faulty();
+    let (bucket, store, faults) = faulty(Scheme::S3);
     let of_keys = |id: &str, secret: &str| {
         let environment =
             environment(&[("AWS_ACCESS_KEY_ID", id), ("AWS_SECRET_ACCESS_KEY", secret)]);
@@ -707,7 +1002,7 @@ fn what_the_operator_has_to_do_is_said() {
 
 #[test]
 fn keys_come_from_files_that_nobody_else_may_read() {
-    let bucket = Bucket::new();
+    let bucket = Bucket::of(Scheme::S3);
     let home = tempfile::tempdir().unwrap();
     let aws = home.path().join(".aws");
     fs::create_dir(&aws).unwrap();
@@ -726,7 +1021,7 @@ fn keys_come_from_files_that_nobody_else_may_read() {
                 file.map(Path::to_owned),
                 profile.map(str::to_owned),
             ),
-            ..settings(&bucket, &store::endpoint())
+            ..settings(&bucket, &store::endpoint_of(Scheme::S3))
         };
         ObjectStore::open(&settings, &Interrupt::default())?.put("a", Vec::new())
     };
@@ -785,7 +1080,7 @@ fn certificates(folder: &Path) -> [PathBuf; 3] {
 fn a_store_has_to_prove_who_it_is() {
     let folder = tempfile::tempdir().unwrap();
     let [authority, certificate, key] = certificates(folder.path());
-    let (bucket, faults) = (Bucket::new(), Faults::with_tls(&certificate, &key));
+    let (bucket, faults) = (Bucket::of(Scheme::S3), Faults::with_tls(&certificate, &key));
     let trusting = |authorities: Option<&Path>| Settings {
         authorities: authorities.map(Path::to_owned),
         ..settings(&bucket, faults.endpoint())
@@ -810,7 +1105,7 @@ fn a_store_has_to_prove_who_it_is() {
 
 #[test]
 fn a_proxy_is_gone_through() {
-    let (bucket, proxy) = (Bucket::new(), Faults::new());
+    let (bucket, proxy) = (Bucket::of(Scheme::S3), Faults::to(Scheme::S3));
     let address = proxy.endpoint().replace("http://", "ann:sw%20rd@");
     let through = Settings {
         proxy: Proxy::parse(&address),
@@ -841,7 +1136,7 @@ fn a_proxy_is_gone_through() {
         .put("a", Vec::new())
         .unwrap();
     assert_eq!(proxy.count("CONNECT"), 2);
-    open(&by_environment(&store::endpoint()))
+    open(&by_environment(&store::endpoint_of(Scheme::S3)))
         .put("a", Vec::new())
         .unwrap();
     assert_eq!(proxy.count("CONNECT"), 2);
@@ -849,7 +1144,7 @@ fn a_proxy_is_gone_through() {
 
 #[test]
 fn new_objects_are_stored_as_the_configuration_says() {
-    let (bucket, faults) = (Bucket::new(), Faults::new());
+    let (bucket, faults) = (Bucket::of(Scheme::S3), Faults::to(Scheme::S3));
     let store = open(&Settings {
         encryption: ServerEncryption::Kms,
         encryption_key: Some("alias/backup".to_owned()),
@@ -907,7 +1202,7 @@ fn giving(answers: Vec<(&'static str, String)>) -> String {
 
 #[test]
 fn who_runs_in_the_right_place_is_given_keys() {
-    let bucket = Bucket::new();
+    let bucket = Bucket::of(Scheme::S3);
     let folder = tempfile::tempdir().unwrap();
     let token = folder.path().join("token");
     fs::write(&token, "token").unwrap();
@@ -919,7 +1214,7 @@ fn who_runs_in_the_right_place_is_given_keys() {
     let opened = |variables: &[(&str, &str)]| {
         let settings = Settings {
             credentials: Sources::new(&environment(variables), None, None),
-            ..settings(&bucket, &store::endpoint())
+            ..settings(&bucket, &store::endpoint_of(Scheme::S3))
         };
         ObjectStore::open(&settings, &Interrupt::default())
     };
@@ -964,8 +1259,8 @@ fn who_runs_in_the_right_place_is_given_keys() {
 
 #[test]
 fn the_environment_may_name_the_store() {
-    let bucket = Bucket::new();
-    let endpoint = store::endpoint();
+    let bucket = Bucket::of(Scheme::S3);
+    let endpoint = store::endpoint_of(Scheme::S3);
     let opened = |endpoint: &str| {
         let environment = environment(&[
             ("AWS_ACCESS_KEY_ID", store::KEY_ID),

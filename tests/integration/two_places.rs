@@ -18,11 +18,11 @@ const FOLDER: &str = "second/keep";
 
 /// Has a place in a bucket too.
 fn with_bucket(pgkeep: Pgkeep, name: &str, bucket: &Bucket) -> Pgkeep {
-    let keys = store::credentials(pgkeep.ground());
-    pgkeep
-        .with(&format!("{name}_base_dir"), &bucket.url(FOLDER))
-        .with(&format!("{name}_s3_endpoint"), &store::endpoint())
-        .with(&format!("{name}_s3_credentials"), keys.to_str().unwrap())
+    let keys = store::keys(bucket.scheme(), &store::endpoint(), pgkeep.ground());
+    let pgkeep = pgkeep.with(&format!("{name}_base_dir"), &bucket.url(FOLDER));
+    keys.iter().fold(pgkeep, |pgkeep, (key, value)| {
+        pgkeep.with(&format!("{name}_{key}"), value)
+    })
 }
 
 /// Has a place in a folder too, which is given.

@@ -1,4 +1,4 @@
-//! A network between pgkeep and an S3 server that loses, delays and refuses what it is told to.
+//! A network between pgkeep and a server of objects that loses, delays and refuses what it is told to.
 
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -10,6 +10,9 @@ use std::time::Duration;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
+
+use percent_encoding::percent_decode_str;
+use pgkeep::storage::objects::Scheme;
 
 use super::store;
 
@@ -30,12 +33,15 @@ pub enum Fault {
     Cut(usize),
     /// The answer takes so long.
     Slow(Duration),
+    /// A copy that the server has made is said to go on, as Azure's may.
+    Unfinished,
     /// It is answered with this status and this code of an error, and the server sees nothing of it.
     Refusal(u16, &'static str),
 }
 
-/// A port that leads to the S3 server.
+/// A port that leads to a server of objects.
 pub struct Faults {
+    kind: Scheme,
     endpoint: String,
     state: Arc<Mutex<State>>,
 }
@@ -62,7 +68,12 @@ struct Rule {
 impl Faults {
     /// One that lets everything pass.
     pub fn new() -> Faults {
-        Faults::over(None)
+        Faults::to(store::chosen())
+    }
+
+    /// The same to the server of some kind.
+    pub fn to(scheme: Scheme) -> Faults {
+        Faults::over(None, scheme)
     }
 
     /// The same with TLS, which files in PEM format are for.
@@ -77,10 +88,10 @@ impl Faults {
             .with_no_client_auth()
             .with_single_cert(chain, key)
             .unwrap();
-        Faults::over(Some(Arc::new(config)))
+        Faults::over(Some(Arc::new(config)), store::chosen())
     }
 
-    fn over(tls: Option<Arc<ServerConfig>>) -> Faults {
+    fn over(tls: Option<Arc<ServerConfig>>, kind: Scheme) -> Faults {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let scheme = if tls.is_some() { "https" } else { "http" };
@@ -99,12 +110,13 @@ impl Faults {
                         }
                     };
                     // What is lost on the way is what the tests are about.
-                    let _ = carry(client, &raw, &state);
+                    let _ = carry(client, &raw, &state, kind);
                 });
             }
         });
         Faults {
-            endpoint: format!("{scheme}://127.0.0.1:{port}"),
+            kind,
+            endpoint: store::endpoint_at(kind, &format!("{scheme}://127.0.0.1:{port}")),
             state,
         }
     }
@@ -133,7 +145,7 @@ impl Faults {
     pub fn deliver(&self) -> usize {
         let late = std::mem::take(&mut self.state.lock().unwrap().late);
         for request in &late {
-            let mut server = BufReader::new(connect().unwrap());
+            let mut server = BufReader::new(connect(self.kind).unwrap());
             server.get_mut().write_all(request).unwrap();
             Head::read(&mut server).unwrap().unwrap();
         }
@@ -181,8 +193,11 @@ impl State {
         self.active += 1;
         self.peak = self.peak.max(self.active);
         let mut rules = self.rules.iter_mut();
-        let rule = rules
-            .find(|rule| rule.left > 0 && rule.method == method && line.contains(&rule.part))?;
+        // Not every client escapes the same characters.
+        let decoded = percent_decode_str(line).decode_utf8_lossy();
+        let concerns = |part: &str| line.contains(part) || decoded.contains(part);
+        let rule =
+            rules.find(|rule| rule.left > 0 && rule.method == method && concerns(&rule.part))?;
         rule.left -= 1;
         Some(rule.fault.clone())
     }
@@ -193,6 +208,8 @@ struct Head {
     text: Vec<u8>,
     line: String,
     length: Option<u64>,
+    /// Whether the body comes in chunks, each with its length.
+    is_chunked: bool,
 }
 
 impl Head {
@@ -202,6 +219,7 @@ impl Head {
             text: Vec::new(),
             line: String::new(),
             length: None,
+            is_chunked: false,
         };
         loop {
             let start = head.text.len();
@@ -218,10 +236,12 @@ impl Head {
             if line.is_empty() {
                 return Ok(Some(head));
             }
-            if let Some((name, value)) = line.split_once(':')
-                && name.eq_ignore_ascii_case("content-length")
-            {
-                head.length = value.trim().parse().ok();
+            if let Some((name, value)) = line.split_once(':') {
+                match name.to_ascii_lowercase().as_str() {
+                    "content-length" => head.length = value.trim().parse().ok(),
+                    "transfer-encoding" => head.is_chunked = value.trim() == "chunked",
+                    _ => {}
+                }
             }
         }
     }
@@ -232,7 +252,12 @@ trait Duplex: Read + Write + Send {}
 
 impl<T: Read + Write + Send> Duplex for T {}
 
-fn carry(client: Box<dyn Duplex>, raw: &TcpStream, state: &Mutex<State>) -> io::Result<()> {
+fn carry(
+    client: Box<dyn Duplex>,
+    raw: &TcpStream,
+    state: &Mutex<State>,
+    kind: Scheme,
+) -> io::Result<()> {
     let mut client = BufReader::new(client);
     let mut server: Option<BufReader<TcpStream>> = None;
     while let Some(request) = Head::read(&mut client)? {
@@ -266,15 +291,16 @@ fn carry(client: Box<dyn Duplex>, raw: &TcpStream, state: &Mutex<State>) -> io::
                 let message = "as the test wants it";
                 let text =
                     format!("<Error><Code>{code}</Code><Message>{message}</Message></Error>");
-                Some((status, text))
+                Some((status, format!("x-ms-error-code: {code}\r\n"), text))
             }
-            (Some(Fault::Body(text)), None) => Some((200, (*text).to_owned())),
+            (Some(Fault::Body(text)), None) => Some((200, String::new(), (*text).to_owned())),
             _ => None,
         };
-        if let Some((status, text)) = instead {
+        if let Some((status, lines, text)) = instead {
             let length = text.len();
             let text = if is_head { "" } else { &text };
-            let head = format!("HTTP/1.1 {status} Answer\r\nContent-Length: {length}\r\n\r\n");
+            let head =
+                format!("HTTP/1.1 {status} Answer\r\n{lines}Content-Length: {length}\r\n\r\n");
             let answer = format!("{head}{text}");
             client.get_mut().write_all(answer.as_bytes())?;
             client.get_mut().flush()?;
@@ -284,17 +310,22 @@ fn carry(client: Box<dyn Duplex>, raw: &TcpStream, state: &Mutex<State>) -> io::
             client
                 .get_mut()
                 .write_all(b"HTTP/1.1 200 Connected\r\n\r\n")?;
-            return tunnel(raw);
+            return tunnel(raw, kind);
         }
         let server = match &mut server {
             Some(server) => server,
-            none => none.insert(BufReader::new(connect()?)),
+            none => none.insert(BufReader::new(connect(kind)?)),
         };
         server.get_mut().write_all(&request.text)?;
         server.get_mut().write_all(&body)?;
-        let Some(answer) = Head::read(server)? else {
+        let Some(mut answer) = Head::read(server)? else {
             return Ok(());
         };
+        if let Some(Fault::Unfinished) = fault {
+            let text = String::from_utf8_lossy(&answer.text);
+            let unfinished = text.replace("x-ms-copy-status: success", "x-ms-copy-status: pending");
+            answer.text = unfinished.into_bytes();
+        }
         let length = match (is_head, answer.length) {
             (true, _) => Some(0),
             (_, length) => length,
@@ -311,6 +342,7 @@ fn carry(client: Box<dyn Duplex>, raw: &TcpStream, state: &Mutex<State>) -> io::
                 return Ok(());
             }
             (_, Some(length)) => io::copy(&mut server.take(length), client)?,
+            (_, None) if answer.is_chunked => pass_chunks(server, client)?,
             (_, None) => {
                 io::copy(server, client)?;
                 return client.flush();
@@ -319,6 +351,22 @@ fn carry(client: Box<dyn Duplex>, raw: &TcpStream, state: &Mutex<State>) -> io::
         client.flush()?;
     }
     Ok(())
+}
+
+/// Passes a body on that comes in chunks; the bytes of it all.
+fn pass_chunks(server: &mut impl BufRead, client: &mut dyn Write) -> io::Result<u64> {
+    let mut passed = 0;
+    loop {
+        let mut line = String::new();
+        server.read_line(&mut line)?;
+        client.write_all(line.as_bytes())?;
+        let size = u64::from_str_radix(line.trim(), 16).map_err(io::Error::other)?;
+        // With the end of the line behind it.
+        passed += io::copy(&mut server.take(size + 2), client)?;
+        if size == 0 {
+            return Ok(passed);
+        }
+    }
 }
 
 /// A request on its way.
@@ -330,13 +378,13 @@ impl Drop for Active<'_> {
     }
 }
 
-fn connect() -> io::Result<TcpStream> {
-    TcpStream::connect(("127.0.0.1", store::port()))
+fn connect(kind: Scheme) -> io::Result<TcpStream> {
+    TcpStream::connect(("127.0.0.1", store::port_of(kind)))
 }
 
 /// Carries bytes to the server and back, whatever they are.
-fn tunnel(client: &TcpStream) -> io::Result<()> {
-    let server = connect()?;
+fn tunnel(client: &TcpStream, kind: Scheme) -> io::Result<()> {
+    let server = connect(kind)?;
     let (mut from, mut to) = (client.try_clone()?, server.try_clone()?);
     std::thread::spawn(move || {
         let _ = io::copy(&mut from, &mut to);

@@ -1,6 +1,6 @@
 //! The test ground: real PostgreSQL servers, and the pgkeep that was just built.
 //!
-//! Nothing here listens on a network: every PostgreSQL has its own socket folder, the S3 server listens on 127.0.0.1.
+//! Nothing here listens on a network: every PostgreSQL has its own socket folder, the servers of objects listen on 127.0.0.1.
 //! When the tests run as root, servers, their tools and pgkeep run as an
 //! unprivileged account, since initdb and postgres refuse root.
 

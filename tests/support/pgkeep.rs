@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use pgkeep::pg::lsn::Lsn;
-use pgkeep::storage::objects::ObjectStore;
+use pgkeep::storage::objects::{ObjectStore, Scheme};
 use rustix::process::{Signal, kill_process};
 use serde_json::Value;
 
@@ -67,19 +67,23 @@ impl Pgkeep {
         };
         pgkeep.write_configuration();
         match std::env::var("PGKEEP_TEST_STORAGE").as_deref() {
-            Ok("s3") => pgkeep.in_bucket(&store::endpoint()),
+            Ok("s3" | "az" | "gs") => pgkeep.in_bucket(&store::endpoint()),
             _ => pgkeep,
         }
     }
 
     /// Keeps the backups in a bucket, which is reached at an endpoint.
     pub fn in_bucket(self, endpoint: &str) -> Pgkeep {
-        let keys = store::credentials(&self.ground);
-        let bucket = Bucket::new();
-        let mut pgkeep = self
-            .with_base(Path::new(&bucket.url(FOLDER)))
-            .with("s3_endpoint", endpoint)
-            .with("s3_credentials", keys.to_str().unwrap());
+        self.in_bucket_of(store::chosen(), endpoint)
+    }
+
+    /// The same in a store of some kind.
+    pub fn in_bucket_of(self, scheme: Scheme, endpoint: &str) -> Pgkeep {
+        let bucket = Bucket::of(scheme);
+        let mut pgkeep = self.with_base(Path::new(&bucket.url(FOLDER)));
+        for (key, value) in store::keys(scheme, endpoint, &pgkeep.ground) {
+            pgkeep = pgkeep.with(&key, &value);
+        }
         pgkeep.bucket = Some(bucket);
         pgkeep
     }
