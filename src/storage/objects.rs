@@ -333,9 +333,20 @@ impl ObjectStore {
     /// All objects whose keys begin so, in the middle of a name too.
     pub fn beginning(&self, beginning: &str) -> Result<Vec<Listed>> {
         let mut objects = Vec::new();
-        let names = self.path(beginning)?.to_string();
+        // At the end of a name they may be escaped, where more follows they are not.
+        let bare = beginning.trim_end_matches(['.', ' ']);
+        let mut names = match bare.strip_suffix('/') {
+            Some(folder) => self.folder(folder)?,
+            None if bare.is_empty() => self.folder("")?,
+            None => self.path(bare)?.to_string(),
+        };
+        if self.shared.settings.location.scheme == Scheme::Azure && !names.ends_with('/') {
+            // The library passes over what has that very name.
+            names.pop();
+        }
         self.pages(beginning, names, false, |page| {
-            objects.extend(page.objects);
+            let found = page.objects.into_iter();
+            objects.extend(found.filter(|object| object.key.starts_with(beginning)));
         })?;
         Ok(objects)
     }

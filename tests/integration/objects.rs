@@ -249,6 +249,20 @@ fn every_name_comes_back_as_it_was() {
             writer.finish().unwrap();
         }
         assert_eq!(keys(&store, "large").len(), STRANGE.len());
+        // A name may be asked for by what it begins with, whatever stands at the end of that.
+        for (beginning, count) in [
+            ("large/names/...", 1),
+            ("large/names/.h", 1),
+            ("large/names/.", 2),
+            ("large/names/ ", 2),
+            ("large/names/ b", 1),
+            ("large/names/", STRANGE.len()),
+            ("large/names/a ", 1),
+            ("large/names/a b/a b", 1),
+        ] {
+            let found = store.beginning(beginning).unwrap();
+            assert_eq!(found.len(), count, "{beginning:?}");
+        }
         store.delete(&expected).unwrap();
         assert_eq!(keys(&store, "names"), Vec::<String>::new());
         assert_eq!(keys(&store, "copies").len(), STRANGE.len());
