@@ -236,6 +236,7 @@ mod tests {
                 fork,
                 block: 3,
                 has_image: false,
+                is_begun: false,
             }],
         )
     }

@@ -184,6 +184,7 @@ mod tests {
                 fork: RELATION,
                 block: *block,
                 has_image: false,
+                is_begun: false,
             })
             .collect();
         HeapChange::of(&Record {

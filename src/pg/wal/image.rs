@@ -34,6 +34,8 @@ pub(super) struct ImageHeader {
     pub(super) hole_offset: usize,
     pub(super) hole_length: usize,
     pub(super) compression: ImageCompression,
+    /// Whether it is there to be replayed.
+    pub(super) is_replayed: bool,
 }
 
 impl ImageHeader {
@@ -59,6 +61,7 @@ impl PageImage<'_> {
             hole_offset,
             hole_length,
             compression,
+            ..
         } = self.header;
         let stored = PAGE_SIZE.checked_sub(hole_length)?;
         let mut plain = [0; PAGE_SIZE];
@@ -136,6 +139,7 @@ mod tests {
 
     fn header(compression: ImageCompression) -> ImageHeader {
         ImageHeader {
+            is_replayed: true,
             hole_offset: 100,
             hole_length: 7000,
             compression,
@@ -188,7 +192,7 @@ mod tests {
                 2 => ImageCompression::Lz4,
                 _ => ImageCompression::Zstd,
             };
-            let _ = ImageHeader { hole_offset, hole_length, compression }.with(&bytes).page();
+            let _ = ImageHeader { hole_offset, hole_length, compression, is_replayed: true }.with(&bytes).page();
         }
     }
 }

@@ -17,7 +17,8 @@
 //! ```text
 //! 0..=32  a block
 //!    u8   fork_flags      the fork in the lower four bits; an image follows 0x10,
-//!                         has data 0x20, of the same relation as the last 0x80
+//!                         has data 0x20, begins the block 0x40, of the same
+//!                         relation as the last 0x80
 //!    u16  data_length
 //!    with an image:
 //!      u16  length
@@ -71,9 +72,15 @@ const DATA_SHORT: u8 = 255;
 const FORK_MASK: u8 = 0x0F;
 const HAS_IMAGE: u8 = 0x10;
 const HAS_DATA: u8 = 0x20;
+const BEGINS_BLOCK: u8 = 0x40;
 const SAME_RELATION: u8 = 0x80;
 
 const IMAGE_HAS_HOLE: u8 = 0x01;
+
+/// The bit of an image that is there to be replayed, not only to be compared with what replay makes.
+fn replayed(major: Major) -> u8 {
+    if major == Major::V14 { 0x04 } else { 0x02 }
+}
 
 /// A record, as long as the reader holds it.
 #[derive(Debug, Clone, Copy)]
@@ -150,6 +157,9 @@ pub struct BlockReference {
     pub block: u32,
     /// Whether the record holds the whole block.
     pub has_image: bool,
+    /// Whether replay takes nothing over of what the block was before: the record holds all of it, to be replayed, or begins
+    /// the block anew (REGBUF_WILL_INIT).
+    pub is_begun: bool,
 }
 
 /// The fields that every record begins with.
@@ -407,6 +417,8 @@ impl<'a> Parts<'a> {
             fork,
             block: u32_at(self.take(4)?, 0),
             has_image,
+            is_begun: flags & BEGINS_BLOCK != 0
+                || image.is_some_and(|(header, _)| header.is_replayed),
         };
         let data = usize::from(data);
         Some((reference, Extent { image, data }))
@@ -434,6 +446,7 @@ impl<'a> Parts<'a> {
             hole_offset: usize::from(hole_offset),
             hole_length,
             compression: ImageCompression::of(compression, self.major),
+            is_replayed: header[4] & replayed(self.major) != 0,
         };
         is_sound.then_some((header, length))
     }

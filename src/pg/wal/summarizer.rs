@@ -337,6 +337,7 @@ mod tests {
             },
             block,
             has_image: false,
+            is_begun: false,
         };
         let blocks = [
             reference(Fork::Main, 3),

@@ -144,6 +144,7 @@ fn encode(content: &Content, major: Major, previous: Lsn) -> Vec<u8> {
             fork,
             block,
             has_image,
+            is_begun,
         } = reference;
         let is_same = last == Some((fork.tablespace, fork.database, fork.relfilenumber));
         last = Some((fork.tablespace, fork.database, fork.relfilenumber));
@@ -155,11 +156,16 @@ fn encode(content: &Content, major: Major, previous: Lsn) -> Vec<u8> {
             fork.fork.number()
                 | flag(*has_image, 0x10)
                 | flag(data > 0, 0x20)
+                | flag(*is_begun && !has_image, 0x40)
                 | flag(is_same, 0x80),
         );
         headers.extend(data.to_le_bytes());
         if *has_image {
-            parts.resize(parts.len() + image(&mut headers, major, *block), 0xA5);
+            let (length, flags) = image(&mut headers, major, *block);
+            if *is_begun {
+                headers[flags] |= if major == Major::V14 { 0x04 } else { 0x02 };
+            }
+            parts.resize(parts.len() + length, 0xA5);
         }
         parts.resize(parts.len() + usize::from(data), 0x5A);
         if !is_same {
@@ -195,8 +201,8 @@ fn encode(content: &Content, major: Major, previous: Lsn) -> Vec<u8> {
 }
 
 /// Writes the header of an image of one of the kinds there are, and gives how many
-/// bytes are stored.
-fn image(headers: &mut Vec<u8>, major: Major, block: u32) -> usize {
+/// bytes are stored, and where its flags are.
+fn image(headers: &mut Vec<u8>, major: Major, block: u32) -> (usize, usize) {
     let compressions: &[u8] = if major == Major::V14 {
         &[2]
     } else {
@@ -212,14 +218,16 @@ fn image(headers: &mut Vec<u8>, major: Major, block: u32) -> usize {
     headers.extend(length.to_le_bytes());
     headers.extend(hole_offset.to_le_bytes());
     headers.push(flags);
+    let place = headers.len() - 1;
     headers.extend(hole_length.into_iter().flat_map(u16::to_le_bytes));
-    usize::from(length)
+    (usize::from(length), place)
 }
 
 /// Any record but a switch.
 pub(super) fn content() -> impl Strategy<Value = Content> {
-    let block = (1..3_u32, 0..4_u8, any::<u32>(), any::<bool>()).prop_map(
-        |(relfilenumber, fork, block, has_image)| BlockReference {
+    let flags = (any::<bool>(), any::<bool>());
+    let block = (1..3_u32, 0..4_u8, any::<u32>(), flags).prop_map(
+        |(relfilenumber, fork, block, (has_image, is_begun))| BlockReference {
             fork: RelationFork {
                 tablespace: 1663,
                 database: 5,
@@ -228,6 +236,7 @@ pub(super) fn content() -> impl Strategy<Value = Content> {
             },
             block,
             has_image,
+            is_begun,
         },
     );
     let blocks = prop_oneof![
