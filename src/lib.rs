@@ -2,6 +2,7 @@
 
 pub mod archive;
 pub mod backup;
+mod catalogs;
 #[cfg(test)]
 mod chance;
 pub mod check;

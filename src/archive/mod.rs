@@ -26,6 +26,7 @@ use crate::repository::chain::{Chain, Sources};
 use crate::repository::file_list::FileEntry;
 use crate::repository::portions::Portion;
 use crate::restore::recovery::{Recovery, SETTINGS_FILE, SourceSettings};
+use crate::restore::selection::Selection;
 use crate::restore::write::{
     Changed, check, checksum, control_file, is_special, label_file, visit_bundle,
 };
@@ -158,7 +159,7 @@ impl<'a, W: Write> Archive<'a, W> {
     fn files(&mut self, wal: Option<&FoundWal<'_>>) -> Result<()> {
         let chain = self.request.chain;
         let replaced: BTreeSet<&str> = wal.into_iter().flat_map(FoundWal::paths).collect();
-        for portion in chain.portions().iter() {
+        for portion in chain.portions(|_| true).iter() {
             match portion {
                 Portion::Alone(place) => {
                     let sources = chain.sources(place);
@@ -268,13 +269,14 @@ impl<'a, W: Write> Archive<'a, W> {
     fn manifest(&mut self) -> Result<()> {
         let chain = self.request.chain;
         let mut length = Length(0);
-        manifest(chain, &mut self.changed, &mut length, told)?;
+        let all = Selection::default();
+        manifest(chain, &all, &mut self.changed, &mut length, told)?;
         let now = jiff::Timestamp::now().as_second();
         let mut header = self.tree.file(length.0, now);
         let path = self.tree.path(BACKUP_MANIFEST_FILE);
         self.append(&mut header, &path, &mut io::empty())?;
         let target = self.tar.get_mut();
-        manifest(chain, &mut self.changed, &mut *target, told)?;
+        manifest(chain, &all, &mut self.changed, &mut *target, told)?;
         let filled = length.0.next_multiple_of(TAR_BLOCK);
         io::copy(&mut io::repeat(0).take(filled - length.0), target).map_err(told)?;
         Ok(())

@@ -296,9 +296,13 @@ impl Chain {
         })
     }
 
-    /// All content that the newest backup's files are rebuilt from, by the files' places; those with most to read first.
-    pub fn portions(&self) -> Portions<(Member, u32)> {
-        Portions::new(self.files().enumerate().map(|(place, sources)| {
+    /// All content that these of the newest backup's files are rebuilt from, by the files' places; those with most to read first.
+    pub fn portions(&self, is_wanted: impl Fn(usize) -> bool) -> Portions<(Member, u32)> {
+        let wanted = self
+            .files()
+            .enumerate()
+            .filter(|(place, _)| is_wanted(*place));
+        Portions::new(wanted.map(|(place, sources)| {
             let base = sources.base;
             let bundle = base.bundle.map(|number| (base.member, number));
             (place, sources.bytes_to_read(), bundle)

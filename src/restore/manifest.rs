@@ -7,20 +7,27 @@ use crate::pg::manifest::{BACKUP_MANIFEST_FILE, ManifestWriter};
 use crate::pg::version::Major;
 use crate::repository::chain::Chain;
 use crate::restore::directory::DataDirectory;
+use crate::restore::selection::Selection;
 use crate::restore::write::{Changed, LEFT_OUT};
 
 /// Writes a manifest of what was written, for pg_verifybackup.
-pub(super) fn write(chain: &Chain, directory: &DataDirectory, changed: &mut Changed) -> Result<()> {
+pub(super) fn write(
+    chain: &Chain,
+    selection: &Selection,
+    directory: &DataDirectory,
+    changed: &mut Changed,
+) -> Result<()> {
     let (file, path) = directory.create_file(BACKUP_MANIFEST_FILE)?;
     let failed = |error: io::Error| Error::io("write", &path, &error);
     let mut target = BufWriter::new(file);
-    manifest(chain, changed, &mut target, failed)?;
+    manifest(chain, selection, changed, &mut target, failed)?;
     target.flush().map_err(failed)
 }
 
 /// The manifest of what a chain is restored to.
 pub(crate) fn manifest(
     chain: &Chain,
+    selection: &Selection,
     changed: &mut Changed,
     target: impl Write,
     failed: impl Fn(io::Error) -> Error,
@@ -36,7 +43,11 @@ pub(crate) fn manifest(
     for (place, sources) in chain.files().enumerate() {
         let (file, base) = (sources.file, sources.base);
         let changed = changed.next_if(|(changed, _)| *changed == place);
-        if file.is_extra() || file.path.starts_with("pg_wal/") || LEFT_OUT.contains(&file.path) {
+        if file.is_extra()
+            || file.path.starts_with("pg_wal/")
+            || LEFT_OUT.contains(&file.path)
+            || selection.is_absent(place)
+        {
             continue;
         }
         let (size, crc32c) = changed.map_or((base.size, base.crc32c), |(_, changed)| changed);

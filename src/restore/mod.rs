@@ -3,6 +3,7 @@
 //! Each file is written once, straight from what is stored, in one backup or in several. `global/pg_control` gets its name only
 //! when everything else is on disk, so a restore that was cut short cannot be started.
 
+pub mod databases;
 mod directory;
 pub mod folder;
 pub(crate) mod manifest;
@@ -13,6 +14,7 @@ pub mod recovery;
 pub mod replayed;
 pub mod restore_command;
 mod running;
+pub mod selection;
 mod space;
 pub mod tablespaces;
 #[cfg(test)]
@@ -31,6 +33,7 @@ use crate::repository::contents::Contents;
 use directory::DataDirectory;
 use folder::Folder;
 use recovery::{Recovery, SourceSettings};
+use selection::Selection;
 use tablespaces::TablespaceMapping;
 
 /// The progress of subscriptions, and of whoever else replicates to the server: a magic number, 16 bytes for each, a
@@ -44,6 +47,10 @@ const EMPTY_ORIGINS_BYTES: u64 = 8;
 pub struct Request<'a> {
     /// The backup, with all that it needs.
     pub chain: &'a Chain,
+    /// Which of its files come whole.
+    pub selection: &'a Selection,
+    /// Whether recovery must not mind pages that are none: where it changes what comes as holes.
+    pub ignores_invalid_pages: bool,
     /// The folder above the data directory.
     pub target: Target,
     /// How the restored cluster recovers.
@@ -105,12 +112,14 @@ pub fn run(
         request.reads,
         request.force,
     )?;
-    space::check(contents, &directory)?;
+    space::check(contents, request.selection, &directory)?;
     directory.create_folders(&contents.list.directories)?;
 
-    progress.step("restore", Some(contents.info.restore_size));
+    let bytes = request.selection.bytes(request.chain);
+    progress.step("restore", Some(bytes));
     let mut written = write::write_files(
         request.chain,
+        request.selection,
         &directory,
         request.workers,
         progress,
@@ -121,8 +130,14 @@ pub fn run(
         &contents.info,
         &request.recovery,
         (request.source_settings, &written.settings),
+        request.ignores_invalid_pages,
     )?;
-    manifest::write(request.chain, &directory, &mut written.changed)?;
+    manifest::write(
+        request.chain,
+        request.selection,
+        &directory,
+        &mut written.changed,
+    )?;
 
     progress.step("sync", None);
     interrupt.check()?;

@@ -43,6 +43,10 @@ const ARCHIVE_MODE: &str = "archive_mode";
 /// CheckTablespaceDirectory). On the source it need not have been set but while that was created.
 const IN_PLACE: &str = "allow_in_place_tablespaces";
 
+/// With it recovery does not mind that a page is none. It is for a cluster with holes alone, and none that was made of one
+/// gets it.
+pub(crate) const IGNORE_INVALID_PAGES: &str = "ignore_invalid_pages";
+
 /// Without it a server ends itself where it should pause (access/transam/xlogrecovery.c, recoveryPausesHere), and a replica
 /// can never be read.
 const HOT_STANDBY: &str = "hot_standby";
@@ -95,9 +99,14 @@ pub(super) fn write_settings(
     info: &BackupInfo,
     recovery: &Recovery,
     source: (SourceSettings, &[u8]),
+    ignores_invalid_pages: bool,
 ) -> Result<()> {
+    let mut settings = recovery.settings_file(source, info);
+    if ignores_invalid_pages {
+        settings.extend_from_slice(format!("{IGNORE_INVALID_PAGES} = 'on'\n").as_bytes());
+    }
     let files = [
-        (SETTINGS_FILE, recovery.settings_file(source, info)),
+        (SETTINGS_FILE, settings),
         (recovery.signal_file(), Vec::new()),
     ];
     for (name, content) in files {
@@ -277,6 +286,7 @@ fn is_recovery_setting(line: &[u8]) -> bool {
             .iter()
             .any(|(setting, _)| is_setting(line, setting))
         || is_setting(line, PROMOTE_TRIGGER_FILE)
+        || is_setting(line, IGNORE_INVALID_PAGES)
 }
 
 /// Whether a line sets this. Names are ASCII; a value may be in any encoding.
@@ -313,6 +323,7 @@ mod tests {
             "primary_conninfo = 'host=x'",
             " Recovery_End_Command = 'x'",
             "recovery_min_apply_delay = 5",
+            "ignore_invalid_pages = 'on'",
             COMMENT,
         ] {
             assert!(is_recovery_setting(line.as_bytes()), "{line}");

@@ -40,6 +40,7 @@ use crate::repository::block_maps::{BlockMap, BlockMaps, StoredMap};
 use crate::repository::contents::Contents;
 use crate::repository::layout::ServerFolder;
 use crate::repository::roll_forward::{HeldWal, Way};
+use crate::repository::wal_path::WalPath;
 use crate::restore::plan::{Destination, Route, major};
 use crate::stored::master_key::Keyring;
 
@@ -99,6 +100,51 @@ impl Search<'_> {
             }),
             _ => looked,
         }
+    }
+
+    /// Hands over all records that recovery replays, from the backup's start on, until `visit` has had enough. Where it is not
+    /// known beforehand where a primary stops, the record that makes it stop is the last.
+    pub(super) fn visit(
+        &self,
+        contents: &Contents,
+        route: &Route,
+        visit: &mut dyn FnMut(&Record<'_>) -> Result<ControlFlow<()>>,
+    ) -> Result<()> {
+        let info = &contents.info;
+        let major = major(info)?;
+        let (path, destination) = match (route, self.held) {
+            (
+                Route::Archive {
+                    timeline,
+                    destination,
+                },
+                Some(held),
+            ) => {
+                let history = held.history(info, TargetTimeline::Number(*timeline))?;
+                let way = held.way(&contents.folder, info, history)?;
+                (way.path, destination.as_ref())
+            }
+            _ => (WalPath::of_backup(&contents.folder, info, self.keys)?, None),
+        };
+        let landing = destination.and_then(|there| there.landing.lsn);
+        let mut fault = None;
+        path.read(info.start_lsn, self.interrupt, &mut |record| {
+            if landing.is_some_and(|landing| record.start >= landing) {
+                return ControlFlow::Break(());
+            }
+            let stops = destination
+                .filter(|there| there.landing.lsn.is_none())
+                .and_then(|there| there.target.stops_at(record, major));
+            match visit(record) {
+                Err(error) => {
+                    fault = Some(error);
+                    ControlFlow::Break(())
+                }
+                Ok(_) if stops.is_some() => ControlFlow::Break(()),
+                Ok(flow) => flow,
+            }
+        })?;
+        fault.map_or(Ok(()), Err)
     }
 
     fn along(

@@ -8,12 +8,20 @@ use crate::error::{Error, Result};
 use crate::repository::contents::Contents;
 use crate::restore::directory::DataDirectory;
 use crate::restore::folder::Folder;
+use crate::restore::selection::Selection;
 use crate::size::readable;
 
 /// An error where a file system has less room than its part of the cluster needs.
-pub(super) fn check(contents: &Contents, directory: &DataDirectory) -> Result<()> {
+pub(super) fn check(
+    contents: &Contents,
+    selection: &Selection,
+    directory: &DataDirectory,
+) -> Result<()> {
     let mut folders: BTreeMap<&Path, (&Folder, u64)> = BTreeMap::new();
-    for file in contents.list.files.iter().filter(|file| !file.is_extra()) {
+    for (place, file) in contents.list.files.iter().enumerate() {
+        if file.is_extra() || !selection.is_whole(place) {
+            continue;
+        }
         let folder = directory.folder_for(file.path)?;
         folders.entry(folder.path()).or_insert((folder, 0)).1 += file.restored_size();
     }

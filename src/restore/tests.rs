@@ -448,6 +448,8 @@ fn restore(catalogue: &Catalogue, taken: &Taken, directory: &Path) -> Result<Pat
     let backup = catalogue.get(taken.identifier).unwrap();
     let request = Request {
         chain: &Chain::read(catalogue, backup, &keys())?,
+        selection: &Selection::default(),
+        ignores_invalid_pages: false,
         target: Target::Named(directory.to_owned()),
         recovery: Recovery::OwnWal,
         source_settings: SourceSettings::Kept,

@@ -20,6 +20,7 @@ use crate::repository::portions::Portion;
 use crate::restore::directory::DataDirectory;
 use crate::restore::rebuild::Rebuilder;
 use crate::restore::recovery::{SETTINGS_FILE, is_setting};
+use crate::restore::selection::Selection;
 use crate::storage::Place;
 use crate::stored::bundle::visit_members;
 
@@ -78,6 +79,7 @@ const CONFIGURATION_FILE: &str = "postgresql.conf";
 /// not start, and with an incremental backup's `backup_label` it does not.
 pub(super) fn write_files(
     chain: &Chain,
+    selection: &Selection,
     directory: &DataDirectory,
     workers: usize,
     progress: &dyn Progress,
@@ -97,7 +99,9 @@ pub(super) fn write_files(
             written: Written::default(),
         })
         .collect();
-    let portions = chain.portions();
+    let mut all = Written::default();
+    write_holes(chain, selection, directory, interrupt, &mut all.changed)?;
+    let portions = chain.portions(|place| selection.is_whole(place));
     parallel::run_dealt(
         &mut workers,
         |number| portions.get(number),
@@ -105,7 +109,6 @@ pub(super) fn write_files(
         |worker, portion, stop| worker.write(portion, stop),
         || Ok(()),
     )?;
-    let mut all = Written::default();
     for worker in workers {
         all.changed.append(worker.written.changed);
         all.settings.extend(worker.written.settings);
@@ -121,6 +124,48 @@ pub(super) fn write_files(
         all.changed.insert_path(chain, path, checksum(&content));
     }
     Ok(all)
+}
+
+/// Makes the files that come as holes, of the length that they had.
+fn write_holes(
+    chain: &Chain,
+    selection: &Selection,
+    directory: &DataDirectory,
+    interrupt: &Interrupt,
+    changed: &mut Changed,
+) -> Result<()> {
+    // Most of those that are long are full segments, of one length.
+    let mut last = (0, Crc32c(0));
+    for place in selection.holes() {
+        interrupt.check()?;
+        let sources = chain.sources(place);
+        let (file, path) = directory.create_file(sources.file.path)?;
+        let size = sources.size();
+        file.set_len(size)
+            .map_err(|error| Error::io("write", &path, &error))?;
+        if last.0 != size {
+            last = (size, Crc32c(checksum_of_zeros(size)));
+        }
+        changed.insert(place, last);
+    }
+    Ok(())
+}
+
+/// The CRC-32C of so many bytes of zeros: twice as many come from two halves.
+fn checksum_of_zeros(bytes: u64) -> u32 {
+    let half = bytes / 2;
+    match bytes {
+        0 => 0,
+        1 => crc32c::crc32c(&[0]),
+        _ => {
+            let first = checksum_of_zeros(half);
+            let joined = crc32c::crc32c_combine(first, first, half as usize);
+            match bytes % 2 {
+                0 => joined,
+                _ => crc32c::crc32c_append(joined, &[0]),
+            }
+        }
+    }
 }
 
 /// `global/pg_control` as it is restored.
@@ -388,4 +433,17 @@ fn changed_content(
 /// Size and checksum of content.
 pub(crate) fn checksum(content: &[u8]) -> (u64, Crc32c) {
     (content.len() as u64, Crc32c(crc32c::crc32c(content)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_checksum_of_zeros_is_that_of_as_many() {
+        for bytes in [0, 1, 2, 3, 8192, 24_576, 1_000_001] {
+            let zeros = vec![0; bytes];
+            assert_eq!(checksum_of_zeros(bytes as u64), crc32c::crc32c(&zeros));
+        }
+    }
 }

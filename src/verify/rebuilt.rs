@@ -15,6 +15,7 @@ use crate::repository::chain::Chain;
 use crate::repository::file_list::{Crc32c, FileEntry, FileKind, Files};
 use crate::restore::folder::Folder;
 use crate::restore::recovery::{Recovery, SourceSettings};
+use crate::restore::selection::Selection;
 use crate::restore::{self, Target, tablespaces::TablespaceMapping};
 use crate::verify::Findings;
 use crate::verify::drill::Drill;
@@ -94,6 +95,8 @@ impl Scratch {
             .collect();
         let request = restore::Request {
             chain,
+            selection: &Selection::default(),
+            ignores_invalid_pages: false,
             target: Target::Held(self.folder.again()?),
             recovery: Recovery::OwnWal,
             source_settings: SourceSettings::LeftOut,

@@ -55,6 +55,7 @@ mod restored_settings;
 mod settled_files;
 mod shortened_relations;
 mod shown_wal;
+mod single_databases;
 mod slots;
 mod sources;
 mod standby;

@@ -75,9 +75,17 @@ pub fn assert_invariant(cluster: &Cluster) {
 
 /// One table as pg_dump writes it.
 pub fn dump(cluster: &Cluster, table: &str) -> String {
-    let text = run(cluster.tool("pg_dump").args(["-t", table]));
-    // Newer minor versions guard a dump with a random key.
-    let lines = text
+    dump_with(cluster, &["-t", table])
+}
+
+/// What pg_dump writes with these arguments.
+pub fn dump_with(cluster: &Cluster, arguments: &[&str]) -> String {
+    without_keys(&run(cluster.tool("pg_dump").args(arguments)))
+}
+
+/// A dump without the random keys that newer minor versions guard it with.
+pub fn without_keys(dump: &str) -> String {
+    let lines = dump
         .lines()
         .filter(|line| !line.starts_with("\\restrict") && !line.starts_with("\\unrestrict"));
     lines.collect::<Vec<_>>().join("\n")

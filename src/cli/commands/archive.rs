@@ -31,7 +31,7 @@ impl Archive {
 
     /// Writes the archive.
     pub(crate) fn run(&self, app: &App) -> Result<Answer> {
-        let found = self.wanted.find(app)?;
+        let found = self.wanted.find(app, &[])?;
         let coding = found.server.coding()?;
         let held = found.held.as_ref();
         let request = archive::Request {

@@ -4,8 +4,11 @@ use crate::cli::app::App;
 use crate::cli::commands::archiving::{Archiving, describe_archiving};
 use crate::cli::commands::describe;
 use crate::cli::commands::wanted::{POSITION, Wanted, describe_created, describe_route};
-use crate::cli::report::{Answer, Fields, field};
+use crate::cli::report::{Answer, Fields, Value, field};
 use crate::error::Result;
+use crate::restore::databases::Chosen;
+use crate::restore::recovery::IGNORE_INVALID_PAGES;
+use crate::restore::selection::Selection;
 use crate::restore::{self, Target, tablespaces::TablespaceMapping};
 
 /// Write a data directory that starts
@@ -21,6 +24,9 @@ pub(crate) struct Restore {
     /// Put a tablespace, named by path, OID or name, into another folder
     #[arg(long, value_name = "OLD=NEW")]
     tablespace: Vec<TablespaceMapping>,
+    /// Restore this database, and none but those that are named and PostgreSQL's own
+    #[arg(long, value_name = "NAME")]
+    database: Vec<String>,
     #[command(flatten)]
     archiving: Archiving,
     /// Replace what is in the target
@@ -31,14 +37,22 @@ pub(crate) struct Restore {
 impl Restore {
     /// What was asked.
     pub(crate) fn request(&self) -> Fields {
-        self.wanted.request()
+        let mut request = self.wanted.request();
+        if !self.database.is_empty() {
+            request.insert(1, field("Databases", names(&self.database)));
+        }
+        request
     }
 
     /// Restores it.
     pub(crate) fn run(&self, app: &App) -> Result<Answer> {
-        let found = self.wanted.find(app)?;
+        let found = self.wanted.find(app, &self.database)?;
+        let all = Selection::default();
+        let chosen = found.chosen.as_ref();
         let request = restore::Request {
             chain: &found.chain,
+            selection: chosen.map_or(&all, |chosen| &chosen.selection),
+            ignores_invalid_pages: chosen.is_some_and(|chosen| chosen.ignores_invalid_pages),
             target: Target::Named(found.directory),
             source_settings: self.archiving.source_settings(&found.recovery),
             recovery: found.recovery,
@@ -54,6 +68,34 @@ impl Restore {
         response.push(describe_archiving(request.source_settings));
         response.extend(describe_route(&found.route));
         response.extend(describe_created(&found.created));
+        if let Some(chosen) = chosen {
+            warn_of_left_out(chosen);
+            response.push(field("Databases", names(&chosen.kept)));
+            response.push(field("DatabasesLeftOut", names(&chosen.left_out)));
+        }
         Ok(Answer::success(response))
+    }
+}
+
+fn names(names: &[String]) -> Vec<Value> {
+    names.iter().map(|name| name.as_str().into()).collect()
+}
+
+/// What is left of them must go before anything stumbles over it.
+fn warn_of_left_out(chosen: &Chosen) {
+    if chosen.left_out.is_empty() {
+        return;
+    }
+    let names = chosen.left_out.join(", ");
+    log::warn!(
+        "these databases are left out, and are there as names only, which nobody can connect to: {names}. Drop them once the \
+         restored server has recovered (DROP DATABASE), as their age holds back VACUUM, and autovacuum complains of them"
+    );
+    if chosen.ignores_invalid_pages {
+        log::warn!(
+            "recovery is set to pass over pages that it misses ({IGNORE_INVALID_PAGES}), as the WAL changes pages of the databases that \
+             are left out. In the server's log, \"page ... of relation base/OID/...\" must name none but those. Once recovered: \
+             ALTER SYSTEM RESET {IGNORE_INVALID_PAGES}, and restart it"
+        );
     }
 }

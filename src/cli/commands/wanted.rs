@@ -16,6 +16,7 @@ use crate::pg::wal::CreatedTablespace;
 use crate::repository::chain::Chain;
 use crate::repository::identifier::Selector;
 use crate::repository::roll_forward::HeldWal;
+use crate::restore::databases::{Chosen, Databases};
 use crate::restore::folder::real;
 use crate::restore::plan::{self, Destination, Route};
 use crate::restore::position::Position;
@@ -78,6 +79,8 @@ pub(super) struct Found {
     pub(super) reads: Vec<PathBuf>,
     /// The folder, absolute.
     pub(super) directory: PathBuf,
+    /// The databases that are restored, where not all are.
+    pub(super) chosen: Option<Chosen>,
 }
 
 impl Wanted {
@@ -102,12 +105,17 @@ impl Wanted {
         }
     }
 
-    /// Finds the backup, and the way from there.
-    pub(super) fn find(&self, app: &App) -> Result<Found> {
+    /// Finds the backup, and the way from there. Where databases are named, only they are wanted.
+    pub(super) fn find(&self, app: &App, databases: &[String]) -> Result<Found> {
         let (position, directory) = self.split();
         let position = parse_position(position)?;
         let directory = std::path::absolute(directory)
             .map_err(|error| Error::usage(format!("{directory:?} is no directory: {error}")))?;
+        if !databases.is_empty() && matches!(position, Position::Replica(_)) {
+            return Err(Error::usage(
+                "a replica has all databases of its primary: --database does not go with it",
+            ));
+        }
         let server = self.repository.server(app, &self.server)?;
         let repository = server.folder.root();
         if let Some(local) = repository.local()
@@ -134,15 +142,22 @@ impl Wanted {
         )?;
         let primary_conninfo = server.configuration.connection.primary_conninfo();
         let mut chain = Chain::read(&catalogue, plan.backup, &server.keys())?;
-        let replayed = Search {
+        let search = Search {
             folder: &server.folder,
             held: held.as_ref(),
             keys: &server.keys(),
             progress: &*app.progress,
             interrupt: &app.interrupt,
-        }
-        .run(&chain.newest, &plan.route)?;
+        };
+        let replayed = search.run(&chain.newest, &plan.route)?;
         chain.leave_out_unlogged(&replayed.unlogged)?;
+        let chosen = match databases {
+            [] => None,
+            names => {
+                let found = Databases::read(&search, &chain, &plan.route)?;
+                Some(found.choose(names, &chain)?)
+            }
+        };
         let raised = match replayed.limits == Limits::default() {
             true => Vec::new(),
             false => replayed.limits.above(&limits(&chain)?),
@@ -166,6 +181,7 @@ impl Wanted {
             route: plan.route,
             recovery,
             directory,
+            chosen,
             server,
         })
     }

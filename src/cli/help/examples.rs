@@ -114,6 +114,10 @@ pub(super) const EXAMPLES: &[(&str, &[Example])] = &[
                 "Put a tablespace on another disk",
                 "pgkeep restore primary newest /var/lib/postgresql --tablespace fast=/nvme/fast",
             ),
+            example(
+                "Restore one database of many",
+                "pgkeep restore primary newest current /var/lib/postgresql --database shop",
+            ),
         ],
     ),
     (

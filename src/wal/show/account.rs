@@ -5,8 +5,8 @@ use std::fmt;
 
 use jiff::Timestamp;
 
+use crate::catalogs::{Catalogs, Name, Relation, RelationChange, RelationFiles};
 use crate::pg::lsn::{Lsn, Timeline};
-use crate::wal::show::catalogs::{Catalogs, Name, Relation, RelationChange, RelationFiles};
 use crate::wal::show::transactions::{AtOnce, End, Rows, Work};
 use crate::wal::show::wanted::Wanted;
 

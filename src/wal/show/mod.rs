@@ -6,9 +6,7 @@
 //! transactions that had begun before are not whole then, and are told so.
 
 mod account;
-mod backed_up;
 mod bound;
-mod catalogs;
 mod transactions;
 mod wanted;
 
@@ -16,6 +14,7 @@ use std::ops::ControlFlow;
 
 use jiff::{SignedDuration, Timestamp};
 
+use crate::catalogs::{Belief, Catalogs, RelationFiles, backed_up};
 use crate::config::nearest;
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
@@ -39,16 +38,15 @@ use crate::repository::wal_archive::ClusterIdentity;
 use crate::repository::wal_path::WalPath;
 use crate::stored::master_key::Keyring;
 
+pub use crate::catalogs::Name;
 pub use account::{
     Account, Changed, Destroyed, Event, Loss, Newest, Told, Transaction, Unended, What, Whole,
 };
 pub use bound::Bound;
-pub use catalogs::Name;
 pub use transactions::Rows;
 pub use wanted::Wanted;
 
 use account::Scope;
-use catalogs::{Belief, Catalogs, RelationFiles};
 use transactions::{AtOnce, End, Running};
 
 /// How far the clocks of the server and of the machine that made a backup may be apart.
@@ -121,8 +119,10 @@ pub fn run(request: &Request<'_>, catalogue: &Catalogue) -> Result<Shown> {
     };
     let mut trouble = None;
     if let Some((backup, belief)) = names_of {
-        let read = Chain::read(catalogue, backup, request.keys)
-            .and_then(|chain| backed_up::read(&chain, &mut catalogs, belief, request.interrupt));
+        let read = Chain::read(catalogue, backup, request.keys).and_then(|chain| {
+            let all = |_| true;
+            backed_up::read(&chain, &all, &mut catalogs, belief, request.interrupt)
+        });
         request.interrupt.check()?;
         // Numbers are better than nothing.
         if let Err(error) = read {

@@ -9,9 +9,9 @@ use std::rc::Rc;
 
 use jiff::Timestamp;
 
+use crate::catalogs::{Before, Relation, RelationChange, RelationFiles};
 use crate::pg::lsn::Lsn;
 use crate::pg::wal::{DatabaseFolder, RowChange};
-use crate::wal::show::catalogs::{Before, RelationChange, RelationFiles};
 
 /// How many things are remembered of all transactions that have not ended: some 100 MB at most.
 const REMEMBERED: usize = 500_000;
@@ -102,7 +102,7 @@ impl Work {
         &mut self.rows[at].1
     }
 
-    pub(super) fn created(&self) -> impl Iterator<Item = &Rc<super::catalogs::Relation>> {
+    pub(super) fn created(&self) -> impl Iterator<Item = &Rc<Relation>> {
         self.relations.iter().filter_map(|change| match change {
             RelationChange::Created(relation) => Some(relation),
             _ => None,

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::wal::show::catalogs::{Name, RelationFiles};
+use crate::catalogs::{Name, RelationFiles};
 
 /// A relation or a transaction, as it is said on the command line.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,4 +1,4 @@
-//! The catalogs of all databases as a backup holds them.
+//! The catalogs of databases as a backup holds them.
 //!
 //! A backup's pages are of different moments, from its start to its end. Reading WAL from its start on makes up for
 //! that, as recovery does.
@@ -6,25 +6,27 @@
 use std::collections::HashMap;
 
 use crate::archive::visit_files;
+use crate::catalogs::{Belief, Catalogs, RelationFiles};
 use crate::error::Result;
 use crate::interrupt::Interrupt;
 use crate::pg::catalog::{PG_CLASS, PG_DATABASE};
 use crate::pg::page::PAGE_SIZE;
 use crate::pg::relation_map::{RELATION_MAP_FILE, RelationMap};
 use crate::repository::chain::Chain;
-use crate::wal::show::catalogs::{Belief, Catalogs, RelationFiles};
 
 /// The file of a catalog, by its place in the list of the backup.
 type Places = HashMap<usize, RelationFiles>;
 
-/// Reads them all.
-pub(super) fn read(
+/// Reads those of these databases, by their OIDs; zero for what all databases share.
+pub(crate) fn read(
     chain: &Chain,
+    is_wanted: &dyn Fn(u32) -> bool,
     catalogs: &mut Catalogs,
     belief: Belief,
     interrupt: &Interrupt,
 ) -> Result<()> {
-    let folders = folders(chain);
+    let mut folders = folders(chain);
+    folders.retain(|_, (_, database)| is_wanted(*database));
     let places: Vec<usize> = folders.keys().copied().collect();
     let mut relations = Places::new();
     let mut databases = Vec::new();

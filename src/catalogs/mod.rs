@@ -4,6 +4,8 @@
 //! tables row by row, so that a table of a minute's life has a name too, and a DROP is told from a TRUNCATE and from a
 //! VACUUM FULL, all of which remove files in the same way.
 
+pub(crate) mod backed_up;
+
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
@@ -27,9 +29,9 @@ const PUBLIC_SCHEMA: u32 = 2200;
 
 /// A relation's files, by their database and their number there. Zero is the database of what all databases share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct RelationFiles {
-    pub(super) database: u32,
-    pub(super) relfilenumber: u32,
+pub(crate) struct RelationFiles {
+    pub(crate) database: u32,
+    pub(crate) relfilenumber: u32,
 }
 
 impl From<RelationFork> for RelationFiles {
@@ -43,9 +45,9 @@ impl From<RelationFork> for RelationFiles {
 
 /// A relation of a database.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Relation {
-    pub(super) database: u32,
-    pub(super) class: ClassRow,
+pub(crate) struct Relation {
+    pub(crate) database: u32,
+    pub(crate) class: ClassRow,
 }
 
 impl Relation {
@@ -59,7 +61,7 @@ impl Relation {
 
 /// What a record did to a relation, for all that its transaction may yet fail.
 #[derive(Debug, Clone)]
-pub(super) enum RelationChange {
+pub(crate) enum RelationChange {
     Created(Rc<Relation>),
     /// Its files are other ones.
     Refiled {
@@ -73,7 +75,7 @@ pub(super) enum RelationChange {
 
 /// What was known before a record, to go back to.
 #[derive(Debug)]
-pub(super) enum Before {
+pub(crate) enum Before {
     Relation((u32, u32), Option<Rc<Relation>>),
     Files(RelationFiles, Option<Rc<Relation>>),
 }
@@ -87,7 +89,7 @@ enum Catalog {
 
 /// How much the rows of a page are believed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Belief {
+pub(crate) enum Belief {
     /// They are how things are where reading begins: those that are in force replace what was known.
     Beginning,
     /// They are from the middle of the way, where more is known than a page can tell.
@@ -96,7 +98,7 @@ pub(super) enum Belief {
     Hindsight,
 }
 
-pub(super) struct Catalogs {
+pub(crate) struct Catalogs {
     major: Major,
     followed: HashMap<RelationFiles, Catalog>,
     /// The files of catalogs that pg_filenode.map tells of.
@@ -116,7 +118,7 @@ pub(super) struct Catalogs {
 }
 
 impl Catalogs {
-    pub(super) fn new(major: Major) -> Catalogs {
+    pub(crate) fn new(major: Major) -> Catalogs {
         Catalogs {
             major,
             followed: HashMap::new(),
@@ -132,7 +134,7 @@ impl Catalogs {
     }
 
     /// Learns which files a database's catalogs are in; zero for what is shared.
-    pub(super) fn follow(&mut self, database: u32, map: &RelationMap) {
+    pub(crate) fn follow(&mut self, database: u32, map: &RelationMap) {
         for (oid, catalog) in [
             (PG_CLASS, Catalog::Relations),
             (PG_DATABASE, Catalog::Databases),
@@ -153,18 +155,18 @@ impl Catalogs {
     }
 
     /// The file of a database's schemas, which is known once its relations are.
-    pub(super) fn schemas_file(&self, database: u32) -> Option<u32> {
+    pub(crate) fn schemas_file(&self, database: u32) -> Option<u32> {
         let schemas = self.relations.get(&(database, PG_NAMESPACE))?;
         Some(schemas.class.relfilenumber)
     }
 
     /// Forgets where rows are: WAL is missing, or what is known is not of where reading begins.
-    pub(super) fn forget_places(&mut self) {
+    pub(crate) fn forget_places(&mut self) {
         self.rows.clear();
     }
 
     /// Takes all rows of a page of a table that is followed.
-    pub(super) fn page(
+    pub(crate) fn page(
         &mut self,
         files: RelationFiles,
         block: u32,
@@ -229,7 +231,7 @@ impl Catalogs {
     }
 
     /// Follows a record; `visit` gets what it did to a relation, and what was known before.
-    pub(super) fn record(
+    pub(crate) fn record(
         &mut self,
         record: &Record<'_>,
         heap: Option<&HeapChange>,
@@ -327,7 +329,7 @@ impl Catalogs {
     }
 
     /// Where somebody began to drop a database, as far as that is known.
-    pub(super) fn being_dropped(&self, database: u32) -> Option<Lsn> {
+    pub(crate) fn being_dropped(&self, database: u32) -> Option<Lsn> {
         self.being_dropped.get(&database).copied()
     }
 
@@ -379,7 +381,7 @@ impl Catalogs {
     }
 
     /// Takes back what a transaction had done, the last first.
-    pub(super) fn take_back(&mut self, known: Vec<Before>) {
+    pub(crate) fn take_back(&mut self, known: Vec<Before>) {
         for before in known.into_iter().rev() {
             match before {
                 Before::Relation(oid, Some(relation)) => {
@@ -398,7 +400,7 @@ impl Catalogs {
     }
 
     /// A database that is a copy of another one's files has its names, too.
-    pub(super) fn database(&mut self, change: &DatabaseChange) {
+    pub(crate) fn database(&mut self, change: &DatabaseChange) {
         let DatabaseChange::Copied { from, to } = change else {
             return;
         };
@@ -458,12 +460,12 @@ impl Catalogs {
     }
 
     /// Who had these files last.
-    pub(super) fn owner(&self, files: RelationFiles) -> Option<&Rc<Relation>> {
+    pub(crate) fn owner(&self, files: RelationFiles) -> Option<&Rc<Relation>> {
         self.owners.get(&files)
     }
 
     /// Whether files are of PostgreSQL's own catalogs, or hold a part of other tables' rows.
-    pub(super) fn is_internal(&self, files: RelationFiles) -> bool {
+    pub(crate) fn is_internal(&self, files: RelationFiles) -> bool {
         match self.owner(files) {
             Some(relation) => self.is_internal_relation(relation),
             None => {
@@ -475,7 +477,7 @@ impl Catalogs {
     }
 
     /// The same of a relation whose name is known.
-    pub(super) fn is_internal_relation(&self, relation: &Relation) -> bool {
+    pub(crate) fn is_internal_relation(&self, relation: &Relation) -> bool {
         let schema = relation.class.schema;
         relation.database == 0
             || schema == PG_CATALOG_SCHEMA
@@ -486,8 +488,15 @@ impl Catalogs {
                 .is_some_and(|name| name == "information_schema")
     }
 
+    /// The databases by their OIDs and names.
+    pub(crate) fn databases(&self) -> impl Iterator<Item = (u32, &str)> {
+        self.databases
+            .iter()
+            .map(|(oid, name)| (*oid, name.as_str()))
+    }
+
     /// The name of a database, or its OID.
-    pub(super) fn database_name(&self, database: u32) -> String {
+    pub(crate) fn database_name(&self, database: u32) -> String {
         match self.databases.get(&database) {
             Some(name) => name.clone(),
             None => database.to_string(),
@@ -495,7 +504,7 @@ impl Catalogs {
     }
 
     /// `schema.table`.
-    pub(super) fn name(&self, relation: &Relation) -> Name {
+    pub(crate) fn name(&self, relation: &Relation) -> Name {
         let schema = relation.class.schema;
         let known = self.schemas.get(&(relation.database, schema));
         let schema = match (known, schema) {
@@ -513,7 +522,7 @@ impl Catalogs {
     }
 
     /// All names of what people name, former ones too.
-    pub(super) fn names(&self) -> impl Iterator<Item = Name> {
+    pub(crate) fn names(&self) -> impl Iterator<Item = Name> {
         self.relations
             .values()
             .chain(self.owners.values())
