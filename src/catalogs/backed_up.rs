@@ -10,6 +10,7 @@ use crate::catalogs::{Belief, Catalogs, RelationFiles};
 use crate::error::Result;
 use crate::interrupt::Interrupt;
 use crate::pg::catalog::{PG_CLASS, PG_DATABASE};
+use crate::pg::heap_page;
 use crate::pg::page::PAGE_SIZE;
 use crate::pg::relation_map::{RELATION_MAP_FILE, RelationMap};
 use crate::repository::chain::Chain;
@@ -53,6 +54,56 @@ pub(crate) fn read(
         }
     }
     read_rows(chain, &schemas, catalogs, belief, interrupt)
+}
+
+/// The files of a catalog of a database that its map tells of.
+pub(crate) fn mapped(
+    chain: &Chain,
+    database: u32,
+    catalog: u32,
+    interrupt: &Interrupt,
+) -> Result<Vec<RelationFiles>> {
+    let mut folders = folders(chain);
+    folders.retain(|_, (_, one)| *one == database);
+    let places: Vec<usize> = folders.into_keys().collect();
+    let mut found = Vec::new();
+    visit_files(chain, &places, interrupt, &mut |_, content| {
+        let map = RelationMap::parse(content);
+        let relfilenumber = map.and_then(|map| map.relfilenumber(catalog));
+        found.extend(relfilenumber.map(|relfilenumber| RelationFiles {
+            database,
+            relfilenumber,
+        }));
+        Ok(())
+    })?;
+    Ok(found)
+}
+
+/// Hands over the contents of all rows of a small catalog, those that were replaced too.
+pub(crate) fn visit_rows(
+    chain: &Chain,
+    files: RelationFiles,
+    interrupt: &Interrupt,
+    visit: &mut dyn FnMut(&[u8]),
+) -> Result<()> {
+    let RelationFiles {
+        database,
+        relfilenumber,
+    } = files;
+    let mut places = Places::new();
+    for (folder, one) in folders(chain).into_values() {
+        if one == database {
+            add(chain, &mut places, &folder, database, relfilenumber);
+        }
+    }
+    let places: Vec<usize> = places.into_keys().collect();
+    visit_files(chain, &places, interrupt, &mut |_, content| {
+        let (pages, _) = content.as_chunks::<PAGE_SIZE>();
+        for row in pages.iter().flat_map(heap_page::rows) {
+            visit(row.content);
+        }
+        Ok(())
+    })
 }
 
 /// The places of the databases' maps, with the databases' folders and OIDs.

@@ -5,6 +5,7 @@
 //! VACUUM FULL, all of which remove files in the same way.
 
 pub(crate) mod backed_up;
+mod pattern;
 
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
@@ -23,6 +24,8 @@ use crate::pg::version::Major;
 use crate::pg::wal::{
     BlockContent, DatabaseChange, HeapChange, Record, RowChange, changed_in_place, new_row,
 };
+
+pub(crate) use pattern::matches;
 
 /// The schema that has what no other one was named for, which databases have from the beginning (catalog/pg_namespace.dat).
 const PUBLIC_SCHEMA: u32 = 2200;
@@ -493,6 +496,21 @@ impl Catalogs {
         self.databases
             .iter()
             .map(|(oid, name)| (*oid, name.as_str()))
+    }
+
+    /// The relations of a database, those too that had other files before.
+    pub(crate) fn relations_of(&self, database: u32) -> impl Iterator<Item = &Relation> {
+        let all = self.relations.values().chain(self.owners.values());
+        all.map(Rc::as_ref)
+            .filter(move |relation| relation.database == database)
+    }
+
+    /// The numbers of a database's files that pg_filenode.map tells of.
+    pub(crate) fn mapped_in(&self, database: u32) -> impl Iterator<Item = u32> {
+        let mapped = self.mapped.iter();
+        mapped
+            .filter(move |files| files.database == database)
+            .map(|files| files.relfilenumber)
     }
 
     /// The name of a database, or its OID.

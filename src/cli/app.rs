@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use log::LevelFilter;
 
 use crate::cli::arguments::{Format, Global};
@@ -43,6 +44,8 @@ pub(super) struct Server {
     pub configuration: ServerConfiguration,
     /// Its part of the repository.
     pub folder: ServerFolder,
+    /// The moment that it is looked at as it was; nothing for now.
+    pub as_of: Option<Timestamp>,
     /// Threads to work with.
     pub workers: usize,
     /// The same for what is read from the repository alone: where they wait for answers from afar, there are more than cores.
@@ -124,6 +127,7 @@ impl App {
         };
         Ok(Server {
             folder: self.folder(&configuration.storage)?,
+            as_of: None,
             configuration,
             workers: wanted.unwrap_or(cores.min(MOST_WORKERS)),
             readers: wanted.unwrap_or(readers),

@@ -99,6 +99,7 @@ pub(super) enum Command {
     Info(commands::info::Info),
     Verify(commands::verify::Verify),
     Restore(commands::restore::Restore),
+    Extract(commands::extract::Extract),
     Archive(commands::archive::Archive),
     Annotate(commands::annotate::Annotate),
     Retain(commands::retain::Retain),
@@ -129,6 +130,7 @@ macro_rules! each {
             Command::Info($args) => $call,
             Command::Verify($args) => $call,
             Command::Restore($args) => $call,
+            Command::Extract($args) => $call,
             Command::Archive($args) => $call,
             Command::Annotate($args) => $call,
             Command::Retain($args) => $call,
@@ -161,6 +163,7 @@ impl Command {
             Command::Info(_) => "info",
             Command::Verify(_) => "verify",
             Command::Restore(_) => "restore",
+            Command::Extract(_) => "extract",
             Command::Archive(_) => "archive",
             Command::Annotate(_) => "annotate",
             Command::Retain(_) => "retain",
@@ -189,6 +192,11 @@ impl Command {
             Command::Wal(wal) if wal.is_get() => StatusReader::Recovery,
             _ => StatusReader::Anybody,
         }
+    }
+
+    /// Whether standard output is for something else than the report.
+    pub(super) fn takes_stdout(&self) -> bool {
+        matches!(self, Command::Extract(extract) if extract.takes_stdout())
     }
 
     /// The server of the configuration whose `archive_command` or `restore_command` this is: another server waits for it.

@@ -128,6 +128,8 @@ fn completer(command: &str, argument: &Arg) -> Option<Completer> {
     match (command, argument.get_id().as_str()) {
         (_, "server") => Some(candidates::servers),
         (_, "backup" | "parent") => Some(candidates::backups),
+        ("extract", "rest") => Some(candidates::positions),
+        ("extract", "to") => Some(|_, _| from_shell(ValueHint::AnyPath)),
         (_, "from" | "to") => Some(candidates::repositories),
         ("restore" | "archive", "rest") => Some(candidates::position_and_folder),
         ("verify", "rest") => Some(candidates::folder_and_listing),

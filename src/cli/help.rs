@@ -15,7 +15,7 @@ use examples::{EXAMPLES, Example};
 pub(super) const GROUPS: &[(&str, &[&str])] = &[
     ("Back up", &["backup", "wal", "check", "status"]),
     ("Look at backups", &["list-backup", "info", "verify"]),
-    ("Restore", &["restore", "archive"]),
+    ("Restore", &["restore", "extract", "archive"]),
     (
         "Keep and remove backups",
         &["copy", "annotate", "retain", "expunge", "delete", "expire"],

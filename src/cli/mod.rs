@@ -46,6 +46,7 @@ pub fn main() -> ExitCode {
     let request = arguments.command.request();
     let name = arguments.command.name();
     let reader = arguments.command.reader();
+    let takes_stdout = arguments.command.takes_stdout();
     if reader == StatusReader::Recovery {
         signals::exit_on_panic(CANNOT_TELL);
     }
@@ -55,6 +56,8 @@ pub fn main() -> ExitCode {
     }
     let status = reader.status_of(&answer);
     let text = match answer.plain_text(format) {
+        // What went wrong was told.
+        _ if takes_stdout => String::new(),
         Some(text) => text.to_owned(),
         // For cron, which mails whatever is printed.
         None if arguments.global.quiet && format == Format::Text && answer.error.is_none() => {

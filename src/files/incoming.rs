@@ -49,6 +49,13 @@ impl Incoming {
         Ok(())
     }
 
+    /// The file, for a program that writes it.
+    pub(crate) fn handle(&self) -> Result<File> {
+        self.file
+            .try_clone()
+            .map_err(|error| self.unwritable(&error))
+    }
+
     /// Gives it mode, times and owner of the file whose place it takes.
     pub(super) fn resemble(&self, original: &Original) -> Result<()> {
         self.take_over(original)

@@ -7,7 +7,8 @@
 //! pg_class  68  u32  relnamespace
 //!           88  u32  relfilenode      zero where there is no file, or where pg_filenode.map tells it
 //!           92  u32  reltablespace    zero for the database's own
-//!          114  u8   relpersistence   since 18, which has relallfrozen in front, 118
+//!          108  u32  reltoastrelid    since 18, which has relallfrozen in front, 112
+//!          114  u8   relpersistence   since 18, 118
 //!          115  u8   relkind          since 18, 119
 //! pg_database
 //!           80  i32  datconnlimit     in 14, which has two more names in front, 208; -2: to be dropped
@@ -107,6 +108,7 @@ impl CatalogRow {
             schema: u32_at(&self.fixed, 68),
             relfilenumber: u32_at(&self.fixed, 88),
             tablespace: u32_at(&self.fixed, 92),
+            toast: u32_at(&self.fixed, kind - 7),
             is_temporary: self.fixed[kind - 1] == b't',
             kind: self.fixed[kind],
         }
@@ -133,6 +135,8 @@ pub struct ClassRow {
     pub relfilenumber: u32,
     /// The OID of its tablespace; zero for the database's own.
     pub tablespace: u32,
+    /// The OID of the table that has what is too long for its own rows; zero for none.
+    pub toast: u32,
     /// Whether it ends with its session, and its rows are in no WAL.
     pub is_temporary: bool,
     /// What it is, as a letter (RELKIND_RELATION and so on).

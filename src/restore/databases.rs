@@ -32,8 +32,8 @@ const BUILT_IN: [&str; 3] = ["template0", "template1", "postgres"];
 /// The databases of a backup, and what becomes of them up to a position.
 #[derive(Debug, Default)]
 pub struct Databases {
-    /// What each was called where the backup was made, and at the position.
-    names: BTreeMap<u32, BTreeSet<String>>,
+    /// What each was called where the backup was made, and at the position, which comes first.
+    names: BTreeMap<u32, Vec<String>>,
     /// What was copied by its files, in the order of the WAL: from where, whereto.
     copies: Vec<(DatabaseFolder, DatabaseFolder)>,
     /// Those of which WAL changes pages that it never brought whole.
@@ -91,25 +91,79 @@ impl Databases {
 
     fn note_names(&mut self, catalogs: &Catalogs) {
         for (oid, name) in catalogs.databases() {
-            self.names.entry(oid).or_default().insert(name.to_owned());
+            let names = self.names.entry(oid).or_default();
+            if names.first().is_none_or(|known| known != name) {
+                names.insert(0, name.to_owned());
+            }
         }
     }
 
     /// The OIDs of the databases that had a name.
     fn named(&self, name: &str) -> impl Iterator<Item = u32> {
-        let named = self
-            .names
-            .iter()
-            .filter(move |(_, names)| names.contains(name));
+        let is_called = move |names: &[String]| names.iter().any(|one| one == name);
+        let named = self.names.iter().filter(move |(_, names)| is_called(names));
         named.map(|(oid, _)| *oid)
     }
 
     /// All names of a database, or its OID.
     fn name(&self, database: u32) -> String {
         match self.names.get(&database) {
-            Some(names) => Vec::from_iter(names.iter().map(String::as_str)).join(", "),
+            Some(names) => names.join(", "),
             None => database.to_string(),
         }
+    }
+
+    /// The database of this name, by the position's names first.
+    pub fn find(&self, name: &str, chain: &Chain) -> Result<u32> {
+        let newest = |is_called: &dyn Fn(&[String]) -> bool| {
+            let mut names = self.names.iter().rev();
+            names
+                .find(|(_, names)| is_called(names))
+                .map(|(oid, _)| *oid)
+        };
+        newest(&|names| names.first().is_some_and(|one| one == name))
+            .or_else(|| newest(&|names| names.iter().any(|one| one == name)))
+            .ok_or_else(|| self.unknown(name, chain))
+    }
+
+    /// The only database beside those that every cluster has; `postgres` where there is none.
+    pub fn only_one(&self, chain: &Chain) -> Result<u32> {
+        let is_built_in = |name: &String| BUILT_IN.contains(&name.as_str());
+        let users = self
+            .names
+            .iter()
+            .filter(|(_, names)| !names.iter().all(is_built_in));
+        let users: Vec<(u32, &Vec<String>)> = users.map(|(oid, names)| (*oid, names)).collect();
+        match users.as_slice() {
+            [] => self.find("postgres", chain),
+            [(oid, _)] => Ok(*oid),
+            _ => {
+                let names = users.iter().filter_map(|(_, names)| names.first());
+                let names = Vec::from_iter(names.map(String::as_str)).join(", ");
+                Err(
+                    Error::usage("there are several databases, and none was named")
+                        .hint(format!("-d names one of {names}; or postgres")),
+                )
+            }
+        }
+    }
+
+    /// All names of a database, that at the position first.
+    pub fn names_of(&self, database: u32) -> Vec<String> {
+        self.names.get(&database).cloned().unwrap_or_default()
+    }
+
+    /// Whether recovery copies files into a database: those of another one, or its own into another tablespace.
+    pub fn is_copied_to(&self, database: u32) -> bool {
+        self.copies.iter().any(|(_, to)| to.database == database)
+    }
+
+    /// The databases whose files a database is copied from on the way, beside itself.
+    pub fn sources(&self, database: u32) -> BTreeSet<u32> {
+        let mut sources = BTreeSet::from([database]);
+        self.add_sources(&mut sources);
+        sources.remove(&database);
+        sources
     }
 
     /// Adds those that others of the wanted ones are copied from.
@@ -117,7 +171,7 @@ impl Databases {
         for (from, to) in self.copies.iter().rev() {
             if wanted.contains(&to.database) && wanted.insert(from.database) {
                 log::warn!(
-                    "database {} is restored as well: database {} was copied from its files later",
+                    "database {} is restored as well: database {} was copied from its files",
                     self.name(from.database),
                     self.name(to.database)
                 );

@@ -142,7 +142,8 @@ pub fn run(
     progress.step("sync", None);
     interrupt.check()?;
     directory.complete()?;
-    if let Some(line) = written.other_data_directory {
+    let keeps_settings = request.source_settings != SourceSettings::LeftOut;
+    if let Some(line) = written.other_data_directory.filter(|_| keeps_settings) {
         log::warn!(
             "the restored postgresql.conf says {line}: a server that is started with it opens that folder, not the restored one. \
              Remove the line before you start it"

@@ -529,7 +529,7 @@ fn too_early(
     )))
 }
 
-pub(super) fn major(info: &BackupInfo) -> Result<Major> {
+pub(crate) fn major(info: &BackupInfo) -> Result<Major> {
     Major::from_number(info.major_version)
         .ok_or_else(|| Error::damage("backup.info has an unknown major version"))
 }

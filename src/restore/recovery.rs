@@ -205,7 +205,8 @@ impl Recovery {
         }
     }
 
-    fn raised(&self) -> &[(&'static str, u32)] {
+    /// Settings that the WAL asks for, higher than the source's were.
+    pub(crate) fn raised(&self) -> &[(&'static str, u32)] {
         match self {
             Recovery::OwnWal => &[],
             Recovery::Archive { raised, .. } | Recovery::Replica { raised, .. } => raised,

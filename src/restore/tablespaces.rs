@@ -182,7 +182,7 @@ pub fn place(
 }
 
 /// What to do where recovery must not create a tablespace in its folder.
-pub(super) fn elsewhere(created: &CreatedTablespace) -> String {
+pub(crate) fn elsewhere(created: &CreatedTablespace) -> String {
     format!(
         "restore on a machine where that folder is free; or to a position before: lsn={},inclusive=off is just before it was \
          created; or restore a backup that was made after that, where --tablespace OLD=NEW can move it",

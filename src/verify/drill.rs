@@ -1,38 +1,24 @@
 //! The drill: a rebuilt cluster is started by its own version's server, and all of it is read.
-//!
-//! The server is a stranger to everybody else: it has a socket in a private folder and no port, neither archives nor
-//! replicates, and takes nothing from the cluster's own configuration, which was made for another machine.
 
-mod account;
 mod amcheck;
-mod installation;
 mod reading;
-mod server;
 
 pub use amcheck::Amcheck;
 
-use std::ffi::OsString;
-use std::fs::{self, File};
-use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::interrupt::Interrupt;
-use crate::pg::control::{CONTROL_FILE, CONTROL_FILE_SIZE, ControlFile};
-use crate::pg::version::Major;
+use crate::private_server::{Entrance, Host, PrivateServer, Programs, Settings};
 use crate::progress::Progress;
 use crate::repository::backup_info::DrillOutcome;
-use crate::restore::folder::{Account, Folder};
-use crate::verify::drill::installation::Installation;
-use crate::verify::drill::server::{PrivateServer, Settings};
+use crate::restore::folder::Folder;
 
 /// Where to find a server, and how to connect to it.
 #[derive(Debug, Clone)]
 pub struct Request {
-    /// The folder of its programs; `None` to look where distributions put them.
-    pub bin_dir: Option<PathBuf>,
-    /// `$PATH`, where programs are looked for too.
-    pub search_path: Option<OsString>,
+    /// Where its programs are.
+    pub programs: Programs,
     /// A role that the cluster has, such as the one that made the backup.
     pub role: String,
     /// Sessions that read at the same time.
@@ -43,8 +29,7 @@ pub struct Request {
 #[derive(Debug)]
 pub struct Drill<'a> {
     request: &'a Request,
-    installation: Installation,
-    account: Option<Account>,
+    host: Host,
 }
 
 /// What a drill showed.
@@ -78,38 +63,17 @@ impl Held {
 }
 
 impl<'a> Drill<'a> {
-    /// Looks for a server of this version, and for the account to run it under: PostgreSQL refuses root. `directory` is
-    /// where the cluster will be rebuilt.
+    /// Looks for what the drill needs. `directory` is where the cluster will be rebuilt.
     pub fn prepare(request: &'a Request, major: u32, directory: &Path) -> Result<Drill<'a>> {
-        let major = Major::from_number(major)
-            .ok_or_else(|| Error::damage("backup.info has an unknown major version"))?;
-        let account = Account::to_run_under(directory)?;
-        let directory = std::path::absolute(directory)
-            .map_err(|error| Error::io("find the folder", directory, &error))?;
-        if let Some(closed) = account.and_then(|account| account.kept_out_of(&directory)) {
-            return Err(Error::failed(format!(
-                "the account that would run the server may not enter {}",
-                closed.display()
-            ))
-            .hint("open that folder to it, or name another DIRECTORY"));
-        }
         Ok(Drill {
             request,
-            installation: Installation::find(
-                major,
-                request.bin_dir.as_deref(),
-                request.search_path.as_deref(),
-            )?,
-            account,
+            host: Host::find(&request.programs, major, directory)?,
         })
     }
 
-    /// Gives a folder to the account that will run the server, before the cluster is rebuilt in it.
-    pub(crate) fn give(&self, folder: &Folder) -> Result<()> {
-        match self.account {
-            Some(account) => folder.own(account),
-            None => Ok(()),
-        }
+    /// What runs the server.
+    pub(crate) fn host(&self) -> &Host {
+        &self.host
     }
 
     /// Starts the cluster in `data`, reads all of it, and stops it. `place` is a folder for the
@@ -123,22 +87,21 @@ impl<'a> Drill<'a> {
         interrupt: &Interrupt,
     ) -> Result<Held> {
         let mut held = Held {
-            server_version: self.installation.version.clone(),
+            server_version: self.host.installation.version.clone(),
             databases: 0,
             relations: 0,
             amcheck: Amcheck::NotRun,
             problems: Vec::new(),
         };
         progress.step("start", None);
-        let settings = Settings {
-            major: self.installation.major,
-            max_prepared_transactions: max_prepared_transactions(data)?,
-            has_tablespaces_in_place: has_tablespaces_in_place(data)?,
-            workers: self.request.workers,
+        let major = self.host.installation.major;
+        let settings = Settings::of("drill", major, data, self.request.workers)?;
+        let mut server = PrivateServer::start(&self.host, data, place, &settings)?;
+        let entrance = Entrance {
+            databases: &["postgres", "template1"],
+            roles: std::slice::from_ref(&self.request.role),
         };
-        let mut server =
-            PrivateServer::start(&self.installation, self.account, data, place, &settings)?;
-        let superuser = match server.wait_until_recovered(&self.request.role, interrupt) {
+        let superuser = match server.wait_until_recovered(&entrance, interrupt) {
             Ok(superuser) => superuser,
             Err(error) => {
                 interrupt.check()?;
@@ -160,29 +123,4 @@ impl<'a> Drill<'a> {
         }
         Ok(held)
     }
-}
-
-/// Other tablespaces are links.
-fn has_tablespaces_in_place(data: &Path) -> Result<bool> {
-    let folder = data.join("pg_tblspc");
-    let failed = |error| Error::io("read the folder", &folder, &error);
-    for entry in fs::read_dir(&folder).map_err(failed)? {
-        let entry = entry.map_err(failed)?;
-        if entry.file_type().map_err(failed)?.is_dir() {
-            return Ok(true);
-        }
-    }
-    Ok(false)
-}
-
-/// Recovery of prepared transactions needs as much room as the source had.
-fn max_prepared_transactions(data: &Path) -> Result<u32> {
-    let path = data.join(CONTROL_FILE);
-    let mut bytes = Vec::new();
-    File::open(&path)
-        .and_then(|file| file.take(CONTROL_FILE_SIZE as u64).read_to_end(&mut bytes))
-        .map_err(|error| Error::io("read", &path, &error))?;
-    ControlFile::parse(&bytes)
-        .map(|control| control.limits.max_prepared_transactions)
-        .map_err(|fault| Error::damage(format!("{}: {fault}", path.display())))
 }

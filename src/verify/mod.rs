@@ -21,6 +21,9 @@ use crate::repository::identifier::Identifier;
 use crate::repository::layout::{self, INFO, ServerFolder};
 use crate::stored::master_key::Keyring;
 
+use crate::private_server::{self, Scratch};
+use crate::restore::recovery::Recovery;
+use crate::restore::selection::Selection;
 use drill::{Drill, Held};
 pub use remember::Remembered;
 
@@ -148,8 +151,15 @@ pub fn run(
         && let Some(rebuild) = &request.rebuild
     {
         let workers = request.workers;
-        let scratch = rebuilt::Scratch::create(&chain, rebuild.directory, drill.as_ref())?;
-        let root = scratch.rebuild(&chain, workers, progress, interrupt)?;
+        let host = drill.as_ref().map(Drill::host);
+        let scratch = Scratch::create(&chain, rebuild.directory, "verify", host)?;
+        let whole = private_server::Rebuild {
+            chain: &chain,
+            selection: &Selection::default(),
+            recovery: Recovery::OwnWal,
+            workers,
+        };
+        let root = scratch.rebuild(&whole, progress, interrupt)?;
         progress.step("read back", Some(chain.newest.info.restore_size));
         rebuilt::check(&root, &mut findings, workers, progress, interrupt)?;
         if let Some(drill) = drill.filter(|_| findings.bad().next().is_none()) {

@@ -1,8 +1,8 @@
-//! The cluster rebuilt from a backup, read back from disk, and removed.
+//! The cluster rebuilt from a backup, read back from disk.
 
 use std::fs::{self, File};
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use walkdir::WalkDir;
 
@@ -11,14 +11,8 @@ use crate::interrupt::Interrupt;
 use crate::parallel;
 use crate::pg::manifest::{BACKUP_MANIFEST_FILE, Checksum, Manifest, ManifestFile};
 use crate::progress::Progress;
-use crate::repository::chain::Chain;
 use crate::repository::file_list::{Crc32c, FileEntry, FileKind, Files};
-use crate::restore::folder::Folder;
-use crate::restore::recovery::{Recovery, SourceSettings};
-use crate::restore::selection::Selection;
-use crate::restore::{self, Target, tablespaces::TablespaceMapping};
 use crate::verify::Findings;
-use crate::verify::drill::Drill;
 
 const PART_BYTES: usize = 256 << 10;
 
@@ -29,95 +23,6 @@ const NOT_IN_MANIFEST: [&str; 4] = [
     "recovery.signal",
     "standby.signal",
 ];
-
-/// The folder that a cluster is rebuilt in; it goes whatever happens.
-pub(super) struct Scratch {
-    above: Folder,
-    name: PathBuf,
-    folder: Folder,
-}
-
-impl Scratch {
-    /// A folder for this cluster below `directory`, of the account that will run it where one will.
-    pub(super) fn create(
-        chain: &Chain,
-        directory: &Path,
-        drill: Option<&Drill<'_>>,
-    ) -> Result<Scratch> {
-        let info = &chain.newest.info;
-        // Links of tablespaces must be absolute.
-        let directory = std::path::absolute(directory)
-            .map_err(|error| Error::io("find the folder", directory, &error))?;
-        let name = PathBuf::from(format!("{}-{}.verify", info.server, info.backup));
-        let above = Folder::create(&directory)?;
-        if above.has(&name)? {
-            let there = directory.join(name);
-            return Err(
-                Error::failed(format!("{} is there already", there.display()))
-                    .hint("remove it if no other verify is working there"),
-            );
-        }
-        above.create_folders(&name, 0o700)?;
-        let scratch = Scratch {
-            folder: above.subfolder(&name)?,
-            above,
-            name,
-        };
-        if let Some(drill) = drill {
-            drill.give(&scratch.folder)?;
-        }
-        Ok(scratch)
-    }
-
-    /// The folder itself.
-    pub(super) fn folder(&self) -> &Folder {
-        &self.folder
-    }
-
-    /// Rebuilds the cluster; returns its data directory.
-    pub(super) fn rebuild(
-        &self,
-        chain: &Chain,
-        workers: usize,
-        progress: &dyn Progress,
-        interrupt: &Interrupt,
-    ) -> Result<PathBuf> {
-        let linked = chain.newest.info.tablespaces.iter();
-        let mappings: Vec<TablespaceMapping> = linked
-            .filter(|tablespace| tablespace.path.is_some())
-            .map(|tablespace| {
-                let folder = self
-                    .folder
-                    .path()
-                    .join(format!("tablespace-{}", tablespace.oid));
-                TablespaceMapping::new(tablespace.oid, folder)
-            })
-            .collect();
-        let request = restore::Request {
-            chain,
-            selection: &Selection::default(),
-            ignores_invalid_pages: false,
-            target: Target::Held(self.folder.again()?),
-            recovery: Recovery::OwnWal,
-            source_settings: SourceSettings::LeftOut,
-            mappings: &mappings,
-            // It goes no further than the backup's own WAL.
-            created: &[],
-            reads: &[],
-            force: false,
-            workers,
-        };
-        restore::run(&request, progress, interrupt)
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        if let Err(error) = self.above.remove(&self.name) {
-            log::warn!("{error}");
-        }
-    }
-}
 
 /// Checks every file of a rebuilt cluster against its manifest.
 pub(super) fn check(

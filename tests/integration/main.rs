@@ -31,6 +31,7 @@ mod deletion;
 mod encodings;
 mod encryption;
 mod expiry;
+mod extracts;
 mod files;
 mod ground;
 mod hazards;

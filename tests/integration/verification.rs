@@ -300,7 +300,7 @@ fn a_drill_needs_the_right_server_and_leaves_nothing_when_interrupted() {
         let (run, socket) = (0..10)
             .find_map(|_| {
                 let mut running = pgkeep.spawn(&["verify", SERVER, "newest", directory, "--start"]);
-                let socket = format!("pgkeep-drill-{}-0", running.id());
+                let socket = format!("pgkeep-{}-0", running.id());
                 let socket = Path::new("/tmp").join(socket);
                 wait_until("the server is being started", || {
                     socket.exists() || !running.is_running()

@@ -33,24 +33,24 @@ impl Archive {
     pub(crate) fn run(&self, app: &App) -> Result<Answer> {
         let found = self.wanted.find(app, &[])?;
         let coding = found.server.coding()?;
-        let held = found.held.as_ref();
+        let held = found.way.held.as_ref();
         let request = archive::Request {
-            chain: &found.chain,
-            source_settings: self.archiving.source_settings(&found.recovery),
-            recovery: found.recovery.with_all_wal_at_hand(),
-            wal: held.and_then(|held| NeededWal::of(&found.route, held)),
+            chain: &found.way.chain,
+            source_settings: self.archiving.source_settings(&found.way.recovery),
+            recovery: found.way.recovery.with_all_wal_at_hand(),
+            wal: held.and_then(|held| NeededWal::of(&found.way.route, held)),
             directory: found.directory,
             coding: &coding,
             workers: found.server.readers,
         };
         let archived = archive::run(&request, &*app.progress, &app.interrupt)?;
-        let mut response = describe::summary(&found.chain.newest.info);
+        let mut response = describe::summary(&found.way.chain.newest.info);
         response.push(field("File", archived.path.display().to_string()));
         response.push(field("Size", Value::Size(archived.size)));
         response.push(describe_archiving(request.source_settings));
-        response.extend(describe_route(&found.route));
-        response.extend(describe_created(&found.created));
-        for created in &found.created {
+        response.extend(describe_route(&found.way.route));
+        response.extend(describe_created(&found.way.created));
+        for created in &found.way.created {
             log::warn!(
                 "recovery of the unpacked cluster creates tablespace {} in {}: unpack it only where that is an empty folder of \
                  the server's user, and never beside the server that has its tablespace there",

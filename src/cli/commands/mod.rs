@@ -11,6 +11,7 @@ pub(super) mod copy;
 pub(super) mod delete;
 pub(super) mod describe;
 pub(super) mod expire;
+pub(super) mod extract;
 pub(super) mod files;
 pub(super) mod info;
 pub(super) mod list_backup;

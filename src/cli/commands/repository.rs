@@ -68,6 +68,7 @@ impl Reading {
     pub(super) fn server(&self, app: &App, name: &str) -> Result<Server> {
         let mut server = self.repository.server(app, name)?;
         server.folder = self.moment.of(server.folder)?;
+        server.as_of = self.moment.as_of;
         Ok(server)
     }
 }

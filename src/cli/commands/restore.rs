@@ -47,27 +47,28 @@ impl Restore {
     /// Restores it.
     pub(crate) fn run(&self, app: &App) -> Result<Answer> {
         let found = self.wanted.find(app, &self.database)?;
+        let way = found.way;
         let all = Selection::default();
         let chosen = found.chosen.as_ref();
         let request = restore::Request {
-            chain: &found.chain,
+            chain: &way.chain,
             selection: chosen.map_or(&all, |chosen| &chosen.selection),
             ignores_invalid_pages: chosen.is_some_and(|chosen| chosen.ignores_invalid_pages),
             target: Target::Named(found.directory),
-            source_settings: self.archiving.source_settings(&found.recovery),
-            recovery: found.recovery,
+            source_settings: self.archiving.source_settings(&way.recovery),
+            recovery: way.recovery,
             mappings: &self.tablespace,
-            created: &found.created,
-            reads: &found.reads,
+            created: &way.created,
+            reads: &way.reads,
             force: self.force,
             workers: found.server.readers,
         };
         let root = restore::run(&request, &*app.progress, &app.interrupt)?;
-        let mut response = describe::summary(&found.chain.newest.info);
+        let mut response = describe::summary(&way.chain.newest.info);
         response.push(field("Directory", root.display().to_string()));
         response.push(describe_archiving(request.source_settings));
-        response.extend(describe_route(&found.route));
-        response.extend(describe_created(&found.created));
+        response.extend(describe_route(&way.route));
+        response.extend(describe_created(&way.created));
         if let Some(chosen) = chosen {
             warn_of_left_out(chosen);
             response.push(field("Databases", names(&chosen.kept)));

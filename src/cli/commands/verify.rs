@@ -7,6 +7,7 @@ use crate::cli::app::{App, Server};
 use crate::cli::commands::repository::Reading;
 use crate::cli::report::{Answer, Fields, Value, field};
 use crate::error::{Error, Kind, Result};
+use crate::private_server::Programs;
 use crate::repository::identifier::{Identifier, Selector};
 use crate::verify::drill::{self, Amcheck, Held};
 use crate::verify::{self, Finding, Rebuild, Remembered, Verified, due};
@@ -124,8 +125,10 @@ impl Verify {
             ));
         }
         let drill = self.start.then(|| drill::Request {
-            bin_dir: self.bin_dir.clone(),
-            search_path: std::env::var_os("PATH"),
+            programs: Programs {
+                bin_dir: self.bin_dir.clone(),
+                search_path: std::env::var_os("PATH"),
+            },
             role: server.configuration.connection.user.clone(),
             workers: server.readers,
         });

@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
 use crate::cli::app::{App, Server};
@@ -65,6 +64,16 @@ pub(super) struct Wanted {
 pub(super) struct Found {
     /// The server's configuration.
     pub(super) server: Server,
+    /// The backup, and the way from there.
+    pub(super) way: Way,
+    /// The folder, absolute.
+    pub(super) directory: PathBuf,
+    /// The databases that are restored, where not all are.
+    pub(super) chosen: Option<Chosen>,
+}
+
+/// A backup, and how recovery goes on from it.
+pub(super) struct Way {
     /// The archived WAL, where the position asks for it and there is any.
     pub(super) held: Option<HeldWal>,
     /// The backup.
@@ -77,10 +86,6 @@ pub(super) struct Found {
     pub(super) recovery: Recovery,
     /// What it reads on the way, besides what is restored.
     pub(super) reads: Vec<PathBuf>,
-    /// The folder, absolute.
-    pub(super) directory: PathBuf,
-    /// The databases that are restored, where not all are.
-    pub(super) chosen: Option<Chosen>,
 }
 
 impl Wanted {
@@ -126,6 +131,31 @@ impl Wanted {
                 directory.display()
             )));
         }
+        let way = Way::find(app, &server, &self.backup, &position)?;
+        let chosen = match databases {
+            [] => None,
+            names => {
+                let found = way.databases(app, &server)?;
+                Some(found.choose(names, &way.chain)?)
+            }
+        };
+        Ok(Found {
+            way,
+            directory,
+            chosen,
+            server,
+        })
+    }
+}
+
+impl Way {
+    /// Finds the backup, and the way from there.
+    pub(super) fn find(
+        app: &App,
+        server: &Server,
+        backup: &Selector,
+        position: &Position,
+    ) -> Result<Way> {
         let catalogue = server.catalogue()?;
         let held = if position.wants_archive() {
             HeldWal::look(&server.folder, server.keys())?
@@ -134,8 +164,8 @@ impl Wanted {
         };
         let plan = plan::plan(
             &catalogue,
-            &self.backup,
-            &position,
+            backup,
+            position,
             held.as_ref(),
             &*app.progress,
             &app.interrupt,
@@ -151,19 +181,11 @@ impl Wanted {
         };
         let replayed = search.run(&chain.newest, &plan.route)?;
         chain.leave_out_unlogged(&replayed.unlogged)?;
-        let chosen = match databases {
-            [] => None,
-            names => {
-                let found = Databases::read(&search, &chain, &plan.route)?;
-                Some(found.choose(names, &chain)?)
-            }
-        };
         let raised = match replayed.limits == Limits::default() {
             true => Vec::new(),
             false => replayed.limits.above(&limits(&chain)?),
         };
-        let as_of = self.repository.moment().as_of();
-        let wal_get = wal_get(app, &server, as_of)?;
+        let wal_get = wal_get(app, server)?;
         let recovery = plan.route.recovery(&wal_get, primary_conninfo, raised)?;
         let reads = match recovery.restores_wal() {
             true => {
@@ -173,17 +195,26 @@ impl Wanted {
             }
             false => Vec::new(),
         };
-        Ok(Found {
+        Ok(Way {
             held,
             chain,
             created: replayed.tablespaces,
             reads,
             route: plan.route,
             recovery,
-            directory,
-            chosen,
-            server,
         })
+    }
+
+    /// The databases of the backup, and what becomes of them on the way.
+    pub(super) fn databases(&self, app: &App, server: &Server) -> Result<Databases> {
+        let search = Search {
+            folder: &server.folder,
+            held: self.held.as_ref(),
+            keys: &server.keys(),
+            progress: &*app.progress,
+            interrupt: &app.interrupt,
+        };
+        Databases::read(&search, &self.chain, &self.route)
     }
 }
 
@@ -233,7 +264,7 @@ pub(super) fn describe_created(created: &[CreatedTablespace]) -> Fields {
 }
 
 /// The position that a word means; without one, the backup's own WAL.
-fn parse_position(words: &str) -> Result<Position> {
+pub(super) fn parse_position(words: &str) -> Result<Position> {
     if words.is_empty() {
         return Ok(Position::default());
     }
@@ -243,7 +274,7 @@ fn parse_position(words: &str) -> Result<Position> {
 }
 
 /// How the restored server gets at the archive of this one.
-fn wal_get(app: &App, server: &Server, as_of: Option<Timestamp>) -> Result<WalGet> {
+fn wal_get(app: &App, server: &Server) -> Result<WalGet> {
     let program = std::env::current_exe()
         .map_err(|error| Error::failed(format!("cannot find this program's own file: {error}")))?;
     let mut environment = Vec::new();
@@ -267,7 +298,7 @@ fn wal_get(app: &App, server: &Server, as_of: Option<Timestamp>) -> Result<WalGe
         configuration,
         environment,
         repository: server.configuration.storage.repository,
-        as_of,
+        as_of: server.as_of,
         server: server.name().to_owned(),
     })
 }

@@ -195,16 +195,23 @@ const POSITIONS: [(&str, &str); 14] = [
     ("replica", "as a standby of the server"),
 ];
 
+/// `[POSITION]`, and what nobody can know without a server.
+pub(super) fn positions(typed: &Typed, current: &OsStr) -> Vec<CompletionCandidate> {
+    if !typed.values("rest").is_empty() {
+        return Vec::new();
+    }
+    let current = current.to_string_lossy();
+    let begun = current.rfind(',').map_or(0, |comma| comma + 1);
+    let (before, last) = current.split_at(begun);
+    let words = beginning(OsStr::new(last), POSITIONS);
+    let words = words.into_iter().map(|word| word.add_prefix(before));
+    words.collect()
+}
+
 /// `[POSITION] DIRECTORY`; a position is a list with commas.
 pub(super) fn position_and_folder(typed: &Typed, current: &OsStr) -> Vec<CompletionCandidate> {
-    let mut found = Vec::new();
+    let mut found = positions(typed, current);
     let current = current.to_string_lossy();
-    if typed.values("rest").is_empty() {
-        let begun = current.rfind(',').map_or(0, |comma| comma + 1);
-        let (before, last) = current.split_at(begun);
-        let words = beginning(OsStr::new(last), POSITIONS);
-        found.extend(words.into_iter().map(|word| word.add_prefix(before)));
-    }
     if found.is_empty() || !current.contains(['=', ',']) {
         found.extend(from_shell(ValueHint::DirPath));
     }

@@ -121,6 +121,31 @@ pub(super) const EXAMPLES: &[(&str, &[Example])] = &[
         ],
     ),
     (
+        "extract",
+        &[
+            example(
+                "Get the orders back as they were before a mistake, as SQL",
+                "pgkeep extract primary newest xid=4711,inclusive=off shop/public.orders > orders.sql",
+            ),
+            example(
+                "Put only the rows back into the running server",
+                "pgkeep extract primary newest 'time=2026-11-22 02:58:00+00' orders --data-only | psql shop",
+            ),
+            example(
+                "Two tables in an archive for pg_restore",
+                "pgkeep extract primary newest current 'sales.ord*' customers -d shop --as custom --to sales.dump",
+            ),
+            example(
+                "See which tables there were, and how large",
+                "pgkeep extract primary newest current -d shop --list",
+            ),
+            example(
+                "A whole database with the roles it needs",
+                "pgkeep extract primary newest -d shop --globals --to shop.sql",
+            ),
+        ],
+    ),
+    (
         "copy",
         &[
             example(

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
+use crate::private_server::PrivateServer;
 use crate::restore::folder::Folder;
 use crate::server::connect::server_error;
-use crate::verify::drill::server::PrivateServer;
 use crate::verify::drill::{Drill, Held};
 
 /// Whether pg_amcheck looked at the cluster.
@@ -38,7 +38,7 @@ pub(super) fn check(
     held: &mut Held,
     interrupt: &Interrupt,
 ) -> Result<()> {
-    let program = drill.installation.program("pg_amcheck");
+    let program = drill.host.installation.program("pg_amcheck");
     if !program.is_file() || !has_extension(server, superuser, interrupt)? {
         held.amcheck = Amcheck::NotInstalled;
         return Ok(());
@@ -62,7 +62,7 @@ pub(super) fn check(
         .stdin(Stdio::null())
         .stdout(said.try_clone().map_err(scratch)?)
         .stderr(said.try_clone().map_err(scratch)?);
-    if let Some(account) = &drill.account {
+    if let Some(account) = &drill.host.account {
         account.apply(&mut command);
     }
     let mut running = command

@@ -9,10 +9,10 @@ use postgres_protocol::escape::escape_identifier;
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
 use crate::parallel::{self, Stop};
+use crate::private_server::PrivateServer;
 use crate::progress::Progress;
 use crate::server::connect::server_error;
 use crate::verify::drill::Held;
-use crate::verify::drill::server::PrivateServer;
 
 /// Of databases whose DROP DATABASE was cut short nothing is left to read (datconnlimit = -2,
 /// DATCONNLIMIT_INVALID_DB in catalog/pg_database.h).

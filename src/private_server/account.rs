@@ -1,4 +1,4 @@
-//! Whom the server of a drill runs as.
+//! Whom the server runs as.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -15,7 +15,7 @@ const USUAL_ACCOUNT: &str = "postgres";
 impl Account {
     /// `None` to stay who we are. PostgreSQL refuses root: then it is the owner of `directory`, or the
     /// account `postgres` where that is root too.
-    pub(super) fn to_run_under(directory: &Path) -> Result<Option<Account>> {
+    pub(crate) fn to_run_under(directory: &Path) -> Result<Option<Account>> {
         if !rustix::process::geteuid().is_root() {
             return Ok(None);
         }
@@ -39,7 +39,7 @@ impl Account {
     }
 
     /// Lets a command run as the account.
-    pub(super) fn apply(self, command: &mut Command) {
+    pub(crate) fn apply(self, command: &mut Command) {
         command.uid(self.uid).gid(self.gid);
     }
 }

@@ -10,16 +10,16 @@ use crate::pg::version::Major;
 
 /// A server's programs.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Installation {
+pub(crate) struct Installation {
     bin: PathBuf,
-    pub(super) major: Major,
+    pub(crate) major: Major,
     /// Such as `17.11`.
-    pub(super) version: String,
+    pub(crate) version: String,
 }
 
 impl Installation {
     /// Looks into `bin_dir` alone where that is given, else wherever a server may be.
-    pub(super) fn find(
+    pub(crate) fn find(
         major: Major,
         bin_dir: Option<&Path>,
         search_path: Option<&OsStr>,
@@ -61,7 +61,7 @@ impl Installation {
     }
 
     /// The path of one of its programs.
-    pub(super) fn program(&self, name: &str) -> PathBuf {
+    pub(crate) fn program(&self, name: &str) -> PathBuf {
         self.bin.join(name)
     }
 }

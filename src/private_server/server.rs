@@ -1,8 +1,10 @@
 //! A server that nobody else can reach, stopped whatever happens.
 
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File};
-use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::DirBuilderExt;
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -14,10 +16,12 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
+use crate::pg::control::{CONTROL_FILE, CONTROL_FILE_SIZE, ControlFile};
 use crate::pg::version::Major;
+use crate::private_server::Host;
 use crate::restore::folder::{Account, Folder};
+use crate::restore::recovery::IGNORE_INVALID_PAGES;
 use crate::server::connect::server_error;
-use crate::verify::drill::installation::Installation;
 
 /// The port is part of the socket's name only.
 const PORT: u16 = 5432;
@@ -40,18 +44,78 @@ const OPTIONS: &str = "-c local_preload_libraries= -c search_path=pg_catalog -c 
 /// What only a superuser may set.
 const SUPERUSER_OPTIONS: &str = " -c session_preload_libraries=";
 
-/// What is set for the server of a drill.
-pub(super) struct Settings {
-    pub(super) major: Major,
-    pub(super) max_prepared_transactions: u32,
+/// What is set for the server.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    /// What the files of its configuration and its log begin with.
+    pub(crate) name: &'static str,
+    pub(crate) major: Major,
+    pub(crate) max_prepared_transactions: u32,
     /// Whether tablespaces lie in the data directory itself.
-    pub(super) has_tablespaces_in_place: bool,
+    pub(crate) has_tablespaces_in_place: bool,
     /// Sessions that read at the same time.
-    pub(super) workers: usize,
+    pub(crate) workers: usize,
+    /// Whether some of its files are holes, whose pages recovery need not find.
+    pub(crate) has_holes: bool,
+    /// Whether it is to get archived WAL: then it has our own environment, but for what is libpq's.
+    pub(crate) restores_wal: bool,
+}
+
+impl Settings {
+    /// Those that suit a rebuilt cluster.
+    pub(crate) fn of(
+        name: &'static str,
+        major: Major,
+        data: &Path,
+        workers: usize,
+    ) -> Result<Settings> {
+        Ok(Settings {
+            name,
+            major,
+            max_prepared_transactions: max_prepared_transactions(data)?,
+            has_tablespaces_in_place: has_tablespaces_in_place(data)?,
+            workers,
+            has_holes: false,
+            restores_wal: false,
+        })
+    }
+}
+
+/// Other tablespaces are links.
+fn has_tablespaces_in_place(data: &Path) -> Result<bool> {
+    let folder = data.join("pg_tblspc");
+    let failed = |error| Error::io("read the folder", &folder, &error);
+    for entry in fs::read_dir(&folder).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        if entry.file_type().map_err(failed)?.is_dir() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Recovery of prepared transactions needs as much room as the source had.
+fn max_prepared_transactions(data: &Path) -> Result<u32> {
+    let path = data.join(CONTROL_FILE);
+    let mut bytes = Vec::new();
+    File::open(&path)
+        .and_then(|file| file.take(CONTROL_FILE_SIZE as u64).read_to_end(&mut bytes))
+        .map_err(|error| Error::io("read", &path, &error))?;
+    ControlFile::parse(&bytes)
+        .map(|control| control.limits.max_prepared_transactions)
+        .map_err(|fault| Error::damage(format!("{}: {fault}", path.display())))
+}
+
+/// A cluster's databases that sessions can be had in, and roles that may have them.
+pub(crate) struct Entrance<'a> {
+    /// The databases, the best one first.
+    pub(crate) databases: &'a [&'a str],
+    /// The roles, the best one first.
+    pub(crate) roles: &'a [String],
 }
 
 /// A running server.
-pub(super) struct PrivateServer {
+pub(crate) struct PrivateServer {
     process: Child,
     socket: SocketFolder,
     log: File,
@@ -59,13 +123,14 @@ pub(super) struct PrivateServer {
 
 impl PrivateServer {
     /// Starts the server on a data directory. Its configuration and log lie in `place`.
-    pub(super) fn start(
-        installation: &Installation,
-        account: Option<Account>,
+    pub(crate) fn start(
+        host: &Host,
         data: &Path,
         place: &Folder,
         settings: &Settings,
     ) -> Result<PrivateServer> {
+        let account = host.account;
+        let name = settings.name;
         let socket = SocketFolder::create(account)?;
         let write = |name: &str, text: &str| -> Result<PathBuf> {
             let mut file = place.create_file(Path::new(name), 0o600, account)?;
@@ -74,20 +139,25 @@ impl PrivateServer {
                 .map_err(|error| Error::io("write", &path, &error))?;
             Ok(path)
         };
-        let access = write("drill_hba.conf", "local all all trust\n")?;
-        let names = write("drill_ident.conf", "")?;
-        let configuration = write("drill.conf", &settings.text(&socket, &access, &names))?;
-        let output = place.create_file(Path::new("drill.log"), 0o600, None)?;
+        let access = write(&format!("{name}_hba.conf"), "local all all trust\n")?;
+        let names = write(&format!("{name}_ident.conf"), "")?;
+        let text = settings.text(&socket, &access, &names);
+        let configuration = write(&format!("{name}.conf"), &text)?;
+        let log_name = format!("{name}.log");
+        let output = place.create_file(Path::new(&log_name), 0o600, None)?;
         let clone = || output.try_clone();
         let (errors, log) = clone()
             .and_then(|errors| Ok((errors, clone()?)))
-            .map_err(|error| Error::io("open", &place.path().join("drill.log"), &error))?;
-        let program = installation.program("postgres");
+            .map_err(|error| Error::io("open", &place.path().join(&log_name), &error))?;
+        let program = host.installation.program("postgres");
         let mut command = Command::new(&program);
         command
             .arg("-D")
             .arg(data)
             .arg(format!("--config_file={}", configuration.display()))
+            // Whatever the restore has put into postgresql.auto.conf: nobody may connect before the cluster is as it shall be,
+            // and settings need not be the source's.
+            .args(["-c", "hot_standby=off"])
             .env_clear()
             .env("LC_ALL", "C")
             .env("TZ", "UTC")
@@ -97,6 +167,10 @@ impl PrivateServer {
             .stdin(Stdio::null())
             .stdout(output)
             .stderr(errors);
+        if settings.restores_wal {
+            let ours = std::env::vars_os().filter(|(name, _)| !is_of_postgresql(name));
+            command.envs(ours).env("LC_ALL", "C").env("TZ", "UTC");
+        }
         if let Some(account) = account {
             account.apply(&mut command);
         }
@@ -110,11 +184,11 @@ impl PrivateServer {
         })
     }
 
-    /// Waits until recovery has brought the cluster to a consistent state and ended. `role` is one that it
-    /// has; returns one that is a superuser's. An error where the server ends instead.
-    pub(super) fn wait_until_recovered(
+    /// Waits until recovery has brought the cluster to where it shall be and ended; returns the name of a superuser. An error
+    /// where the server ends instead.
+    pub(crate) fn wait_until_recovered(
         &mut self,
-        role: &str,
+        entrance: &Entrance<'_>,
         interrupt: &Interrupt,
     ) -> Result<String> {
         loop {
@@ -129,7 +203,7 @@ impl PrivateServer {
                     self.last_words()
                 )));
             }
-            match self.superuser(role, interrupt) {
+            match self.superuser(entrance, interrupt) {
                 Ok(superuser) => return Ok(superuser),
                 Err(error) if is_not_yet(&error) => std::thread::sleep(PACE),
                 Err(error) => return Err(server_error("connect to the started cluster", &error)),
@@ -140,10 +214,10 @@ impl PrivateServer {
     /// What the role that initdb made is called, any session can ask.
     fn superuser(
         &self,
-        role: &str,
+        entrance: &Entrance<'_>,
         interrupt: &Interrupt,
     ) -> std::result::Result<String, postgres::Error> {
-        let ask = |database| {
+        let ask = |database: &str, role: &str| {
             let mut client = self.session(database, role, "", interrupt)?;
             client
                 .query_one(
@@ -152,17 +226,27 @@ impl PrivateServer {
                 )?
                 .try_get(0)
         };
-        ask("postgres").or_else(|error| {
-            if is_not_yet(&error) {
-                Err(error)
-            } else {
-                ask("template1")
+        let mut first = None;
+        let databases = entrance.databases.iter();
+        for (database, role) in
+            databases.flat_map(|one| entrance.roles.iter().map(move |role| (one, role)))
+        {
+            match ask(database, role) {
+                Ok(superuser) => return Ok(superuser),
+                Err(error) if is_not_yet(&error) => return Err(error),
+                Err(error) => {
+                    first.get_or_insert(error);
+                }
             }
-        })
+        }
+        match first {
+            Some(error) => Err(error),
+            None => ask("template1", "postgres"),
+        }
     }
 
     /// A session as a superuser.
-    pub(super) fn connect(
+    pub(crate) fn connect(
         &self,
         database: &str,
         superuser: &str,
@@ -185,7 +269,7 @@ impl PrivateServer {
             .port(PORT)
             .user(role)
             .dbname(database)
-            .application_name("pgkeep drill")
+            .application_name("pgkeep")
             .options(&format!("{OPTIONS}{more}"))
             .connect(NoTls)?;
         let token = client.cancel_token();
@@ -197,22 +281,22 @@ impl PrivateServer {
     }
 
     /// The folder of its socket.
-    pub(super) fn socket(&self) -> &Path {
+    pub(crate) fn socket(&self) -> &Path {
         &self.socket.path
     }
 
     /// The port in the socket's name.
-    pub(super) fn port(&self) -> u16 {
+    pub(crate) fn port(&self) -> u16 {
         PORT
     }
 
     /// The options of a superuser's sessions, as libpq takes them.
-    pub(super) fn options(&self) -> String {
+    pub(crate) fn options(&self) -> String {
         format!("{OPTIONS}{SUPERUSER_OPTIONS}")
     }
 
     /// What the server complained of last.
-    pub(super) fn last_words(&self) -> String {
+    pub(crate) fn last_words(&self) -> String {
         let end = end_of(&self.log).unwrap_or_default();
         let complaints: Vec<&str> = end
             .lines()
@@ -225,6 +309,55 @@ impl PrivateServer {
         match complaints.last().copied().or(end.lines().last()) {
             Some(line) => line.trim().to_owned(),
             None => "it said nothing".to_owned(),
+        }
+    }
+
+    /// The relations of which recovery did not find pages, as paths below the data directory (access/transam/xlogutils.c,
+    /// report_invalid_page).
+    pub(crate) fn relations_with_invalid_pages(&self) -> Result<BTreeSet<String>> {
+        let failed =
+            |error: io::Error| Error::failed(format!("cannot read the server's log: {error}"));
+        let mut found = BTreeSet::new();
+        let log = FromStart {
+            log: &self.log,
+            position: 0,
+        };
+        for line in BufReader::new(log).split(b'\n') {
+            let line = line.map_err(failed)?;
+            let line = String::from_utf8_lossy(&line);
+            if let Some((_, page)) = line.split_once("WARNING:  page ")
+                && let Some((_, relation)) = page.split_once(" of relation ")
+                && let Some(path) = relation.split_whitespace().next()
+            {
+                found.insert(path.to_owned());
+            }
+        }
+        Ok(found)
+    }
+
+    /// Shuts it down, so that all it has in memory is in its files.
+    pub(crate) fn shut_down(mut self, interrupt: &Interrupt) -> Result<()> {
+        let failed = |error: io::Error| Error::failed(format!("cannot stop the server: {error}"));
+        let pid = i32::try_from(self.process.id())
+            .ok()
+            .and_then(Pid::from_raw);
+        if let Some(pid) = pid {
+            kill_process(pid, Signal::INT).map_err(|error| failed(error.into()))?;
+        }
+        loop {
+            match self.process.try_wait().map_err(failed)? {
+                Some(status) if status.success() => return Ok(()),
+                Some(status) => {
+                    return Err(Error::failed(format!(
+                        "the server did not shut down, {status}: {}",
+                        self.last_words()
+                    )));
+                }
+                None => {
+                    interrupt.check()?;
+                    std::thread::sleep(PACE);
+                }
+            }
         }
     }
 
@@ -279,13 +412,17 @@ impl Settings {
             ("ident_file", names.display().to_string()),
             ("max_connections", connections),
             ("max_prepared_transactions", prepared),
-            // Nobody may connect before the cluster is consistent, and settings need not be the source's.
-            ("hot_standby", "off".to_owned()),
             ("archive_mode", "off".to_owned()),
             ("max_wal_senders", "0".to_owned()),
             // Subscriptions would take from the publisher what the source has yet to get.
             ("max_logical_replication_workers", "0".to_owned()),
             ("autovacuum", "off".to_owned()),
+            // Against wraparound it would run nevertheless.
+            ("autovacuum_freeze_max_age", "2000000000".to_owned()),
+            (
+                "autovacuum_multixact_freeze_max_age",
+                "2000000000".to_owned(),
+            ),
             // The cluster is thrown away.
             ("fsync", "off".to_owned()),
             ("full_page_writes", "off".to_owned()),
@@ -293,9 +430,14 @@ impl Settings {
             ("lc_messages", "C".to_owned()),
             ("log_timezone", "UTC".to_owned()),
         ];
-        if self.has_tablespaces_in_place {
+        // One may be created on the way.
+        let creates = self.restores_wal && self.major >= Major::V15;
+        if self.has_tablespaces_in_place || creates {
             // Without it replay takes their folders for damage (access/transam/xlogrecovery.c, CheckTablespaceDirectory).
             settings.push(("allow_in_place_tablespaces", "on".to_owned()));
+        }
+        if self.has_holes {
+            settings.push((IGNORE_INVALID_PAGES, "on".to_owned()));
         }
         if self.major >= Major::V17 {
             // Those at login would run with every session.
@@ -308,12 +450,32 @@ impl Settings {
     }
 }
 
+/// Whether a variable may tell a server or its sessions anything.
+fn is_of_postgresql(name: &OsStr) -> bool {
+    let name = name.as_encoded_bytes();
+    name.starts_with(b"PG") && !name.starts_with(b"PGKEEP_")
+}
+
 /// The server is starting, or recovering.
 fn is_not_yet(error: &postgres::Error) -> bool {
     match error.as_db_error() {
         Some(server) => *server.code() == SqlState::CANNOT_CONNECT_NOW,
         // The socket is not there yet, or just went.
         None => true,
+    }
+}
+
+/// Reads a log that the server may still be writing, whose place in the file is its own.
+struct FromStart<'a> {
+    log: &'a File,
+    position: u64,
+}
+
+impl Read for FromStart<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.log.read_at(buffer, self.position)?;
+        self.position += read as u64;
+        Ok(read)
     }
 }
 
@@ -335,7 +497,7 @@ impl SocketFolder {
         let process = std::process::id();
         let mut number = 0;
         let path = loop {
-            let path = PathBuf::from(format!("/tmp/pgkeep-drill-{process}-{number}"));
+            let path = PathBuf::from(format!("/tmp/pgkeep-{process}-{number}"));
             // A folder that is there already is somebody else's, who could reach the server.
             match DirBuilder::new().mode(0o700).create(&path) {
                 Ok(()) => break path,
