@@ -326,9 +326,14 @@ pub(crate) mod tests {
 
     /// A control file of this version whose fields hold small numbers.
     pub(crate) fn control_file(version: u32) -> Vec<u8> {
+        control_file_of(42, version)
+    }
+
+    /// The same of another system.
+    pub(crate) fn control_file_of(system: u32, version: u32) -> Vec<u8> {
         let mut bytes = vec![0; CONTROL_FILE_SIZE];
         for (offset, value) in [
-            (0, 42),
+            (0, system),
             (8, version),
             (12, 202_209_061),
             (16, 6),

@@ -1,5 +1,8 @@
 //! The data directory while it is being restored.
 
+mod over;
+mod survey;
+
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -11,9 +14,12 @@ use crate::pg::relation::positive_number;
 use crate::pg::version::Major;
 use crate::pg::wal::CreatedTablespace;
 use crate::repository::contents::Contents;
+use crate::restore::existing::{SET_ASIDE_CONTROL_FILE, WAL_FOLDER};
 use crate::restore::folder::{Account, Folder, real};
 use crate::restore::tablespaces::{Placed, elsewhere, overlap};
 use crate::restore::{Target, running};
+
+use over::Over;
 
 /// Where `global/pg_control` waits until everything else is on disk.
 const WAITING_CONTROL_FILE: &str = "global/pg_control.restoring";
@@ -28,6 +34,12 @@ pub(super) struct DataDirectory {
     tablespaces: Vec<(u32, Claimed)>,
     /// The folders in which recovery will create tablespaces.
     created: Vec<Claimed>,
+    /// Where `pg_wal` leads, if that is a link.
+    wal: Option<Claimed>,
+    /// The folder of further files, where it was there.
+    extra: Option<Claimed>,
+    /// What concerns only a data directory that was there, whose files are kept as far as they are as they are wanted.
+    over: Option<Over>,
     version_directory: String,
     group_access: bool,
     account: Option<Account>,
@@ -109,6 +121,9 @@ impl DataDirectory {
             root: Claimed::below(parent, Path::new(name), mode, account)?,
             tablespaces: Vec::new(),
             created: Vec::new(),
+            wal: None,
+            extra: None,
+            over: None,
             version_directory: major.tablespace_directory(),
             group_access: info.group_access,
             account,
@@ -133,11 +148,20 @@ impl DataDirectory {
     /// absolute, beside the root.
     fn place(&self, path: &str) -> Result<(&Folder, PathBuf)> {
         if let Some(absolute) = path.strip_prefix('/') {
+            if let Some(claimed) = &self.extra {
+                return Ok((&claimed.folder, absolute.into()));
+            }
             let extra = extra_folder(Path::new(self.root.folder.name()));
             return Ok((&self.root.above, extra.join(absolute)));
         }
         if path == CONTROL_FILE {
             return Ok((&self.root.folder, WAITING_CONTROL_FILE.into()));
+        }
+        if let Some(claimed) = &self.wal
+            && let Some(inside) = path.strip_prefix(WAL_FOLDER)
+            && let Some(inside) = inside.strip_prefix('/')
+        {
+            return Ok((&claimed.folder, inside.into()));
         }
         match self.in_tablespace(path) {
             Some((folder, inside)) if self.is_of_this_version(inside) => {
@@ -172,18 +196,24 @@ impl DataDirectory {
     /// Creates the directories of PGDATA, and the links of tablespaces.
     pub(super) fn create_folders(&self, directories: &[String]) -> Result<()> {
         for directory in directories {
-            if !self.is_tablespace(directory) {
+            if !self.is_tablespace(directory) && !self.is_linked_wal(directory) {
                 self.create_folder(directory)?;
             }
         }
         for (oid, claimed) in &self.tablespaces {
             let link = format!("pg_tblspc/{oid}");
             self.create_folder("pg_tblspc")?;
-            self.root
-                .folder
-                .create_link(Path::new(&link), claimed.folder.path(), self.account)?;
+            let link = Path::new(&link);
+            if self.over.is_none() || !self.root.folder.has_link(link)? {
+                let target = claimed.folder.path();
+                self.root.folder.create_link(link, target, self.account)?;
+            }
         }
         Ok(())
+    }
+
+    fn is_linked_wal(&self, directory: &str) -> bool {
+        self.wal.is_some() && directory == WAL_FOLDER
     }
 
     /// Whether this is a tablespace's place in PGDATA, where its link will be.
@@ -204,16 +234,26 @@ impl DataDirectory {
 
     /// Creates a folder with the mode PostgreSQL demands, and those above it that are missing.
     fn create_folder(&self, path: &str) -> Result<()> {
-        let mode = if self.group_access { 0o750 } else { 0o700 };
         let (folder, inside) = self.place(path)?;
-        folder.create_folders(&inside, mode)
+        folder.create_folders(&inside, self.folder_mode())
+    }
+
+    fn folder_mode(&self) -> u32 {
+        if self.group_access { 0o750 } else { 0o700 }
+    }
+
+    fn file_mode(&self) -> u32 {
+        if self.group_access { 0o640 } else { 0o600 }
     }
 
     /// Creates a file with the mode PostgreSQL demands; returns its name too.
     pub(super) fn create_file(&self, path: &str) -> Result<(File, PathBuf)> {
-        let mode = if self.group_access { 0o640 } else { 0o600 };
         let (folder, inside) = self.place(path)?;
-        let file = folder.create_file(&inside, mode, self.account)?;
+        if let Some(over) = &self.over {
+            folder.remove_file(&inside)?;
+            over.note_made(path);
+        }
+        let file = folder.create_file(&inside, self.file_mode(), self.account)?;
         Ok((file, folder.path().join(inside)))
     }
 
@@ -226,6 +266,10 @@ impl DataDirectory {
         root.subfolder(Path::new("global"))?.sync()?;
         root.sync()?;
         self.root.above.sync()?;
+        if self.over.is_some() {
+            root.remove_file(Path::new(SET_ASIDE_CONTROL_FILE))?;
+            root.sync()?;
+        }
         self.complete = true;
         self.give_away()
     }
@@ -272,10 +316,11 @@ impl DataDirectory {
         Ok(())
     }
 
-    /// The folders of tablespaces.
+    /// The folders of tablespaces, and those of the WAL and of further files that were there.
     fn others(&self) -> impl Iterator<Item = &Claimed> {
         let tablespaces = self.tablespaces.iter().map(|(_, claimed)| claimed);
-        tablespaces.chain(&self.created)
+        let elsewhere = self.wal.iter().chain(&self.extra);
+        tablespaces.chain(&self.created).chain(elsewhere)
     }
 
     /// Removes what is in the data directory, pg_control first, and this version's part of the tablespaces.
@@ -315,7 +360,12 @@ impl DataDirectory {
             }
         }
         for claimed in self.others().chain([&self.root]) {
-            let above = claimed.above.path();
+            // Of a folder that was there, root has taken the folder itself.
+            let path = claimed.folder.path();
+            let above = match claimed.above.path() {
+                itself if itself == path => path.parent().unwrap_or(path),
+                above => above,
+            };
             if let Some(closed) = self.account.and_then(|account| account.kept_out_of(above)) {
                 log::warn!(
                     "the server's account may not enter {}, and does not get to {} then: open it before you start the server",
@@ -331,7 +381,10 @@ impl Drop for DataDirectory {
     fn drop(&mut self) {
         if !self.complete {
             // A restore that failed has told why. What remains cannot be started, without pg_control.
-            let _ = self.withdraw();
+            let _ = match &self.over {
+                Some(over) if over.is_begun => self.leave_half_done(),
+                _ => self.withdraw(),
+            };
         }
     }
 }
@@ -468,11 +521,15 @@ fn account_for(parent: &Folder) -> Result<Option<Account>> {
     if !rustix::process::geteuid().is_root() {
         return Ok(None);
     }
-    let parent = parent.metadata()?;
-    if parent.uid() == 0 {
+    let account = Some(Account::owning(&parent.metadata()?));
+    warn_of_root(account);
+    Ok(account)
+}
+
+fn warn_of_root(account: Option<Account>) {
+    if account.is_some_and(|account| account.uid == 0) {
         log::warn!(
             "the restored files will belong to root; give them to the server's user before you start it"
         );
     }
-    Ok(Some(Account::owning(&parent)))
 }

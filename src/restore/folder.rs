@@ -5,15 +5,15 @@
 //! of it.
 
 use std::cmp::Reverse;
-use std::ffi::OsStr;
-use std::fs::{File, Metadata, Permissions};
-use std::io;
+use std::ffi::{OsStr, OsString};
+use std::fs::{File, Metadata, Permissions, TryLockError};
+use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use cap_std::ambient_authority;
-use cap_std::fs::{Dir, DirBuilder, DirBuilderExt, OpenOptions, OpenOptionsExt};
+use cap_std::fs::{Dir, DirBuilder, DirBuilderExt, MetadataExt as _, OpenOptions, OpenOptionsExt};
 use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, ResolveFlags, Uid, chownat, openat2};
 
 use crate::error::{Error, Result};
@@ -85,6 +85,12 @@ pub(crate) fn real(path: &Path) -> Result<PathBuf> {
     Ok(existing.unwrap_or(path))
 }
 
+/// What a folder holds of a name.
+pub(crate) struct Entry {
+    pub(crate) name: OsString,
+    pub(crate) metadata: cap_std::fs::Metadata,
+}
+
 /// A folder that is held open.
 #[derive(Debug)]
 pub struct Folder {
@@ -124,6 +130,14 @@ impl Folder {
     /// Holds a folder below this one.
     pub(crate) fn subfolder(&self, inside: &Path) -> Result<Folder> {
         Folder::hold(self.dir.open_dir(inside), self.path.join(inside))
+    }
+
+    /// Holds a folder below this one, which must not be a link.
+    pub(crate) fn real_subfolder(&self, name: &Path) -> Result<Folder> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let open = rustix::fs::openat(&self.dir, name, flags, Mode::empty());
+        let open = open.map(|folder| Dir::from_std_file(folder.into()));
+        Folder::hold(open.map_err(io::Error::from), self.path.join(name))
     }
 
     fn hold(open: io::Result<Dir>, path: PathBuf) -> Result<Folder> {
@@ -173,10 +187,84 @@ impl Folder {
 
     /// Whether it has something of this name.
     pub(crate) fn has(&self, inside: &Path) -> Result<bool> {
+        self.find(inside).map(|found| found.is_some())
+    }
+
+    /// Whether it has a folder of this name, which is not a link.
+    pub(crate) fn has_real_folder(&self, inside: &Path) -> Result<bool> {
+        let found = self.find(inside)?;
+        Ok(found.is_some_and(|found| found.is_dir()))
+    }
+
+    /// Whether it has a link of this name.
+    pub(crate) fn has_link(&self, inside: &Path) -> Result<bool> {
+        let found = self.find(inside)?;
+        Ok(found.is_some_and(|found| found.is_symlink()))
+    }
+
+    /// What has this name, be it a link.
+    fn find(&self, inside: &Path) -> Result<Option<cap_std::fs::Metadata>> {
         match self.dir.symlink_metadata(inside) {
-            Ok(_) => Ok(true),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Ok(found) => Ok(Some(found)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(self.failed("look at", inside, &error)),
+        }
+    }
+
+    /// Where a link leads.
+    pub(crate) fn read_link(&self, inside: &Path) -> Result<PathBuf> {
+        let target = self.dir.read_link_contents(inside);
+        target.map_err(|error| self.failed("read the link", inside, &error))
+    }
+
+    /// All it holds; no link is followed.
+    pub(crate) fn entries(&self) -> Result<Vec<Entry>> {
+        let failed = |error| Error::io("read the folder", &self.path, &error);
+        let mut entries = Vec::new();
+        for entry in self.dir.entries().map_err(failed)? {
+            let name = entry.map_err(failed)?.file_name();
+            let metadata = self.find(Path::new(&name))?;
+            entries.extend(metadata.map(|metadata| Entry { name, metadata }));
+        }
+        Ok(entries)
+    }
+
+    /// Opens a regular file; nothing where there is none, or where it may not be opened.
+    pub(crate) fn open_file(
+        &self,
+        inside: &Path,
+        writes: bool,
+    ) -> Result<Option<(File, Metadata)>> {
+        let Some(found) = self.find(inside)?.filter(|found| found.is_file()) else {
+            return Ok(None);
+        };
+        let opened = self
+            .dir
+            .open_with(inside, OpenOptions::new().read(true).write(writes))
+            .and_then(|file| {
+                let file = file.into_std();
+                let metadata = file.metadata()?;
+                Ok((file, metadata))
+            });
+        match opened {
+            Ok((file, opened)) => {
+                let is_same = (opened.dev(), opened.ino()) == (found.dev(), found.ino());
+                Ok(is_same.then_some((file, opened)))
+            }
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(None),
+            Err(error) => Err(self.failed("open", inside, &error)),
+        }
+    }
+
+    /// Reads the begin of a regular file, up to so many bytes; nothing where there is none.
+    pub(crate) fn read(&self, inside: &Path, most: usize) -> Result<Option<(Vec<u8>, Metadata)>> {
+        let Some((file, metadata)) = self.open_file(inside, false)? else {
+            return Ok(None);
+        };
+        let mut content = Vec::new();
+        match file.take(most as u64).read_to_end(&mut content) {
+            Ok(_) => Ok(Some((content, metadata))),
+            Err(error) => Err(self.failed("read", inside, &error)),
         }
     }
 
@@ -284,6 +372,16 @@ impl Folder {
         }
     }
 
+    /// Removes what is no folder; that it is not there is fine.
+    pub(crate) fn remove_file(&self, inside: &Path) -> Result<()> {
+        match self.dir.remove_file(inside) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(self.failed("remove", inside, &error))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Removes all it holds.
     pub(crate) fn empty(&self) -> Result<()> {
         let failed = |error| Error::io("read the folder", &self.path, &error);
@@ -317,6 +415,17 @@ impl Folder {
         let mut made = std::mem::take(&mut *self.made());
         made.sort_by_key(|folder| Reverse(folder.components().count()));
         made
+    }
+
+    /// Keeps others of us out of it for as long as it is held, where its file system has such locks.
+    pub(crate) fn lock(&self) -> Result<()> {
+        match self.readable.try_lock() {
+            Err(TryLockError::WouldBlock) => Err(Error::locked(format!(
+                "another restore is at work in {}",
+                self.path.display()
+            ))),
+            _ => Ok(()),
+        }
     }
 
     /// Makes the names in it durable.

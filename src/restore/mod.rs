@@ -5,6 +5,7 @@
 
 pub mod databases;
 mod directory;
+mod existing;
 pub mod folder;
 pub(crate) mod manifest;
 pub mod plan;
@@ -17,6 +18,7 @@ mod running;
 pub mod selection;
 mod space;
 pub mod tablespaces;
+mod target_file;
 #[cfg(test)]
 pub(crate) mod tests;
 pub(crate) mod write;
@@ -25,16 +27,22 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
+use crate::pg::control::CONTROL_FILE;
+use crate::pg::label::BACKUP_LABEL_FILE;
+use crate::pg::manifest::BACKUP_MANIFEST_FILE;
 use crate::pg::wal::CreatedTablespace;
 use crate::progress::Progress;
 use crate::repository::chain::Chain;
 use crate::repository::contents::Contents;
 
 use directory::DataDirectory;
+use existing::Existing;
 use folder::Folder;
-use recovery::{Recovery, SourceSettings};
+use recovery::{Recovery, SETTINGS_FILE, SourceSettings};
 use selection::Selection;
 use tablespaces::TablespaceMapping;
+
+pub use target_file::Differences;
 
 /// The progress of subscriptions, and of whoever else replicates to the server: a magic number, 16 bytes for each, a
 /// checksum (replication/logical/origin.c, CheckPointReplicationOrigin).
@@ -112,21 +120,100 @@ pub fn run(
         request.reads,
         request.force,
     )?;
-    space::check(contents, request.selection, &directory)?;
-    directory.create_folders(&contents.list.directories)?;
+    space::check(contents, request.selection, &directory, |_| 0)?;
+    fill(request, &directory, progress, interrupt)?;
+    progress.step("sync", None);
+    interrupt.check()?;
+    directory.complete()?;
+    warn_of_folders(request);
+    warn_of_subscriptions(request);
+    Ok(request.target.path().join(name))
+}
 
+/// What a restore over a data directory came to.
+pub struct Replaced {
+    /// The data directory.
+    pub root: PathBuf,
+    /// What was different in it.
+    pub differences: Differences,
+}
+
+/// Makes of a data directory that is there what a restore would write, and writes only what differs. It is the one that the
+/// target is, or that an earlier restore of the backup has made there.
+pub fn run_over(
+    request: &Request<'_>,
+    progress: &dyn Progress,
+    interrupt: &Interrupt,
+) -> Result<Replaced> {
+    let contents = &request.chain.newest;
+    let (mut directory, root) = existing_directory(request)?;
+    progress.step("look at what is there", None);
+    let survey = directory.survey(contents, &made(request))?;
+    space::check(contents, request.selection, &directory, |device| {
+        survey.held(device)
+    })?;
+    interrupt.check()?;
+    directory.begin(survey)?;
+    fill(request, &directory, progress, interrupt)?;
+    progress.step("sync", None);
+    interrupt.check()?;
+    let differences = directory.differences()?;
+    directory.complete()?;
+    warn_of_folders(request);
+    warn_of_subscriptions(request);
+    Ok(Replaced { root, differences })
+}
+
+/// A data directory that is there, for which all holds that is asked for.
+fn existing_directory(request: &Request<'_>) -> Result<(DataDirectory, PathBuf)> {
+    let contents = &request.chain.newest;
+    expect_own_wal(contents)?;
+    let existing = Existing::find(request.target.path(), &contents.info)?;
+    let root = existing.folder.path().to_owned();
+    let mappings = existing.mappings(&contents.info, request.mappings);
+    let tablespaces = tablespaces::place(&contents.info, &mappings, request.created)?;
+    let directory = DataDirectory::over(
+        existing,
+        contents,
+        &tablespaces,
+        request.created,
+        request.reads,
+    )?;
+    Ok((directory, root))
+}
+
+/// The files that every restore makes itself.
+fn made(request: &Request<'_>) -> [&'static str; 5] {
+    [
+        CONTROL_FILE,
+        BACKUP_LABEL_FILE,
+        BACKUP_MANIFEST_FILE,
+        SETTINGS_FILE,
+        request.recovery.signal_file(),
+    ]
+}
+
+/// Writes all that belongs into a data directory, but for the name of `global/pg_control`.
+fn fill(
+    request: &Request<'_>,
+    directory: &DataDirectory,
+    progress: &dyn Progress,
+    interrupt: &Interrupt,
+) -> Result<()> {
+    let contents = &request.chain.newest;
+    directory.create_folders(&contents.list.directories)?;
     let bytes = request.selection.bytes(request.chain);
     progress.step("restore", Some(bytes));
     let mut written = write::write_files(
         request.chain,
         request.selection,
-        &directory,
+        directory,
         request.workers,
         progress,
         interrupt,
     )?;
     recovery::write_settings(
-        &directory,
+        directory,
         &contents.info,
         &request.recovery,
         (request.source_settings, &written.settings),
@@ -138,10 +225,6 @@ pub fn run(
         &directory,
         &mut written.changed,
     )?;
-
-    progress.step("sync", None);
-    interrupt.check()?;
-    directory.complete()?;
     let keeps_settings = request.source_settings != SourceSettings::LeftOut;
     if let Some(line) = written.other_data_directory.filter(|_| keeps_settings) {
         log::warn!(
@@ -149,9 +232,7 @@ pub fn run(
              Remove the line before you start it"
         );
     }
-    warn_of_folders(request);
-    warn_of_subscriptions(request);
-    Ok(request.target.path().join(name))
+    Ok(())
 }
 
 /// What the started server writes outside of what was restored.

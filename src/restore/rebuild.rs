@@ -3,16 +3,14 @@
 //! The newest come first, and each block is written once, to its place: what has been written is not
 //! taken from an older backup any more.
 
-use std::fs::File;
-use std::os::unix::fs::FileExt;
-use std::path::Path;
 use std::sync::LazyLock;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::pg::incremental::HeaderReader;
 use crate::pg::page::PAGE_SIZE;
 use crate::repository::chain::{Base, Layer};
 use crate::repository::file_list::Crc32c;
+use crate::restore::target_file::TargetFile;
 use crate::storage::Place;
 
 type Block = [u8; PAGE_SIZE];
@@ -26,50 +24,45 @@ pub(super) struct Rebuilder {
 
 impl Rebuilder {
     /// Begins a file of so many bytes, whole blocks; all of them are zeros until others are taken.
-    pub(super) fn begin<'a>(
+    pub(super) fn begin<'a, 't>(
         &'a mut self,
-        target: &'a File,
-        path: &'a Path,
+        target: &'a mut TargetFile<'t>,
         size: u64,
-    ) -> Result<Rebuild<'a>> {
-        target
-            .set_len(size)
-            .map_err(|error| Error::io("write", path, &error))?;
+    ) -> Result<Rebuild<'a, 't>> {
+        target.set_length(size)?;
         self.checksums.clear();
         self.checksums.resize(size as usize / PAGE_SIZE, None);
         Ok(Rebuild {
             checksums: &mut self.checksums,
             target,
-            path,
         })
     }
 }
 
 /// A file that is being put together.
-pub(super) struct Rebuild<'a> {
+pub(super) struct Rebuild<'a, 't> {
     checksums: &'a mut [Option<u32>],
-    target: &'a File,
-    path: &'a Path,
+    target: &'a mut TargetFile<'t>,
 }
 
-impl<'a> Rebuild<'a> {
+impl<'a, 't> Rebuild<'a, 't> {
     /// Takes an incremental file, the newest first; its content follows. A segment has so many blocks.
     pub(super) fn layer<'r>(
         &'r mut self,
         layer: &Layer,
         segment_blocks: u32,
         stored: &'r Place,
-    ) -> Source<'r, 'a> {
+    ) -> Source<'r, 'a, 't> {
         let header = HeaderReader::new(layer.size(), segment_blocks);
         self.source(Numbers::Header(header, stored), layer.limit)
     }
 
     /// Takes the whole file, last; its content follows.
-    pub(super) fn base<'r>(&'r mut self, base: &Base) -> Source<'r, 'a> {
+    pub(super) fn base<'r>(&'r mut self, base: &Base) -> Source<'r, 'a, 't> {
         self.source(Numbers::All, base.limit)
     }
 
-    fn source<'r>(&'r mut self, numbers: Numbers<'r>, limit: u32) -> Source<'r, 'a> {
+    fn source<'r>(&'r mut self, numbers: Numbers<'r>, limit: u32) -> Source<'r, 'a, 't> {
         Source {
             rebuild: self,
             numbers,
@@ -81,22 +74,23 @@ impl<'a> Rebuild<'a> {
     }
 
     /// The checksum of the whole file, and how many bytes no backup had, which are zeros.
-    pub(super) fn finish(self) -> (Crc32c, u64) {
+    pub(super) fn finish(self) -> Result<(Crc32c, u64)> {
         let zero_block = crc32c::crc32c(&[0; PAGE_SIZE]);
         let (mut crc32c, mut zeros) = (0, 0);
-        for checksum in self.checksums.iter() {
+        for (number, checksum) in self.checksums.iter().enumerate() {
             if checksum.is_none() {
+                self.target.zero_page((number * PAGE_SIZE) as u64)?;
                 zeros += PAGE_SIZE as u64;
             }
             crc32c = JOINED.with(crc32c, checksum.unwrap_or(zero_block));
         }
-        (Crc32c(crc32c), zeros)
+        Ok((Crc32c(crc32c), zeros))
     }
 }
 
 /// A stored file that blocks are taken from, as its plain content comes.
-pub(super) struct Source<'r, 'a> {
-    rebuild: &'r mut Rebuild<'a>,
+pub(super) struct Source<'r, 'a, 't> {
+    rebuild: &'r mut Rebuild<'a, 't>,
     numbers: Numbers<'r>,
     /// Blocks count below this number.
     limit: u32,
@@ -116,10 +110,11 @@ enum Numbers<'r> {
     Listed(Vec<u32>),
 }
 
-impl Source<'_, '_> {
+impl Source<'_, '_, '_> {
     /// Takes the next bytes: whole blocks, but for the last; returns how many bytes of the file were written.
     pub(super) fn take(&mut self, part: &[u8]) -> Result<u64> {
         self.size += part.len() as u64;
+        self.rebuild.target.note_fetched(part.len());
         let mut rest = part;
         if let Numbers::Header(header, stored) = &mut self.numbers {
             let complete = header
@@ -199,13 +194,12 @@ impl Run {
     }
 }
 
-impl Rebuild<'_> {
+impl Rebuild<'_, '_> {
     /// Writes a run of these blocks; returns its bytes.
-    fn write(&self, blocks: &[Block], run: &Run) -> Result<u64> {
+    fn write(&mut self, blocks: &[Block], run: &Run) -> Result<u64> {
         let bytes = blocks[run.place..][..run.length].as_flattened();
         self.target
-            .write_all_at(bytes, u64::from(run.number) * PAGE_SIZE as u64)
-            .map_err(|error| Error::io("write", self.path, &error))?;
+            .write_at(bytes, u64::from(run.number) * PAGE_SIZE as u64)?;
         Ok(bytes.len() as u64)
     }
 }

@@ -11,11 +11,13 @@ use crate::restore::folder::Folder;
 use crate::restore::selection::Selection;
 use crate::size::readable;
 
-/// An error where a file system has less room than its part of the cluster needs.
+/// An error where a file system has less room than its part of the cluster needs. On each that is `held` which the cluster
+/// has there already.
 pub(super) fn check(
     contents: &Contents,
     selection: &Selection,
     directory: &DataDirectory,
+    held: impl Fn(u64) -> u64,
 ) -> Result<()> {
     let mut folders: BTreeMap<&Path, (&Folder, u64)> = BTreeMap::new();
     for (place, file) in contents.list.files.iter().enumerate() {
@@ -30,8 +32,8 @@ pub(super) fn check(
         let device = folder.metadata()?.dev();
         needed.entry(device).or_insert((folder, 0)).1 += bytes;
     }
-    for (folder, bytes) in needed.into_values() {
-        let free = folder.room()?;
+    for (device, (folder, bytes)) in needed {
+        let free = folder.room()?.saturating_add(held(device));
         if free < bytes {
             return Err(Error::failed(format!(
                 "{} has {} free, and the restored cluster needs {} there",

@@ -63,7 +63,7 @@ impl TablespaceMapping {
         }
     }
 
-    fn fits(&self, tablespace: &Tablespace) -> bool {
+    pub(super) fn fits(&self, tablespace: &Tablespace) -> bool {
         self.old == tablespace.oid.to_string()
             || self.old == tablespace.name
             || tablespace

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod over;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::Read;
@@ -275,6 +277,9 @@ impl Model {
         info.relation_segment_blocks = SEGMENT_BLOCKS;
         info.data_checksums = false;
         info.tablespaces = Vec::new();
+        // Those of its control file.
+        info.system_identifier = 42;
+        info.catalog_version = 202_209_061;
         info.start_lsn = Lsn(number * 0x0100_0000 + 0x28);
         info.end_lsn = Lsn(info.start_lsn.0 + 0x100);
         info.start_timeline = Timeline(2);

@@ -1,5 +1,6 @@
 //! The workers of a restore: read what is stored, check it, write it.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
@@ -89,6 +90,27 @@ pub(super) fn write_files(
     for sources in extra {
         directory.create_extra_folders(sources.file.path)?;
     }
+    let mut all = write_stored_files(chain, selection, directory, workers, progress, interrupt)?;
+    for (path, content) in [
+        (CONTROL_FILE, control_file(chain)?),
+        (BACKUP_LABEL_FILE, label_file(chain)?),
+    ] {
+        let (mut target, written) = directory.create_file(path)?;
+        write_all(&mut target, &content, &written)?;
+        all.changed.insert_path(chain, path, checksum(&content));
+    }
+    Ok(all)
+}
+
+/// Writes those that workers write, or, in a data directory that is only looked at, compares them.
+pub(super) fn write_stored_files(
+    chain: &Chain,
+    selection: &Selection,
+    directory: &DataDirectory,
+    workers: usize,
+    progress: &dyn Progress,
+    interrupt: &Interrupt,
+) -> Result<Written> {
     let mut workers: Vec<Worker<'_>> = (0..workers)
         .map(|_| Worker {
             chain,
@@ -114,14 +136,6 @@ pub(super) fn write_files(
         all.settings.extend(worker.written.settings);
         let other = worker.written.other_data_directory;
         all.other_data_directory = all.other_data_directory.or(other);
-    }
-    for (path, content) in [
-        (CONTROL_FILE, control_file(chain)?),
-        (BACKUP_LABEL_FILE, label_file(chain)?),
-    ] {
-        let (mut target, written) = directory.create_file(path)?;
-        write_all(&mut target, &content, &written)?;
-        all.changed.insert_path(chain, path, checksum(&content));
     }
     Ok(all)
 }
@@ -200,7 +214,11 @@ pub(crate) fn label_file(chain: &Chain) -> Result<Vec<u8>> {
 
 /// Whether a file is not written with the others.
 pub(crate) fn is_special(sources: &Sources<'_>) -> bool {
-    let path = sources.file.path;
+    is_special_path(sources.file.path)
+}
+
+/// The same by its path.
+pub(super) fn is_special_path(path: &str) -> bool {
     [CONTROL_FILE, BACKUP_LABEL_FILE].contains(&path) || LEFT_OUT.contains(&path)
 }
 
@@ -236,7 +254,11 @@ impl Worker<'_> {
         files: &[u32],
         stop: &Stop<'_>,
     ) -> Result<()> {
-        visit_bundle(self.chain, bundle, files, |place, sources, content| {
+        let files = self.wanted(files)?;
+        if files.is_empty() {
+            return Ok(());
+        }
+        visit_bundle(self.chain, bundle, &files, |place, sources, content| {
             stop.check()?;
             if !sources.is_base() {
                 return self.rebuild(place, sources, Some(content), stop);
@@ -249,9 +271,38 @@ impl Worker<'_> {
             if sources.file.path == CONFIGURATION_FILE {
                 self.written.other_data_directory = other_data_directory(content);
             }
-            let (mut target, written) = self.directory.create_file(sources.file.path)?;
-            write_all(&mut target, content, &written)
+            let mut target = self.directory.target(sources.file.path)?;
+            target.write(content)?;
+            target.cut()
         })
+    }
+
+    /// Those files of a bundle for which it must be read.
+    fn wanted<'f>(&mut self, files: &'f [u32]) -> Result<Cow<'f, [u32]>> {
+        if !self.directory.was_there() {
+            return Ok(files.into());
+        }
+        let mut wanted = Vec::new();
+        for place in files {
+            let sources = self.chain.sources(*place as usize);
+            let is_read = [SETTINGS_FILE, CONFIGURATION_FILE].contains(&sources.file.path);
+            if is_read || !self.is_there(&sources)? {
+                wanted.push(*place);
+            }
+        }
+        Ok(wanted.into())
+    }
+
+    /// Whether a file is there already as it is stored.
+    fn is_there(&mut self, sources: &Sources<'_>) -> Result<bool> {
+        let base = sources.base;
+        let expected = (base.size, base.crc32c);
+        let path = sources.file.path;
+        let is_there = sources.is_base() && self.directory.holds(path, expected, &mut self.part)?;
+        if is_there {
+            self.progress.advance(base.size);
+        }
+        Ok(is_there)
     }
 
     /// Writes a file as it is stored.
@@ -265,17 +316,21 @@ impl Worker<'_> {
             let content = changed_content(self.chain, path, Ok)?;
             self.written.other_data_directory = other_data_directory(&content);
         }
+        if self.is_there(sources)? {
+            return Ok(());
+        }
         let stored = self.chain.stored(base.member, path);
-        let (mut target, written) = self.directory.create_file(path)?;
+        let mut target = self.directory.target(path)?;
         let progress = self.progress;
         let (mut size, mut crc32c) = (0, 0);
         read(&stored, &mut self.part, stop, |content| {
             size += content.len() as u64;
             crc32c = crc32c::crc32c_append(crc32c, content);
-            write_all(&mut target, content, &written)?;
+            target.write(content)?;
             progress.advance(content.len() as u64);
             Ok(())
         })?;
+        target.cut()?;
         check(
             path,
             (size, Crc32c(crc32c)),
@@ -293,8 +348,8 @@ impl Worker<'_> {
         stop: &Stop<'_>,
     ) -> Result<()> {
         let (path, progress) = (sources.file.path, self.progress);
-        let (target, written) = self.directory.create_file(path)?;
-        let mut rebuild = self.rebuilder.begin(&target, &written, sources.size())?;
+        let mut target = self.directory.target(path)?;
+        let mut rebuild = self.rebuilder.begin(&mut target, sources.size())?;
         for layer in sources.layers {
             let segment_blocks = self.chain.info(layer.member).relation_segment_blocks;
             let incremental = incremental::file_path(path);
@@ -329,7 +384,7 @@ impl Worker<'_> {
                 )?;
             }
         }
-        let (crc32c, zeros) = rebuild.finish();
+        let (crc32c, zeros) = rebuild.finish()?;
         progress.advance(zeros);
         self.written.changed.insert(place, (sources.size(), crc32c));
         Ok(())

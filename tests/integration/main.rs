@@ -52,6 +52,7 @@ mod replayed;
 mod replicated;
 mod reports;
 mod restored_files;
+mod restored_over;
 mod restored_settings;
 mod settled_files;
 mod shortened_relations;

@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::restore::databases::Chosen;
 use crate::restore::recovery::IGNORE_INVALID_PAGES;
 use crate::restore::selection::Selection;
-use crate::restore::{self, Target, tablespaces::TablespaceMapping};
+use crate::restore::{self, Differences, Target, tablespaces::TablespaceMapping};
 
 /// Write a data directory that starts
 ///
@@ -25,13 +25,16 @@ pub(crate) struct Restore {
     #[arg(long, value_name = "OLD=NEW")]
     tablespace: Vec<TablespaceMapping>,
     /// Restore this database, and none but those that are named and PostgreSQL's own
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", conflicts_with = "delta")]
     database: Vec<String>,
     #[command(flatten)]
     archiving: Archiving,
     /// Replace what is in the target
     #[arg(long)]
     force: bool,
+    /// Write only what differs over a data directory of the server, DIRECTORY itself or the one in it
+    #[arg(long, conflicts_with = "force")]
+    delta: bool,
 }
 
 impl Restore {
@@ -40,6 +43,9 @@ impl Restore {
         let mut request = self.wanted.request();
         if !self.database.is_empty() {
             request.insert(1, field("Databases", names(&self.database)));
+        }
+        if self.delta {
+            request.push(field("Delta", true));
         }
         request
     }
@@ -63,9 +69,16 @@ impl Restore {
             force: self.force,
             workers: found.server.readers,
         };
-        let root = restore::run(&request, &*app.progress, &app.interrupt)?;
+        let (root, differences) = if self.delta {
+            let replaced = restore::run_over(&request, &*app.progress, &app.interrupt)?;
+            (replaced.root, Some(replaced.differences))
+        } else {
+            let root = restore::run(&request, &*app.progress, &app.interrupt)?;
+            (root, None)
+        };
         let mut response = describe::summary(&way.chain.newest.info);
         response.push(field("Directory", root.display().to_string()));
+        response.extend(differences.map(describe_differences));
         response.push(describe_archiving(request.source_settings));
         response.extend(describe_route(&way.route));
         response.extend(describe_created(&way.created));
@@ -99,4 +112,27 @@ fn warn_of_left_out(chosen: &Chosen) {
              ALTER SYSTEM RESET {IGNORE_INVALID_PAGES}, and restart it"
         );
     }
+}
+
+/// What a restore over a data directory found there, and did.
+fn describe_differences(differences: Differences) -> (String, Value) {
+    let Differences {
+        same_files,
+        changed_files,
+        new_files,
+        removed,
+        read,
+        fetched,
+        written,
+    } = differences;
+    let fields = vec![
+        field("SameFiles", same_files),
+        field("ChangedFiles", changed_files),
+        field("NewFiles", new_files),
+        field("Removed", removed),
+        field("Read", Value::Size(read)),
+        field("Fetched", Value::Size(fetched)),
+        field("Written", Value::Size(written)),
+    ];
+    field("Differences", Value::Map(fields))
 }

@@ -107,6 +107,10 @@ pub(super) const EXAMPLES: &[(&str, &[Example])] = &[
                 "pgkeep restore primary newest replica /var/lib/postgresql",
             ),
             example(
+                "Make a failed primary, stopped, a standby of its successor: only what differs is written",
+                "pgkeep restore primary newest replica /var/lib/postgresql/17/main --delta",
+            ),
+            example(
                 "Restore from the second repository",
                 "pgkeep restore primary newest current /var/lib/postgresql --from repo2",
             ),
