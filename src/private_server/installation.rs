@@ -60,6 +60,11 @@ impl Installation {
             })
     }
 
+    /// The folder of its programs.
+    pub(super) fn bin(&self) -> &Path {
+        &self.bin
+    }
+
     /// The path of one of its programs.
     pub(crate) fn program(&self, name: &str) -> PathBuf {
         self.bin.join(name)

@@ -8,7 +8,7 @@ mod installation;
 mod scratch;
 mod server;
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
@@ -26,6 +26,15 @@ pub struct Programs {
     pub bin_dir: Option<PathBuf>,
     /// `$PATH`, where programs are looked for too.
     pub search_path: Option<OsString>,
+}
+
+/// Where the programs of a version's server are on this machine, and which release it is.
+pub(crate) fn server_programs(
+    major: Major,
+    search_path: Option<&OsStr>,
+) -> Option<(PathBuf, String)> {
+    let found = Installation::find(major, None, search_path).ok()?;
+    Some((found.bin().to_owned(), found.version))
 }
 
 /// What this machine has to run a cluster with.

@@ -219,6 +219,12 @@ impl Chain {
         }
     }
 
+    /// What is known of all its backups, the newest first.
+    pub fn infos(&self) -> impl Iterator<Item = &BackupInfo> {
+        let ancestors = self.ancestors.iter().map(|ancestor| &ancestor.info);
+        std::iter::once(&self.newest.info).chain(ancestors)
+    }
+
     /// Where a backup of the chain lies.
     pub fn folder(&self, member: Member) -> &BackupFolder {
         match self.ancestor(member) {

@@ -16,6 +16,7 @@ use crate::pg::wal::CreatedTablespace;
 use crate::repository::contents::Contents;
 use crate::restore::existing::{SET_ASIDE_CONTROL_FILE, WAL_FOLDER};
 use crate::restore::folder::{Account, Folder, real};
+use crate::restore::problems::Problems;
 use crate::restore::tablespaces::{Placed, elsewhere, overlap};
 use crate::restore::{Target, running};
 
@@ -72,48 +73,8 @@ impl DataDirectory {
         let major = Major::from_number(info.major_version)
             .ok_or_else(|| Error::damage("backup.info has an unknown major version"))?;
         let root = &target.path().join(name);
-        running::refuse_data_directory(root)?;
-        if tablespaces.iter().any(|tablespace| tablespace.is_original)
-            && let Some(data_directory) = &info.data_directory
-        {
-            let running = running::refuse_data_directory(Path::new(data_directory));
-            running.map_err(|error| {
-                error.hint("its tablespaces are in use: give the restored cluster others with --tablespace OLD=NEW")
-            })?;
-        }
-        for placed in tablespaces {
-            let running = running::refuse_tablespace(&placed.folder);
-            running.map_err(|error| {
-                error.hint("give the restored cluster another folder with --tablespace OLD=NEW")
-            })?;
-        }
-        let extra = extra_folder(root);
-        for folder in [root, extra.as_path()] {
-            refuse_link(folder)?;
-        }
-        for placed in tablespaces {
-            refuse_nested(&placed.folder, root)?;
-        }
-        let folders = tablespaces
-            .iter()
-            .map(|tablespace| tablespace.folder.as_path());
-        for folder in [root, extra.as_path()].into_iter().chain(folders) {
-            if !force && !is_empty(folder)? {
-                return Err(Error::failed(format!("{} is not empty", folder.display())).hint(
-                    if folder == root || folder == extra {
-                        "restore into another directory, or replace what is there with --force"
-                    } else {
-                        "give the tablespace another folder with --tablespace OLD=NEW, or replace what is there with --force"
-                    },
-                ));
-            }
-        }
-        let is_placed =
-            |one: &CreatedTablespace| tablespaces.iter().any(|placed| placed.folder == one.folder);
-        let created = created.iter().filter(|one| !is_placed(one));
-        for created in created.clone() {
-            claim_created(created, info.data_directory.as_deref(), force)?;
-        }
+        Problems::expect_none(problems(root, contents, tablespaces, created, force))?;
+        let created = created.iter().filter(|one| !is_placed(one, tablespaces));
         let parent = target.open()?;
         let account = account_for(&parent)?;
         let mode = if info.group_access { 0o750 } else { 0o700 };
@@ -401,19 +362,9 @@ impl Claimed {
     /// A folder for a tablespace. Where only the backup names it, root makes it for the account in what is the
     /// account's alone: whoever had the backed up server could choose any.
     fn at(path: &Path, is_original: bool, mode: u32, account: Option<Account>) -> Result<Claimed> {
-        let existing = path.ancestors().find(|folder| folder.exists());
-        let mut above = Folder::open(existing.unwrap_or(Path::new("/")))?;
+        let above = ground(path, is_original, account)?;
         let inside = path.strip_prefix(above.path()).unwrap_or(path);
         let is_new = !inside.as_os_str().is_empty();
-        if let Some(account) = account.filter(|account| account.uid != 0)
-            && above.metadata()?.uid() != account.uid
-        {
-            if is_original || !is_new {
-                return Err(belongs_to_another(path, &above, account));
-            }
-            // It may be the account's link that has led there.
-            above = Folder::open_without_links(above.path())?;
-        }
         above.create_folders(inside, mode)?;
         let folder = if is_new {
             above.subfolder(inside)?
@@ -438,6 +389,95 @@ impl Claimed {
             before: (!is_new).then_some(owner),
         })
     }
+}
+
+/// All that speaks against a data directory there, in the order in which a restore would say it.
+pub(super) fn problems(
+    root: &Path,
+    contents: &Contents,
+    tablespaces: &[Placed],
+    created: &[CreatedTablespace],
+    force: bool,
+) -> Vec<Error> {
+    let info = &contents.info;
+    let source = info.data_directory.as_deref();
+    let mut problems = Vec::new();
+    let mut expect = |checked: Result<()>| problems.extend(checked.err());
+    expect(running::refuse_data_directory(root));
+    if tablespaces.iter().any(|tablespace| tablespace.is_original)
+        && let Some(source) = source
+    {
+        let running = running::refuse_data_directory(Path::new(source));
+        expect(running.map_err(|error| {
+            error.hint("its tablespaces are in use: give the restored cluster others with --tablespace OLD=NEW")
+        }));
+    }
+    for placed in tablespaces {
+        let running = running::refuse_tablespace(&placed.folder);
+        expect(running.map_err(|error| {
+            error.hint("give the restored cluster another folder with --tablespace OLD=NEW")
+        }));
+    }
+    let extra = extra_folder(root);
+    for folder in [root, extra.as_path()] {
+        expect(refuse_link(folder));
+    }
+    for placed in tablespaces {
+        expect(refuse_nested(&placed.folder, root));
+    }
+    if !force {
+        for folder in [root, extra.as_path()] {
+            expect(expect_empty(
+                folder,
+                "restore into another directory, or replace what is there with --force",
+            ));
+        }
+        for placed in tablespaces {
+            expect(expect_empty(
+                &placed.folder,
+                "give the tablespace another folder with --tablespace OLD=NEW, or replace what is there with --force",
+            ));
+        }
+    }
+    for created in created.iter().filter(|one| !is_placed(one, tablespaces)) {
+        expect(claim_created(created, source, force));
+    }
+    problems
+}
+
+fn expect_empty(folder: &Path, hint: &str) -> Result<()> {
+    match is_empty(folder)? {
+        true => Ok(()),
+        false => Err(Error::failed(format!("{} is not empty", folder.display())).hint(hint)),
+    }
+}
+
+fn is_placed(created: &CreatedTablespace, tablespaces: &[Placed]) -> bool {
+    tablespaces
+        .iter()
+        .any(|placed| placed.folder == created.folder)
+}
+
+/// The folder that a tablespace's is made in, or that folder itself. Where only the backup names it, that must be the account's.
+pub(super) fn ground(path: &Path, is_original: bool, account: Option<Account>) -> Result<Folder> {
+    let above = nearest(path)?;
+    let is_new = above.path() != path;
+    if let Some(account) = account.filter(|account| account.uid != 0)
+        && above.metadata()?.uid() != account.uid
+    {
+        if is_original || !is_new {
+            return Err(belongs_to_another(path, &above, account));
+        }
+        // It may be the account's link that has led there.
+        return Folder::open_without_links(above.path());
+    }
+    Ok(above)
+}
+
+/// The folder of this path, or else the nearest above it that is there.
+pub(super) fn nearest(path: &Path) -> Result<Folder> {
+    let existing = path.ancestors().find(|folder| folder.exists());
+    Folder::open(existing.unwrap_or(Path::new("/")))
 }
 
 fn belongs_to_another(path: &Path, above: &Folder, account: Account) -> Error {
@@ -517,7 +557,7 @@ fn is_empty(folder: &Path) -> Result<bool> {
 }
 
 /// PostgreSQL does not run as root: what root restores goes to the owner of the folder above.
-fn account_for(parent: &Folder) -> Result<Option<Account>> {
+pub(super) fn account_for(parent: &Folder) -> Result<Option<Account>> {
     if !rustix::process::geteuid().is_root() {
         return Ok(None);
     }

@@ -33,6 +33,8 @@ pub(super) struct Existing {
     pub(super) tablespaces: Vec<(u32, PathBuf)>,
     /// Where `pg_wal` leads, if that is a link.
     pub(super) wal: Option<PathBuf>,
+    /// What speaks against a restore over it.
+    pub(super) problems: Vec<Error>,
 }
 
 impl Existing {
@@ -43,19 +45,25 @@ impl Existing {
         let above = Folder::open_without_links(path.parent().ok_or_else(is_root)?)?;
         let name = path.file_name().ok_or_else(is_root)?;
         let folder = above.real_subfolder(Path::new(name))?;
-        running::refuse_data_directory(&path)?;
-        running::refuse_server_in(&folder.metadata()?, &path)?;
         let (control, owner) = control_file(&folder)?;
-        expect_system(&control, info, &folder)?;
-        expect_owner(&folder, owner)?;
-        let existing = Existing {
+        let mut problems = Vec::new();
+        let mut expect = |checked: Result<()>| problems.extend(checked.err());
+        let running = running::refuse_data_directory(&path);
+        expect(running.and_then(|()| running::refuse_server_in(&folder.metadata()?, &path)));
+        expect(expect_system(&control, info, &folder));
+        expect(expect_owner(&folder, owner));
+        let wal = wal_link(&folder, owner);
+        expect(wal.as_ref().map(drop).map_err(Error::clone));
+        let mut existing = Existing {
             tablespaces: links(&folder)?,
-            wal: wal_link(&folder, owner)?,
+            wal: wal.unwrap_or_default(),
             above,
             folder,
             owner,
+            problems,
         };
-        existing.refuse_shared(info)?;
+        let shared = existing.refuse_shared(info);
+        existing.problems.extend(shared.err());
         Ok(existing)
     }
 

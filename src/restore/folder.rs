@@ -8,6 +8,7 @@ use std::cmp::Reverse;
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, Metadata, Permissions, TryLockError};
 use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -100,6 +101,12 @@ pub struct Folder {
     path: PathBuf,
     /// The folders that were made below it.
     made: Mutex<Vec<PathBuf>>,
+}
+
+impl AsFd for Folder {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.readable.as_fd()
+    }
 }
 
 impl Folder {

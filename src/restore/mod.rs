@@ -10,6 +10,8 @@ pub mod folder;
 pub(crate) mod manifest;
 pub mod plan;
 pub mod position;
+pub mod preview;
+mod problems;
 mod rebuild;
 pub mod recovery;
 pub mod replayed;
@@ -38,6 +40,7 @@ use crate::repository::contents::Contents;
 use directory::DataDirectory;
 use existing::Existing;
 use folder::Folder;
+use problems::Problems;
 use recovery::{Recovery, SETTINGS_FILE, SourceSettings};
 use selection::Selection;
 use tablespaces::TablespaceMapping;
@@ -110,7 +113,7 @@ pub fn run(
     let contents = &request.chain.newest;
     expect_own_wal(contents)?;
     let tablespaces = tablespaces::place(&contents.info, request.mappings, request.created)?;
-    let name = format!("{}-{}", contents.info.server, contents.info.backup);
+    let name = data_directory_name(contents);
     let directory = DataDirectory::claim(
         &request.target,
         &name,
@@ -120,7 +123,8 @@ pub fn run(
         request.reads,
         request.force,
     )?;
-    space::check(contents, request.selection, &directory, |_| 0)?;
+    let folder_for = |path: &str| directory.folder_for(path);
+    space::check(contents, request.selection, folder_for, |_| 0)?;
     fill(request, &directory, progress, interrupt)?;
     progress.step("sync", None);
     interrupt.check()?;
@@ -146,10 +150,11 @@ pub fn run_over(
     interrupt: &Interrupt,
 ) -> Result<Replaced> {
     let contents = &request.chain.newest;
-    let (mut directory, root) = existing_directory(request)?;
+    let (mut directory, root) = existing_directory(request, false)?;
     progress.step("look at what is there", None);
     let survey = directory.survey(contents, &made(request))?;
-    space::check(contents, request.selection, &directory, |device| {
+    let folder_for = |path: &str| directory.folder_for(path);
+    space::check(contents, request.selection, folder_for, |device| {
         survey.held(device)
     })?;
     interrupt.check()?;
@@ -165,7 +170,10 @@ pub fn run_over(
 }
 
 /// A data directory that is there, for which all holds that is asked for.
-fn existing_directory(request: &Request<'_>) -> Result<(DataDirectory, PathBuf)> {
+fn existing_directory(
+    request: &Request<'_>,
+    only_looks: bool,
+) -> std::result::Result<(DataDirectory, PathBuf), Problems> {
     let contents = &request.chain.newest;
     expect_own_wal(contents)?;
     let existing = Existing::find(request.target.path(), &contents.info)?;
@@ -178,8 +186,14 @@ fn existing_directory(request: &Request<'_>) -> Result<(DataDirectory, PathBuf)>
         &tablespaces,
         request.created,
         request.reads,
+        only_looks,
     )?;
     Ok((directory, root))
+}
+
+/// What a new data directory is called.
+fn data_directory_name(contents: &Contents) -> String {
+    format!("{}-{}", contents.info.server, contents.info.backup)
 }
 
 /// The files that every restore makes itself.

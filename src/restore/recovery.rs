@@ -194,6 +194,14 @@ impl Recovery {
         content
     }
 
+    /// The lines that a restore adds to `postgresql.auto.conf`.
+    pub fn added_settings(&self, kept: SourceSettings, info: &BackupInfo) -> Vec<String> {
+        let content = self.settings_file((kept, b""), info);
+        let content = String::from_utf8_lossy(&content);
+        let lines = content.lines().filter(|line| *line != COMMENT);
+        lines.map(str::to_owned).collect()
+    }
+
     /// Whether the server gets archived WAL.
     pub fn restores_wal(&self) -> bool {
         match self {

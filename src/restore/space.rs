@@ -6,17 +6,16 @@ use std::path::Path;
 
 use crate::error::{Error, Result};
 use crate::repository::contents::Contents;
-use crate::restore::directory::DataDirectory;
 use crate::restore::folder::Folder;
 use crate::restore::selection::Selection;
 use crate::size::readable;
 
 /// An error where a file system has less room than its part of the cluster needs. On each that is `held` which the cluster
 /// has there already.
-pub(super) fn check(
+pub(super) fn check<'a>(
     contents: &Contents,
     selection: &Selection,
-    directory: &DataDirectory,
+    folder_for: impl Fn(&str) -> Result<&'a Folder>,
     held: impl Fn(u64) -> u64,
 ) -> Result<()> {
     let mut folders: BTreeMap<&Path, (&Folder, u64)> = BTreeMap::new();
@@ -24,7 +23,7 @@ pub(super) fn check(
         if file.is_extra() || !selection.is_whole(place) {
             continue;
         }
-        let folder = directory.folder_for(file.path)?;
+        let folder = folder_for(file.path)?;
         folders.entry(folder.path()).or_insert((folder, 0)).1 += file.restored_size();
     }
     let mut needed: BTreeMap<u64, (&Folder, u64)> = BTreeMap::new();

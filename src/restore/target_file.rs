@@ -63,7 +63,8 @@ impl Tally {
 /// A file that is being written.
 pub(super) struct TargetFile<'a> {
     path: PathBuf,
-    file: File,
+    /// Nothing where the file is not there and nothing is to be written.
+    file: Option<File>,
     /// Bytes that it had before.
     before: u64,
     /// Where what comes next goes.
@@ -74,6 +75,8 @@ pub(super) struct TargetFile<'a> {
 /// What there is to a file in a data directory that was there.
 struct Over<'a> {
     tally: &'a Tally,
+    /// Whether it is only looked at.
+    only_looks: bool,
     /// What the file has where something is to be written.
     there: Vec<u8>,
     differs: bool,
@@ -84,7 +87,7 @@ impl<'a> TargetFile<'a> {
     pub(super) fn new(file: File, path: PathBuf) -> TargetFile<'a> {
         TargetFile {
             path,
-            file,
+            file: Some(file),
             before: 0,
             position: 0,
             over: None,
@@ -93,10 +96,11 @@ impl<'a> TargetFile<'a> {
 
     /// One of so many bytes that is there, or with none a new one, in a data directory that was there.
     pub(super) fn over(
-        file: File,
+        file: Option<File>,
         path: PathBuf,
         before: Option<u64>,
         tally: &'a Tally,
+        only_looks: bool,
     ) -> TargetFile<'a> {
         let counter = match before {
             Some(_) => &tally.changed_files,
@@ -110,6 +114,7 @@ impl<'a> TargetFile<'a> {
             position: 0,
             over: Some(Over {
                 tally,
+                only_looks,
                 there: Vec::new(),
                 differs: before.is_none(),
             }),
@@ -173,8 +178,7 @@ impl<'a> TargetFile<'a> {
         let is_as_long = self.over.is_some() && length == self.before;
         if !is_as_long {
             self.differ();
-            let set = self.file.set_len(length);
-            set.map_err(|error| self.failed(&error))?;
+            self.set_file_length(length)?;
         }
         self.before = self.before.min(length);
         Ok(())
@@ -188,16 +192,23 @@ impl<'a> TargetFile<'a> {
         Ok(())
     }
 
+    fn set_file_length(&self, length: u64) -> Result<()> {
+        match self.writable() {
+            Some(file) => file.set_len(length).map_err(|error| self.failed(&error)),
+            None => Ok(()),
+        }
+    }
+
     /// Reads what the file had at an offset, as much of it as there is; returns how much that is.
     fn read_before(&mut self, offset: u64, length: usize) -> Result<usize> {
         let length = (length as u64).min(self.before.saturating_sub(offset)) as usize;
-        let Some(over) = &mut self.over else {
+        let (Some(over), Some(file)) = (&mut self.over, &self.file) else {
             return Ok(0);
         };
         if over.there.len() < length {
             over.there.resize(length, 0);
         }
-        let read = self.file.read_exact_at(&mut over.there[..length], offset);
+        let read = file.read_exact_at(&mut over.there[..length], offset);
         read.map_err(|error| Error::io("read", &self.path, &error))?;
         Tally::add(&over.tally.read, length as u64);
         Ok(length)
@@ -211,8 +222,18 @@ impl<'a> TargetFile<'a> {
         if let Some(over) = &self.over {
             Tally::add(&over.tally.written, content.len() as u64);
         }
-        let put = self.file.write_all_at(content, offset);
-        put.map_err(|error| self.failed(&error))
+        match self.writable() {
+            Some(file) => file
+                .write_all_at(content, offset)
+                .map_err(|error| self.failed(&error)),
+            None => Ok(()),
+        }
+    }
+
+    /// The file, unless it is only looked at.
+    fn writable(&self) -> Option<&File> {
+        let only_looks = self.over.as_ref().is_some_and(|over| over.only_looks);
+        self.file.as_ref().filter(|_| !only_looks)
     }
 
     fn differ(&mut self) {

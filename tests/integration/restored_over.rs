@@ -81,6 +81,8 @@ fn a_servers_own_data_directory_becomes_what_a_restore_writes() {
     let before = Before::of(&cluster);
     let fresh = pgkeep.restore_elsewhere("newest");
 
+    assert_told(&pgkeep, &cluster);
+
     let later = cluster.tablespace("later");
     cluster.sql(
         "update far set i = i + 1 where i % 700 = 0; drop table dropped;
@@ -111,6 +113,13 @@ fn a_servers_own_data_directory_becomes_what_a_restore_writes() {
     // Of an earlier restore: only the backup's own files are written there.
     let extra = cluster.ground().folder("data-extra");
     cluster.ground().file("data-extra/other", "somebody else's");
+
+    let state = checks::state(&data);
+    let told = pgkeep.ok(&[&command[..], &["--dry-run"]].concat());
+    assert!(told.number("Response.Differences.ChangedFiles") > 0);
+    assert!(told.number("Response.Differences.NewFiles") > 0);
+    assert!(told.number("Response.Differences.Removed") > 0);
+    assert_eq!(checks::state(&data), state);
 
     // Killed, at first where it has surely begun.
     let begun = data.join("pg_control.set_aside");
@@ -152,6 +161,9 @@ fn a_servers_own_data_directory_becomes_what_a_restore_writes() {
     let file = fs::File::options().write(true).open(&path).unwrap();
     file.write_all_at(b"another", 2 * PAGE + 4000).unwrap();
     fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+    let told = pgkeep.ok(&[&command[..], &["--dry-run", "-F", "json"]].concat());
+    assert_eq!(told.number("Response.Differences.ChangedFiles"), 1);
+    assert_eq!(told.number("Response.Differences.Written"), PAGE);
     let report = match is_root() {
         true => pgkeep
             .run_as_root(&[&command[..], &["-F", "json"]].concat())
@@ -181,6 +193,53 @@ fn a_servers_own_data_directory_becomes_what_a_restore_writes() {
     }
     let restored = checks::is_whole(17, &data, &before, i64::MAX);
     assert_eq!(restored.number("select count(*) from far"), 3000);
+}
+
+/// `--dry-run` tells where all would go and all that speaks against it, and does nothing.
+fn assert_told(pgkeep: &Pgkeep, cluster: &Cluster) {
+    cluster.sql("create table behind as select 1; select pg_switch_wal()");
+    pgkeep.ok(&["wal", "copy", SERVER]);
+    let target = pgkeep.ground().path().join("nowhere");
+    let command = [
+        "restore",
+        SERVER,
+        "newest",
+        "current",
+        target.to_str().unwrap(),
+    ];
+    let told = pgkeep.run(&[&command[..], &["--dry-run"]].concat());
+    let told_error = told.failed(1);
+    let problems = told
+        .report()
+        .find("Response.Problems")
+        .unwrap()
+        .as_array()
+        .unwrap()
+        .clone();
+    // The source is running, the tablespace is its own, and is not empty.
+    assert_eq!(problems.len(), 3, "{problems:?}");
+    assert!(told_error.contains("a server is running"), "{told_error}");
+    let error = pgkeep.run(&command).failed(1);
+    assert!(error.contains("a server is running"), "{error}");
+
+    let moved = pgkeep.ground().path().join("moved");
+    let mapping = format!("outside={}", moved.display());
+    let told = pgkeep.ok(&[&command[..], &["--dry-run", "--tablespace", &mapping]].concat());
+    assert_eq!(told.at("Response.Problems"), "[]");
+    assert_eq!(
+        told.find("Response.Chain")
+            .unwrap()
+            .as_array()
+            .unwrap()
+            .len(),
+        2
+    );
+    assert_eq!(told.at("Response.Places.0.Path"), moved.to_str().unwrap());
+    assert!(told.number("Response.ArchivedWal.Segments") > 0);
+    let settings = told.at("Response.Settings");
+    assert!(settings.contains("wal get"), "{settings}");
+    assert_eq!(told.at("Response.SignalFile"), "recovery.signal");
+    assert!(!target.exists() && !moved.exists());
 }
 
 #[test]

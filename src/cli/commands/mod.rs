@@ -17,6 +17,7 @@ pub(super) mod info;
 pub(super) mod list_backup;
 pub(super) mod master_key;
 pub(super) mod permissions;
+mod preview;
 mod repository;
 pub(super) mod restore;
 pub(super) mod retain;

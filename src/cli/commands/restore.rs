@@ -3,13 +3,14 @@ use clap::Args;
 use crate::cli::app::App;
 use crate::cli::commands::archiving::{Archiving, describe_archiving};
 use crate::cli::commands::describe;
-use crate::cli::commands::wanted::{POSITION, Wanted, describe_created, describe_route};
+use crate::cli::commands::preview::{answer, describe_preview};
+use crate::cli::commands::wanted::{Found, POSITION, Wanted, describe_created, describe_route};
 use crate::cli::report::{Answer, Fields, Value, field};
 use crate::error::Result;
 use crate::restore::databases::Chosen;
 use crate::restore::recovery::IGNORE_INVALID_PAGES;
 use crate::restore::selection::Selection;
-use crate::restore::{self, Differences, Target, tablespaces::TablespaceMapping};
+use crate::restore::{self, Differences, Target, preview, tablespaces::TablespaceMapping};
 
 /// Write a data directory that starts
 ///
@@ -35,6 +36,9 @@ pub(crate) struct Restore {
     /// Write only what differs over a data directory of the server, DIRECTORY itself or the one in it
     #[arg(long, conflicts_with = "force")]
     delta: bool,
+    /// Tell what would be done and all that speaks against it, and write nothing
+    #[arg(long)]
+    dry_run: bool,
 }
 
 impl Restore {
@@ -47,28 +51,34 @@ impl Restore {
         if self.delta {
             request.push(field("Delta", true));
         }
+        if self.dry_run {
+            request.push(field("DryRun", true));
+        }
         request
     }
 
     /// Restores it.
     pub(crate) fn run(&self, app: &App) -> Result<Answer> {
         let found = self.wanted.find(app, &self.database)?;
-        let way = found.way;
+        let way = &found.way;
         let all = Selection::default();
         let chosen = found.chosen.as_ref();
         let request = restore::Request {
             chain: &way.chain,
             selection: chosen.map_or(&all, |chosen| &chosen.selection),
             ignores_invalid_pages: chosen.is_some_and(|chosen| chosen.ignores_invalid_pages),
-            target: Target::Named(found.directory),
+            target: Target::Named(found.directory.clone()),
             source_settings: self.archiving.source_settings(&way.recovery),
-            recovery: way.recovery,
+            recovery: way.recovery.clone(),
             mappings: &self.tablespace,
             created: &way.created,
             reads: &way.reads,
             force: self.force,
             workers: found.server.readers,
         };
+        if self.dry_run {
+            return self.tell(app, &found, &request);
+        }
         let (root, differences) = if self.delta {
             let replaced = restore::run_over(&request, &*app.progress, &app.interrupt)?;
             (replaced.root, Some(replaced.differences))
@@ -79,16 +89,36 @@ impl Restore {
         let mut response = describe::summary(&way.chain.newest.info);
         response.push(field("Directory", root.display().to_string()));
         response.extend(differences.map(describe_differences));
-        response.push(describe_archiving(request.source_settings));
-        response.extend(describe_route(&way.route));
-        response.extend(describe_created(&way.created));
+        response.extend(describe_recovery(&found, &request));
         if let Some(chosen) = chosen {
             warn_of_left_out(chosen);
-            response.push(field("Databases", names(&chosen.kept)));
-            response.push(field("DatabasesLeftOut", names(&chosen.left_out)));
         }
         Ok(Answer::success(response))
     }
+
+    /// Tells what it would do.
+    fn tell(&self, app: &App, found: &Found, request: &restore::Request<'_>) -> Result<Answer> {
+        let preview = match self.delta {
+            true => preview::preview_over(request, &*app.progress, &app.interrupt)?,
+            false => preview::preview(request)?,
+        };
+        let mut response = describe_preview(found, request.source_settings, &preview)?;
+        response.extend(preview.differences.map(describe_differences));
+        response.extend(describe_recovery(found, request));
+        Ok(answer(response, preview.problems))
+    }
+}
+
+/// How the restored cluster recovers and goes on.
+fn describe_recovery(found: &Found, request: &restore::Request<'_>) -> Fields {
+    let mut fields = vec![describe_archiving(request.source_settings)];
+    fields.extend(describe_route(&found.way.route));
+    fields.extend(describe_created(&found.way.created));
+    if let Some(chosen) = &found.chosen {
+        fields.push(field("Databases", names(&chosen.kept)));
+        fields.push(field("DatabasesLeftOut", names(&chosen.left_out)));
+    }
+    fields
 }
 
 fn names(names: &[String]) -> Vec<Value> {

@@ -111,6 +111,10 @@ pub(super) const EXAMPLES: &[(&str, &[Example])] = &[
                 "pgkeep restore primary newest replica /var/lib/postgresql/17/main --delta",
             ),
             example(
+                "See first what that would do, and what speaks against it",
+                "pgkeep restore primary newest replica /var/lib/postgresql/17/main --delta --dry-run",
+            ),
+            example(
                 "Restore from the second repository",
                 "pgkeep restore primary newest current /var/lib/postgresql --from repo2",
             ),

@@ -13,11 +13,12 @@ use crate::repository::contents::Contents;
 use crate::repository::file_list::Crc32c;
 use crate::restore::directory::survey::Survey;
 use crate::restore::directory::{
-    Claimed, DataDirectory, belongs_to_another, claim_created, extra_folder, is_empty, refuse_link,
-    refuse_nested, warn_of_root,
+    Claimed, DataDirectory, belongs_to_another, claim_created, extra_folder, is_empty, nearest,
+    refuse_link, refuse_nested, warn_of_root,
 };
 use crate::restore::existing::{Existing, SET_ASIDE_CONTROL_FILE, is_same};
 use crate::restore::folder::{Account, Folder};
+use crate::restore::problems::Problems;
 use crate::restore::running;
 use crate::restore::tablespaces::Placed;
 use crate::restore::target_file::{Differences, Tally, TargetFile, has_checksum};
@@ -26,8 +27,11 @@ use crate::restore::target_file::{Differences, Tally, TargetFile, has_checksum};
 pub(super) struct Over {
     /// Tablespaces that do not belong to the cluster any more.
     pub(super) dropped: Vec<Folder>,
+    placed: Vec<Placed>,
     owner: Account,
     tally: Tally,
+    /// Nothing is written.
+    only_looks: bool,
     /// Whether what is there cannot be started any more.
     pub(super) is_begun: bool,
     removed: u64,
@@ -50,21 +54,30 @@ impl DataDirectory {
         tablespaces: &[Placed],
         created: &[CreatedTablespace],
         reads: &[PathBuf],
-    ) -> Result<DataDirectory> {
+        only_looks: bool,
+    ) -> std::result::Result<DataDirectory, Problems> {
         let info = &contents.info;
         let major = Major::from_number(info.major_version)
             .ok_or_else(|| Error::damage("backup.info has an unknown major version"))?;
+        let mut problems = existing.problems.clone();
+        let mut expect = |checked: Result<()>| problems.extend(checked.err());
         let extra = extra_folder(existing.folder.path());
-        refuse_link(&extra)?;
-        existing.folder.lock()?;
+        expect(refuse_link(&extra));
+        if !only_looks {
+            expect(existing.folder.lock());
+        }
         for placed in tablespaces {
-            claim_tablespace(placed, &existing)?;
+            expect(claim_tablespace(placed, &existing));
         }
         let is_placed = |folder: &Path| tablespaces.iter().any(|one| is_same(&one.folder, folder));
         let created = created.iter().filter(|one| !is_placed(&one.folder));
         for created in created.clone() {
             if !existing.has_tablespace_in(&created.folder) {
-                claim_created(created, info.data_directory.as_deref(), false)?;
+                expect(claim_created(
+                    created,
+                    info.data_directory.as_deref(),
+                    false,
+                ));
             }
         }
         let account = rustix::process::geteuid()
@@ -75,15 +88,23 @@ impl DataDirectory {
         for (_, folder) in &existing.tablespaces {
             let is_created = created.clone().any(|one| is_same(&one.folder, folder));
             if !is_placed(folder) && !is_created {
-                dropped.extend(dropped_tablespace(folder, account)?);
+                let found = dropped_tablespace(folder, account);
+                expect(found.map(|folder| dropped.extend(folder)));
             }
         }
+        Problems::expect_none(problems)?;
         let mode = if info.group_access { 0o750 } else { 0o700 };
-        let at = |folder: &Path, is_original| Claimed::at(folder, is_original, mode, account);
+        let at = |folder: &Path, is_original| match only_looks {
+            true => Claimed::seen(folder),
+            false => Claimed::at(folder, is_original, mode, account),
+        };
         let wal = existing.wal.as_ref();
         let wal = wal.map(|folder| at(folder, true)).transpose()?;
         let has_extra = contents.list.files.iter().any(|file| file.is_extra());
-        let extra = has_extra.then(|| extra_claimed(&existing, &extra, mode, account));
+        let extra = has_extra.then(|| match only_looks {
+            true => Claimed::seen(&extra),
+            false => extra_claimed(&existing, &extra, mode, account),
+        });
         let extra = extra.transpose()?;
         let Existing { above, folder, .. } = existing;
         let mut directory = DataDirectory {
@@ -98,8 +119,10 @@ impl DataDirectory {
             extra,
             over: Some(Over {
                 dropped,
+                placed: tablespaces.to_vec(),
                 owner: existing.owner,
                 tally: Tally::default(),
+                only_looks,
                 is_begun: false,
                 removed: 0,
                 made: Mutex::default(),
@@ -108,7 +131,7 @@ impl DataDirectory {
             group_access: info.group_access,
             account,
             is_cleared: false,
-            complete: false,
+            complete: only_looks,
         };
         for placed in tablespaces {
             let claimed = at(&placed.folder, placed.is_original)?;
@@ -117,7 +140,9 @@ impl DataDirectory {
         for created in created {
             directory.created.push(at(&created.folder, true)?);
         }
-        directory.root.folder.take(mode, account.is_some())?;
+        if !only_looks {
+            directory.root.folder.take(mode, account.is_some())?;
+        }
         directory.warn_of_closed_folders(reads);
         Ok(directory)
     }
@@ -139,9 +164,22 @@ impl DataDirectory {
         self.clear_away(survey)
     }
 
+    /// Where its tablespaces are.
+    pub(in crate::restore) fn placed(&self) -> Vec<Placed> {
+        let over = self.over.as_ref();
+        over.map_or_else(Vec::new, |over| over.placed.clone())
+    }
+
     /// Whether there was one, whose files may be as they are wanted.
     pub(in crate::restore) fn was_there(&self) -> bool {
         self.over.is_some()
+    }
+
+    /// Counts what does not belong there, where it stays.
+    pub(in crate::restore) fn count_strays(&mut self, survey: &Survey) {
+        if let Some(over) = &mut self.over {
+            over.removed = survey.strays.len() as u64;
+        }
     }
 
     /// What has been kept, written and removed so far.
@@ -180,7 +218,7 @@ impl DataDirectory {
         Tally::add(&over.tally.read, read);
         if is_same {
             Tally::add(&over.tally.same_files, 1);
-            self.mend(&file, &metadata)?;
+            self.mend(over, &file, &metadata)?;
         }
         Ok(is_same)
     }
@@ -194,17 +232,19 @@ impl DataDirectory {
         let (folder, inside) = self.place(path)?;
         let (file, before) = match self.usable(over, folder, &inside)? {
             Some((file, metadata)) => {
-                self.mend(&file, &metadata)?;
-                (file, Some(metadata.len()))
+                self.mend(over, &file, &metadata)?;
+                (Some(file), Some(metadata.len()))
             }
+            None if over.only_looks => (None, None),
             None => {
                 folder.remove_file(&inside)?;
                 let file = folder.create_file(&inside, self.file_mode(), self.account)?;
-                (file, None)
+                (Some(file), None)
             }
         };
         let path = folder.path().join(inside);
-        Ok(TargetFile::over(file, path, before, &over.tally))
+        let (tally, only_looks) = (&over.tally, over.only_looks);
+        Ok(TargetFile::over(file, path, before, tally, only_looks))
     }
 
     /// A file that may be written to: one with another name would change there too.
@@ -214,7 +254,7 @@ impl DataDirectory {
         folder: &Folder,
         inside: &Path,
     ) -> Result<Option<(File, Metadata)>> {
-        let file = folder.open_file(inside, true)?;
+        let file = folder.open_file(inside, !over.only_looks)?;
         Ok(file.filter(|(_, found)| {
             let is_ours = self.account.is_some() || found.uid() == over.owner.uid;
             found.nlink() == 1 && is_ours
@@ -222,7 +262,10 @@ impl DataDirectory {
     }
 
     /// Gives a file the mode and owner that it would have were it new.
-    fn mend(&self, file: &File, found: &Metadata) -> Result<()> {
+    fn mend(&self, over: &Over, file: &File, found: &Metadata) -> Result<()> {
+        if over.only_looks {
+            return Ok(());
+        }
         let mode = self.file_mode();
         let failed = |error| Error::io("change a file of", self.root.folder.path(), &error);
         if let Some(account) = self.account
@@ -301,5 +344,17 @@ fn dropped_tablespace(folder: &Path, account: Option<Account>) -> Result<Option<
             Err(belongs_to_another(folder, &held, account))
         }
         _ => Ok(Some(held)),
+    }
+}
+
+impl Claimed {
+    /// A folder that is only looked at; where it is not there, the one that it would be made in.
+    fn seen(path: &Path) -> Result<Claimed> {
+        let folder = nearest(path)?;
+        Ok(Claimed {
+            above: folder.again()?,
+            folder,
+            before: None,
+        })
     }
 }
