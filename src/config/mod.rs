@@ -7,6 +7,7 @@
 //! [`ConnectionSettings`] that come out.
 
 mod authentication;
+mod chosen;
 mod connection;
 mod duration;
 mod endpoint;

@@ -25,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// textfile collector.
 #[derive(Debug, Args)]
 pub(crate) struct Status {
-    /// The server's name; without it, all that are configured
+    /// The server's name, or a pattern such as 'prod-*'; without it, all that are configured
     server: Option<String>,
     #[command(flatten)]
     repository: Repository,
@@ -42,17 +42,7 @@ impl Status {
 
     /// Looks at all servers.
     pub(crate) fn run(&self, app: &App) -> Result<Answer> {
-        let names: Vec<String> = match &self.server {
-            Some(name) => vec![name.clone()],
-            None => app
-                .configuration
-                .servers()
-                .map(ToString::to_string)
-                .collect(),
-        };
-        if names.is_empty() {
-            return Err(Error::usage("no server is configured").hint("name the server"));
-        }
+        let names = app.configuration.chosen(self.server.as_deref())?;
         let now = Timestamp::now();
         let mut seen: Vec<(String, Seen)> = Vec::new();
         let mut servers: Vec<Value> = Vec::new();
