@@ -6,13 +6,13 @@ use jiff::Timestamp;
 use log::LevelFilter;
 
 use crate::cli::arguments::{Format, Global};
-use crate::cli::{logging, progress, signals};
+use crate::cli::progress::Counted;
+use crate::cli::{logging, signals};
 use crate::config::{
     Base, Configuration, Environment, RepositoryName, ServerConfiguration, Storage,
 };
 use crate::error::Result;
 use crate::interrupt::Interrupt;
-use crate::progress::Progress;
 use crate::repository::catalogue::Catalogue;
 use crate::repository::layout::ServerFolder;
 use crate::server::connect::Connector;
@@ -30,7 +30,7 @@ pub(super) struct App {
     /// The configuration in force.
     pub configuration: Configuration,
     /// Hears of progress.
-    pub progress: Box<dyn Progress>,
+    pub progress: Box<Counted>,
     /// Raised by Ctrl-C and SIGTERM.
     pub interrupt: Arc<Interrupt>,
     /// How the answer is printed.
@@ -82,7 +82,7 @@ impl App {
         configuration.log_ignored();
         Ok(App {
             configuration,
-            progress: progress::choose(global.progress),
+            progress: Box::new(Counted::choose(global.progress)),
             interrupt: Arc::new(Interrupt::default()),
             format: global.format,
             workers: global.workers.map(usize::from),

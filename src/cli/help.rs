@@ -14,7 +14,10 @@ use examples::{EXAMPLES, Example};
 /// The commands by what they are for, in the order of the overview.
 pub(super) const GROUPS: &[(&str, &[&str])] = &[
     ("Back up", &["backup", "wal", "check", "status"]),
-    ("Look at backups", &["list-backup", "info", "verify"]),
+    (
+        "Look at backups",
+        &["list-backup", "info", "verify", "history"],
+    ),
     ("Restore", &["restore", "extract", "archive"]),
     (
         "Keep and remove backups",

@@ -12,6 +12,7 @@ mod logging;
 #[cfg(test)]
 mod manual;
 mod progress;
+mod recording;
 mod report;
 mod signals;
 mod status;

@@ -20,13 +20,45 @@ const SPINNER: &str = "{msg:10} {spinner} {elapsed}";
 const PACE: Duration = Duration::from_secs(10);
 
 /// The progress that suits the mode and stderr.
-pub(super) fn choose(mode: ProgressMode) -> Box<dyn Progress> {
+fn choose(mode: ProgressMode) -> Box<dyn Progress> {
     let terminal = std::io::stderr().is_terminal();
     match mode {
         ProgressMode::Never => logged(Silent),
         ProgressMode::Auto if !terminal => logged(Silent),
         ProgressMode::Auto | ProgressMode::Always if terminal => logged(Bar::new()),
         ProgressMode::Auto | ProgressMode::Always => logged(Lines::default()),
+    }
+}
+
+/// Counts the bytes of all steps besides.
+pub(super) struct Counted {
+    inner: Box<dyn Progress>,
+    bytes: AtomicU64,
+}
+
+impl Counted {
+    /// The progress that suits the mode and stderr, with the count at zero.
+    pub(super) fn choose(mode: ProgressMode) -> Counted {
+        Counted {
+            inner: choose(mode),
+            bytes: AtomicU64::new(0),
+        }
+    }
+
+    /// How many bytes were worked through so far.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+}
+
+impl Progress for Counted {
+    fn step(&self, name: &str, bytes: Option<u64>) {
+        self.inner.step(name, bytes);
+    }
+
+    fn advance(&self, bytes: u64) {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.inner.advance(bytes);
     }
 }
 

@@ -31,13 +31,18 @@ impl ServerFolder {
 
     /// Refuses a repository of a newer format. Nothing there yet is fine.
     pub fn check_format(&self) -> Result<()> {
+        self.is_begun().map(drop)
+    }
+
+    /// Whether there is a repository: its base might not be mounted. One of a newer format is refused.
+    pub fn is_begun(&self) -> Result<bool> {
         let path = self.base.join(VERSION_FILE);
         let Some(content) = path.read()? else {
-            return Ok(());
+            return Ok(false);
         };
         let content = String::from_utf8_lossy(&content);
         match content.trim().parse::<u32>() {
-            Ok(FORMAT) => Ok(()),
+            Ok(FORMAT) => Ok(true),
             Ok(other) => Err(Error::failed(format!(
                 "the repository {} has format {other}, and this pgkeep knows format {FORMAT}",
                 self.base
@@ -106,6 +111,16 @@ impl ServerFolder {
     /// The file whose lock makes its holder the one who copies WAL.
     pub fn copy_lock(&self) -> Place {
         self.root.join("wal.lock")
+    }
+
+    /// The file whose lock makes its holder the one who folds the history.
+    pub fn history_lock(&self) -> Place {
+        self.root.join("history.lock")
+    }
+
+    /// The folder that says what was done so far.
+    pub fn history(&self) -> Place {
+        self.root.join("history")
     }
 
     /// The folder that holds the backups.

@@ -120,6 +120,24 @@ impl CopyLock {
     }
 }
 
+/// The lock of the one who folds a server's history.
+pub struct HistoryLock {
+    held: Held,
+}
+
+impl HistoryLock {
+    /// Takes the lock at once, or says who has it.
+    pub fn take(folder: &ServerFolder) -> Result<HistoryLock> {
+        let held = lock(&folder.history_lock(), folder, SHORT)?;
+        Ok(HistoryLock { held })
+    }
+
+    /// An error where somebody else may have it by now.
+    pub fn check(&self) -> Result<()> {
+        self.held.check()
+    }
+}
+
 fn wait_for(
     place: &Place,
     folder: &ServerFolder,

@@ -20,6 +20,8 @@
 //! base_dir/SERVER/wal/NAME[SUFFIX]         a segment, a history file, …
 //! base_dir/SERVER/wal/incoming/            what is being written
 //! base_dir/SERVER/summary/                 block maps of the WAL, named like WAL summaries
+//! base_dir/SERVER/history/                 the runs so far, folded into one file from time to time
+//! base_dir/SERVER/history.lock             held for moments, by who folds them
 //! ```
 //!
 //! A backup becomes one by a rename, the last step; so a crash at any point
@@ -44,6 +46,7 @@ pub mod checksums;
 pub mod content_writer;
 pub mod contents;
 pub mod file_list;
+pub mod history;
 pub mod identifier;
 pub mod incoming;
 pub mod layout;

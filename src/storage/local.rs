@@ -136,6 +136,18 @@ pub(super) fn check_writable(folder: &Path) -> Result<()> {
         .map_err(|error| Error::io("write into", existing, &error.into()))
 }
 
+/// Whether this is root, and the folder, if it is there, somebody else's.
+pub(super) fn is_guest(folder: &Path) -> Result<bool> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(false);
+    }
+    match fs::metadata(folder) {
+        Ok(metadata) => Ok(metadata.uid() != 0),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(Error::io("look at", folder, &error)),
+    }
+}
+
 /// Makes a file durable.
 pub(super) fn sync(path: &Path) -> Result<()> {
     File::open(path)

@@ -441,6 +441,11 @@ impl Place {
         parent.map_or(Ok(()), durable::create_folder)
     }
 
+    /// Whether root works in a folder of somebody else, who could not read what root writes there.
+    pub fn is_guest(&self) -> Result<bool> {
+        self.local().map_or(Ok(false), local::is_guest)
+    }
+
     /// Makes the folder, which must not be there yet.
     pub fn create_new_folder(&self) -> Result<()> {
         self.local().map_or(Ok(()), durable::create_new_folder)

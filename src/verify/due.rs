@@ -30,9 +30,11 @@ pub struct Request<'a> {
 }
 
 /// Verifies each valid backup that is due, the newest first: with it those that it needs are verified, and no longer
-/// due. What comes of one backup, damage or failure, does not keep the others from their turn.
+/// due. What comes of one backup, damage or failure, does not keep the others from their turn. `each` is called for each of
+/// them, and has it verified.
 pub fn run(
     request: &Request<'_>,
+    each: impl Fn(Identifier, &mut dyn FnMut() -> Result<Verified>) -> Result<Verified>,
     progress: &dyn Progress,
     interrupt: &Interrupt,
 ) -> Result<Vec<(Identifier, Result<Verified>)>> {
@@ -61,7 +63,9 @@ pub fn run(
             all: false,
             workers: request.workers,
         };
-        let result = verify::run(&one, progress, interrupt);
+        let result = each(backup.identifier, &mut || {
+            verify::run(&one, progress, interrupt)
+        });
         interrupt.check()?;
         verified.push((backup.identifier, result));
     }

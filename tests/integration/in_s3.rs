@@ -415,7 +415,7 @@ fn few_requests_are_made_besides_those_for_what_is_stored() {
         (
             "verify",
             requests(&["verify", SERVER, "newest"]).saturating_sub(stored),
-            16,
+            18,
         ),
         (
             "restore",

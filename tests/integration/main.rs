@@ -35,6 +35,7 @@ mod extracts;
 mod files;
 mod ground;
 mod hazards;
+mod history;
 mod in_s3;
 mod incremental;
 mod interruption;

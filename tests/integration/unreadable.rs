@@ -12,10 +12,12 @@ use crate::support::archive::{archiving, small_segments, switch, wait_until_arch
 use crate::support::pgkeep::{Backup, SERVER};
 use crate::support::{Cluster, Pgkeep, checks};
 
-/// Everything in the repository by its path.
+/// Everything in the repository by its path, but the history, to which a run that fails adds as well.
 fn all(pgkeep: &Pgkeep) -> BTreeSet<PathBuf> {
     let entries = WalkDir::new(pgkeep.base()).into_iter();
-    entries.map(|entry| entry.unwrap().into_path()).collect()
+    let paths = entries.map(|entry| entry.unwrap().into_path());
+    let is_history = |path: &Path| path.components().any(|part| part.as_os_str() == "history");
+    paths.filter(|path| !is_history(path)).collect()
 }
 
 fn set_mode(path: &Path, mode: u32) {

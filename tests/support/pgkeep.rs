@@ -93,11 +93,14 @@ impl Pgkeep {
         self.bucket.as_ref().unwrap().keep_versions();
     }
 
-    /// The names of all that the repository's bucket holds, in order; none where it is in a folder.
+    /// The names of all that the repository's bucket holds, in order, without the history, to which every run adds; none where
+    /// it is in a folder.
     pub fn keys(&self) -> Vec<String> {
         let found = self.bucket.iter().map(|bucket| bucket.open(FOLDER));
         let found = found.flat_map(|store| store.list("").unwrap());
-        let mut keys: Vec<String> = found.map(|found| found.key).collect();
+        let of_history = format!("{SERVER}/history/");
+        let keys = found.map(|found| found.key);
+        let mut keys: Vec<String> = keys.filter(|key| !key.starts_with(&of_history)).collect();
         keys.sort();
         keys
     }

@@ -1,10 +1,11 @@
 use clap::Args;
 
 use crate::archive::{self, NeededWal};
-use crate::cli::app::App;
+use crate::cli::app::{App, Server};
 use crate::cli::commands::archiving::{Archiving, describe_archiving};
 use crate::cli::commands::describe;
 use crate::cli::commands::wanted::{POSITION, Wanted, describe_created, describe_route};
+use crate::cli::recording::Subject;
 use crate::cli::report::{Answer, Fields, Value, field};
 use crate::error::Result;
 
@@ -31,7 +32,16 @@ impl Archive {
 
     /// Writes the archive.
     pub(crate) fn run(&self, app: &App) -> Result<Answer> {
-        let found = self.wanted.find(app, &[])?;
+        let server = self.wanted.server(app)?;
+        let folder = server.folder.clone();
+        app.recorded(&folder, "archive", |subject| {
+            self.write(app, server, subject)
+        })
+    }
+
+    fn write(&self, app: &App, server: Server, subject: &Subject) -> Result<Answer> {
+        let found = self.wanted.find(app, server, &[])?;
+        subject.set(Some(found.way.chain.newest.info.backup));
         let coding = found.server.coding()?;
         let held = found.way.held.as_ref();
         let request = archive::Request {

@@ -1,8 +1,9 @@
 use clap::{Args, ValueEnum};
 
 use crate::backup::{self, ParentRequest};
-use crate::cli::app::App;
+use crate::cli::app::{App, Server};
 use crate::cli::commands::describe;
+use crate::cli::recording::Subject;
 use crate::cli::report::{Answer, Fields, field};
 use crate::config::Source;
 use crate::error::{Error, Result};
@@ -92,6 +93,12 @@ impl Backup {
             )));
         }
         let server = app.server(&self.server)?;
+        app.recorded(&server.folder, "backup", |subject| {
+            self.make(app, &server, subject)
+        })
+    }
+
+    fn make(&self, app: &App, server: &Server, subject: &Subject) -> Result<Answer> {
         let configuration = &server.configuration;
         let coding = server.coding()?;
         let keys = server.keys();
@@ -124,6 +131,7 @@ impl Backup {
             &*app.progress,
             &app.interrupt,
         )?;
+        subject.set(Some(info.backup));
         log::info!(
             "backup {} of {}: {} files, {}, stored in {}",
             info.backup,

@@ -4,8 +4,9 @@ use std::str::FromStr;
 
 use clap::Args;
 
-use crate::cli::app::App;
+use crate::cli::app::{App, Server};
 use crate::cli::commands::repository::Reading;
+use crate::cli::recording::Subject;
 use crate::cli::report::{Answer, Fields, Value, field};
 use crate::config::RepositoryName;
 use crate::error::{Error, Kind, Result};
@@ -83,6 +84,19 @@ impl Copy {
         }
         let source = self.repository.server(app, &self.server)?;
         let target = app.server_at(&self.server, self.to)?;
+        // It is the other repository that has changed then.
+        app.recorded(&target.folder, "copy", |subject| {
+            self.copy(app, &source, &target, subject)
+        })
+    }
+
+    fn copy(
+        &self,
+        app: &App,
+        source: &Server,
+        target: &Server,
+        subject: &Subject,
+    ) -> Result<Answer> {
         let request = transfer::Request {
             server: source.name(),
             source: Side {
@@ -100,6 +114,10 @@ impl Copy {
             workers: source.readers.max(target.readers),
         };
         let transferred = transfer::run(&request, &*app.progress, &app.interrupt)?;
+        if let Wanted::One(_) = self.backup.0 {
+            let copied = transferred.backups.iter().chain(&transferred.present);
+            subject.set(copied.max().copied());
+        }
         Ok(Answer {
             response: self.describe(&transferred),
             error: worst(transferred.failed),

@@ -1,7 +1,8 @@
 use clap::Args;
 
-use crate::cli::app::App;
+use crate::cli::app::{App, Server};
 use crate::cli::commands::repository::Repository;
+use crate::cli::recording::Subject;
 use crate::cli::report::{Answer, Fields, Value, field};
 use crate::error::Result;
 use crate::lifecycle::delete;
@@ -39,6 +40,12 @@ impl Delete {
     /// Deletes it.
     pub(crate) fn run(&self, app: &App) -> Result<Answer> {
         let server = self.repository.server(app, &self.server)?;
+        app.recorded(&server.folder, "delete", |subject| {
+            self.delete(app, &server, subject)
+        })
+    }
+
+    fn delete(&self, app: &App, server: &Server, subject: &Subject) -> Result<Answer> {
         let request = delete::Request {
             server: server.name(),
             folder: &server.folder,
@@ -48,6 +55,7 @@ impl Delete {
             workers: server.readers,
         };
         let deleted = delete::run(&request, &*app.progress, &app.interrupt)?;
+        subject.set(Some(deleted.backup));
         let list = |backups: Vec<Identifier>| backups.into_iter().map(Value::from).collect();
         let merged: Vec<Value> = list(deleted.merged);
         let broken: Vec<Value> = list(deleted.broken);

@@ -1,7 +1,7 @@
 use clap::Args;
 use jiff::Timestamp;
 
-use crate::cli::app::App;
+use crate::cli::app::{App, Server};
 use crate::cli::commands::repository::Repository;
 use crate::cli::report::{Answer, Fields, Value, field};
 use crate::error::Result;
@@ -37,6 +37,13 @@ impl Expire {
     /// Removes it, or tells what would be.
     pub(crate) fn run(&self, app: &App) -> Result<Answer> {
         let server = self.repository.server(app, &self.server)?;
+        match self.dry_run {
+            true => self.expire(app, &server),
+            false => app.recorded(&server.folder, "expire", |_| self.expire(app, &server)),
+        }
+    }
+
+    fn expire(&self, app: &App, server: &Server) -> Result<Answer> {
         let retention = server.configuration.retention;
         let request = expire::Request {
             server: server.name(),

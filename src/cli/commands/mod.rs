@@ -13,6 +13,7 @@ pub(super) mod describe;
 pub(super) mod expire;
 pub(super) mod extract;
 pub(super) mod files;
+pub(super) mod history;
 pub(super) mod info;
 pub(super) mod list_backup;
 pub(super) mod master_key;

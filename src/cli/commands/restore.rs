@@ -1,10 +1,11 @@
 use clap::Args;
 
-use crate::cli::app::App;
+use crate::cli::app::{App, Server};
 use crate::cli::commands::archiving::{Archiving, describe_archiving};
 use crate::cli::commands::describe;
 use crate::cli::commands::preview::{answer, describe_preview};
 use crate::cli::commands::wanted::{Found, POSITION, Wanted, describe_created, describe_route};
+use crate::cli::recording::Subject;
 use crate::cli::report::{Answer, Fields, Value, field};
 use crate::error::Result;
 use crate::restore::databases::Chosen;
@@ -59,8 +60,20 @@ impl Restore {
 
     /// Restores it.
     pub(crate) fn run(&self, app: &App) -> Result<Answer> {
-        let found = self.wanted.find(app, &self.database)?;
+        let server = self.wanted.server(app)?;
+        if self.dry_run {
+            return self.write(app, server, &Subject::default());
+        }
+        let folder = server.folder.clone();
+        app.recorded(&folder, "restore", |subject| {
+            self.write(app, server, subject)
+        })
+    }
+
+    fn write(&self, app: &App, server: Server, subject: &Subject) -> Result<Answer> {
+        let found = self.wanted.find(app, server, &self.database)?;
         let way = &found.way;
+        subject.set(Some(way.chain.newest.info.backup));
         let all = Selection::default();
         let chosen = found.chosen.as_ref();
         let request = restore::Request {

@@ -5,6 +5,7 @@ use clap::Args;
 
 use crate::cli::app::{App, Server};
 use crate::cli::commands::repository::Reading;
+use crate::cli::recording::{Recording, Subject};
 use crate::cli::report::{Answer, Fields, Value, field};
 use crate::error::{Error, Kind, Result};
 use crate::private_server::Programs;
@@ -110,13 +111,23 @@ impl Verify {
     pub(crate) fn run(&self, app: &App) -> Result<Answer> {
         match (&self.server, &self.backup) {
             (Some(server), Some(backup)) => {
-                self.verify(app, &self.repository.server(app, server)?, backup)
+                let server = self.repository.server(app, server)?;
+                let command = if self.start { "drill" } else { "verify" };
+                app.recorded(&server.folder, command, |subject| {
+                    self.verify(app, &server, backup, subject)
+                })
             }
             (server, _) => verify_due(app, server.as_deref(), &self.repository),
         }
     }
 
-    fn verify(&self, app: &App, server: &Server, backup: &Selector) -> Result<Answer> {
+    fn verify(
+        &self,
+        app: &App,
+        server: &Server,
+        backup: &Selector,
+        subject: &Subject,
+    ) -> Result<Answer> {
         let (directory, listing) = self.split();
         let listing = listing.map_err(Error::usage)?;
         if self.start && directory.is_none() {
@@ -134,6 +145,7 @@ impl Verify {
         });
         let catalogue = server.catalogue()?;
         let backup = catalogue.select(backup)?;
+        subject.set(Some(backup.identifier));
         let request = verify::Request {
             folder: &server.folder,
             catalogue: &catalogue,
@@ -190,7 +202,17 @@ fn verify_due(app: &App, server: Option<&str>, repository: &Reading) -> Result<A
             interval: *interval,
             workers: server.readers,
         };
-        let verified = match due::run(&request, &*app.progress, &app.interrupt) {
+        let each = |backup: Identifier, verify: &mut dyn FnMut() -> Result<Verified>| {
+            let recording = Recording::begin(app, "verify");
+            let verified = verify();
+            let failure = match &verified {
+                Ok(verified) => failure(backup, verified),
+                Err(error) => Some(error.clone()),
+            };
+            recording.end(&server.folder, Some(backup), failure.as_ref());
+            verified
+        };
+        let verified = match due::run(&request, each, &*app.progress, &app.interrupt) {
             Ok(verified) => verified,
             Err(error) => {
                 app.interrupt.check()?;

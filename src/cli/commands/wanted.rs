@@ -110,8 +110,13 @@ impl Wanted {
         }
     }
 
+    /// The server with its place in the repository.
+    pub(super) fn server(&self, app: &App) -> Result<Server> {
+        self.repository.server(app, &self.server)
+    }
+
     /// Finds the backup, and the way from there. Where databases are named, only they are wanted.
-    pub(super) fn find(&self, app: &App, databases: &[String]) -> Result<Found> {
+    pub(super) fn find(&self, app: &App, server: Server, databases: &[String]) -> Result<Found> {
         let (position, directory) = self.split();
         let position = parse_position(position)?;
         let directory = std::path::absolute(directory)
@@ -121,7 +126,6 @@ impl Wanted {
                 "a replica has all databases of its primary: --database does not go with it",
             ));
         }
-        let server = self.repository.server(app, &self.server)?;
         let repository = server.folder.root();
         if let Some(local) = repository.local()
             && real(&directory)?.starts_with(real(local)?)

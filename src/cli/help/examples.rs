@@ -88,6 +88,16 @@ pub(super) const EXAMPLES: &[(&str, &[Example])] = &[
         ],
     ),
     (
+        "history",
+        &[
+            example("Show the last runs of all servers", "pgkeep history"),
+            example(
+                "Show the backups that failed, of the last hundred",
+                "pgkeep history primary --of backup --failed --last 100",
+            ),
+        ],
+    ),
+    (
         "restore",
         &[
             example(

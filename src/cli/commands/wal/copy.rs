@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use crate::cli::app::App;
+use crate::cli::app::{App, Server};
 use crate::cli::commands::wal::gaps;
 use crate::cli::report::{Answer, Fields, field};
 use crate::config;
@@ -42,6 +42,10 @@ impl Copy {
     /// Copies it.
     pub(crate) fn run(&self, app: &App) -> Result<Answer> {
         let server = app.server(&self.server)?;
+        app.recorded(&server.folder, "wal copy", |_| self.copy(app, &server))
+    }
+
+    fn copy(&self, app: &App, server: &Server) -> Result<Answer> {
         let configuration = &server.configuration;
         let request = copy::Request {
             server: server.name(),
