@@ -1,5 +1,6 @@
 //! What the global options come to: configuration, log, progress, interrupt.
 
+use std::io::IsTerminal;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -9,7 +10,7 @@ use crate::cli::arguments::{Format, Global};
 use crate::cli::progress::Counted;
 use crate::cli::{logging, signals};
 use crate::config::{
-    Base, Configuration, Environment, RepositoryName, ServerConfiguration, Storage,
+    Base, Configuration, Environment, Output, RepositoryName, ServerConfiguration, Storage,
 };
 use crate::error::Result;
 use crate::interrupt::Interrupt;
@@ -84,9 +85,23 @@ impl App {
             configuration,
             progress: Box::new(Counted::choose(global.progress)),
             interrupt: Arc::new(Interrupt::default()),
-            format: global.format,
+            format: global.format.unwrap_or(Format::Text),
             workers: global.workers.map(usize::from),
         })
+    }
+
+    /// Has a terminal look as the configuration says, where the command line does not say it.
+    pub(super) fn take_configured_format(&mut self, given: Option<Format>) {
+        if given.is_none()
+            && std::io::stdout().is_terminal()
+            && let Some(output) = self.configuration.output()
+        {
+            self.format = match output {
+                Output::Text => Format::Text,
+                Output::Table => Format::Table,
+                Output::Tree => Format::Tree,
+            };
+        }
     }
 
     /// The master keys of files that belong to no server.

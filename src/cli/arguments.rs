@@ -35,8 +35,11 @@ pub(super) struct Global {
     #[arg(short, long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// How the report is printed
-    #[arg(short = 'F', long, global = true, value_enum, default_value_t = Format::Text)]
-    pub format: Format,
+    ///
+    /// Without it text, or, on a terminal, what `output` in the configuration says. Tables are for list-backup, status
+    /// and history.
+    #[arg(short = 'F', long, global = true, value_enum)]
+    pub format: Option<Format>,
     /// Log each step that is done; twice, even more
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub verbose: u8,
@@ -65,16 +68,32 @@ pub(super) enum Format {
     Text,
     /// One JSON object, for programs.
     Json,
+    /// A line for each thing, for eyes.
+    Table,
+    /// The same, with what belongs to a thing below it.
+    Tree,
     /// Metrics; of status alone.
     Prometheus,
 }
 
 impl Format {
+    /// Whether it has lines and columns.
+    pub(super) fn is_table(self) -> bool {
+        matches!(self, Format::Table | Format::Tree)
+    }
+
+    /// Whether things stand below those that they belong to.
+    pub(super) fn is_tree(self) -> bool {
+        self == Format::Tree
+    }
+
     /// Its name on the command line.
     pub(super) fn name(self) -> &'static str {
         match self {
             Format::Text => "text",
             Format::Json => "json",
+            Format::Table => "table",
+            Format::Tree => "tree",
             Format::Prometheus => "prometheus",
         }
     }
@@ -90,6 +109,9 @@ pub(super) enum ProgressMode {
     /// Nothing.
     Never,
 }
+
+/// The commands that have tables.
+pub(super) const TABLES: &str = "list-backup, status and history";
 
 /// What to do.
 #[derive(Debug, Subcommand)]
@@ -187,6 +209,14 @@ impl Command {
             Command::Units(_) => "units",
             Command::Completions(_) => "completions",
         }
+    }
+
+    /// Whether its report can be a table.
+    pub(super) fn has_table(&self) -> bool {
+        matches!(
+            self,
+            Command::ListBackup(_) | Command::Status(_) | Command::History(_)
+        )
     }
 
     /// Who reads its exit status, and how.

@@ -17,6 +17,7 @@ mod report;
 mod signals;
 mod status;
 mod systemd;
+mod table;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -43,7 +44,7 @@ pub fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(error) => return misunderstood(&error, began),
     };
-    let format = arguments.global.format;
+    let mut format = arguments.global.format.unwrap_or(Format::Text);
     let request = arguments.command.request();
     let name = arguments.command.name();
     let reader = arguments.command.reader();
@@ -51,7 +52,7 @@ pub fn main() -> ExitCode {
     if reader == StatusReader::Recovery {
         signals::exit_on_panic(CANNOT_TELL);
     }
-    let answer = run(&arguments, reader).unwrap_or_else(Answer::failure);
+    let answer = run(&arguments, reader, &mut format).unwrap_or_else(Answer::failure);
     if let Some(error) = answer.what_failed() {
         logging::report_error(error);
     }
@@ -69,16 +70,28 @@ pub fn main() -> ExitCode {
     print(&text, status, reader)
 }
 
-fn run(arguments: &Arguments, reader: StatusReader) -> Result<Answer> {
+/// Does what is asked. How the answer is printed, the configuration may say.
+fn run(arguments: &Arguments, reader: StatusReader, format: &mut Format) -> Result<Answer> {
     let has_metrics = matches!(arguments.command, Command::Status(_));
-    if arguments.global.format == Format::Prometheus && !has_metrics {
+    if *format == Format::Prometheus && !has_metrics {
         return Err(Error::usage("--format prometheus is for status alone"));
+    }
+    if format.is_table() && !arguments.command.has_table() {
+        return Err(Error::usage(format!(
+            "--format {} is for {} alone",
+            format.name(),
+            arguments::TABLES
+        )));
     }
     // Every new shell may ask for its script, whatever is wrong with the configuration.
     if let Command::Completions(completions) = &arguments.command {
         return Ok(completions.answer());
     }
-    let app = App::new(&arguments.global, arguments.command.serves())?;
+    let mut app = App::new(&arguments.global, arguments.command.serves())?;
+    if arguments.command.has_table() {
+        app.take_configured_format(arguments.global.format);
+    }
+    *format = app.format;
     // A server that recovers wants to see that it was the signal that ended this.
     if reader == StatusReader::Anybody {
         app.watch_signals()?;

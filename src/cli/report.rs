@@ -172,8 +172,8 @@ impl Answer {
         self.plain.as_deref().filter(|_| match format {
             Format::Text => self.what_failed().is_none(),
             Format::Json => false,
-            // What is wrong is among the metrics.
-            Format::Prometheus => true,
+            // What is wrong is among the lines, or among the metrics.
+            Format::Table | Format::Tree | Format::Prometheus => true,
         })
     }
 }
@@ -226,7 +226,8 @@ impl Report {
         let text = || serde_yaml::to_string(&fields.to_yaml()).unwrap_or_default();
         match self.format {
             Format::Json => format!("{:#}\n", fields.to_json()),
-            Format::Text => text(),
+            // Where there is nothing for a table, there is a report.
+            Format::Text | Format::Table | Format::Tree => text(),
             // Where there are no metrics, a collector takes it for comments.
             Format::Prometheus => text().lines().map(|line| format!("# {line}\n")).collect(),
         }

@@ -17,6 +17,7 @@ mod further;
 mod ini;
 mod libpq;
 mod origin;
+mod output;
 mod passfile;
 mod password;
 mod retention;
@@ -40,6 +41,7 @@ pub use environment::Environment;
 pub use foreign::{Ignored, Reason};
 pub use further::RepositoryName;
 pub use origin::{Entry, Origin};
+pub use output::Output;
 pub use retention::Retention;
 pub use secret::Secret;
 pub use server::{Base, ServerConfiguration, ServerName, Storage};
@@ -262,6 +264,11 @@ impl Configuration {
         };
         let file = self.path().unwrap_or(Path::new("the configuration"));
         Error::usage(format!("server {name} is not in {}", file.display())).hint(hint)
+    }
+
+    /// How reports look on a terminal, where the main section says it.
+    pub fn output(&self) -> Option<Output> {
+        self.main.output.as_ref().map(|given| given.value)
     }
 
     /// The level of logging that the main section asks for.

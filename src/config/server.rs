@@ -297,6 +297,7 @@ fn overridden(main: &Common, own: Common) -> Common {
         create_slot: own.create_slot.or_else(|| main.create_slot.clone()),
         log_level: own.log_level.or_else(|| main.log_level.clone()),
         log_file: own.log_file.or_else(|| main.log_file.clone()),
+        output: own.output.or_else(|| main.output.clone()),
     }
 }
 
@@ -451,6 +452,10 @@ pub(super) fn common_entries(
             .log_file
             .as_ref()
             .map(|given| shown("log_file", given, path)),
+        common
+            .output
+            .as_ref()
+            .map(|given| shown("output", given, ToString::to_string)),
     ];
     entries.extend(optional.into_iter().flatten());
     entries.extend(common.store.entries(""));

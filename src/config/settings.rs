@@ -5,6 +5,7 @@ use super::foreign::{self, Ignored};
 use super::further::{self, FurtherPlaces};
 use super::ini::{Section, Setting};
 use super::origin::{Origin, Sourced};
+use super::output::Output;
 use super::retention;
 use super::source::Source;
 use super::store::{STORE_KEYS, Store};
@@ -32,6 +33,7 @@ const OTHER_COMMON_KEYS: &[&str] = &[
     "verification",
     "log_level",
     "log_file",
+    "output",
 ];
 
 /// What says where files are stored and how; and [`STORE_KEYS`] do.
@@ -122,6 +124,7 @@ pub(super) struct Common {
     pub(super) create_slot: Given<bool>,
     pub(super) log_level: Given<LevelFilter>,
     pub(super) log_file: Given<PathBuf>,
+    pub(super) output: Given<Output>,
 }
 
 /// Settings of one server's section; those of the connection stay text,
@@ -298,6 +301,9 @@ impl Reader<'_> {
             "create_slot" => common.create_slot = Some(self.read(setting, "yes or no", boolean)?),
             "log_level" => {
                 common.log_level = Some(self.read(setting, LOG_LEVEL_ALLOWED, log_level)?);
+            }
+            "output" => {
+                common.output = Some(self.read(setting, Output::ALLOWED, Output::parse)?);
             }
             "log_file" | "log_path" => {
                 if common.log_file.is_some() {

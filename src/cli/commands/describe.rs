@@ -224,7 +224,7 @@ fn encryption(info: &BackupInfo) -> String {
 
 /// Comments as pgmoneta shows them, `key|comment,key|comment`; a backslash goes before each
 /// backslash, bar and comma of the texts themselves, so that they can be told apart.
-fn comments(info: &BackupInfo) -> String {
+pub(crate) fn comments(info: &BackupInfo) -> String {
     let comments: Vec<String> = info
         .comments
         .iter()

@@ -1,13 +1,17 @@
 use std::num::NonZero;
 
 use clap::{Args, ValueEnum};
+use jiff::Timestamp;
 
 use crate::cli::app::App;
+use crate::cli::commands::columns::Columns;
 use crate::cli::commands::repository::Repository;
 use crate::cli::report::{Answer, Fields, Value, field};
+use crate::cli::table::{Column, Look, Row, Screen, Table, rate, span};
 use crate::error::{Error, Result};
 use crate::repository::history::{self, Run};
 use crate::repository::identifier::Identifier;
+use crate::size::readable;
 
 /// Show what was run so far, and what came of it
 ///
@@ -26,6 +30,8 @@ pub(crate) struct History {
     /// Only runs that failed
     #[arg(long)]
     failed: bool,
+    #[command(flatten)]
+    columns: Columns,
     #[command(flatten)]
     repository: Repository,
 }
@@ -104,13 +110,70 @@ impl History {
         runs.retain(|(_, run)| is_wanted(run));
         runs.sort_by_key(|(_, run)| run.start);
         let shown = &runs[runs.len().saturating_sub(self.last.get())..];
+        let plain = match app.format.is_table() {
+            true => {
+                let mut table = Table::new(COLUMNS);
+                shown.iter().map(row).for_each(|row| table.add(row));
+                Some(table.render(self.columns.chosen(), Screen::of_stdout())?)
+            }
+            false => None,
+        };
         let shown: Vec<Value> = shown.iter().map(describe).collect();
         Ok(Answer {
             response: vec![field("Runs", shown)],
             error: failure,
-            plain: None,
+            plain,
         })
     }
+}
+
+/// What a table says of a run.
+const COLUMNS: &[Column] = &[
+    Column::text("start", 0),
+    Column::text("server", 0),
+    Column::text("command", 0),
+    Column::text("backup", 3),
+    Column::number("took", 1),
+    Column::number("size", 2),
+    Column::number("rate", 4),
+    Column::text("status", 0),
+    Column::text("error", 0),
+];
+
+fn row((server, run): &(String, Run)) -> Row {
+    let took = u64::try_from(run.took().as_millis()).unwrap_or(0);
+    let size = |bytes: Option<u64>, shown: fn(u64) -> String| {
+        bytes
+            .filter(|bytes| *bytes > 0)
+            .map_or(String::new(), shown)
+    };
+    Row {
+        cells: vec![
+            moment(run.start),
+            server.clone(),
+            run.command.clone(),
+            run.backup
+                .map_or(String::new(), |backup| backup.to_string()),
+            span(took),
+            size(Some(run.bytes), readable),
+            size(run.rate(), rate),
+            match run.status {
+                0 => "done".to_owned(),
+                status => format!("failed {status}"),
+            },
+            run.error.clone().unwrap_or_default(),
+        ],
+        below: Vec::new(),
+        look: if run.status == 0 {
+            Look::Plain
+        } else {
+            Look::Bad
+        },
+    }
+}
+
+fn moment(time: Timestamp) -> String {
+    time.strftime("%Y-%m-%d %H:%M:%S").to_string()
 }
 
 fn describe((server, run): &(String, Run)) -> Value {

@@ -5,6 +5,7 @@ pub(super) mod archive;
 mod archiving;
 pub(super) mod backup;
 pub(super) mod check;
+mod columns;
 pub(super) mod completions;
 pub(super) mod conf;
 pub(super) mod copy;

@@ -7,13 +7,16 @@ use jiff::Timestamp;
 
 use crate::cli::app::App;
 use crate::cli::arguments::Format;
+use crate::cli::commands::columns::Columns;
 use crate::cli::commands::describe;
 use crate::cli::commands::repository::Repository;
 use crate::cli::report::{Answer, Fields, Value, field};
+use crate::cli::table::{Column, Look, Row, Screen, Table, age};
 use crate::error::{Error, Result};
 use crate::lifecycle::status::{self, Status as Seen};
 use crate::repository::identifier::Identifier;
 use crate::server::connect::Connector;
+use crate::size::readable;
 
 /// How long a server may take to answer, where nothing is configured.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -21,12 +24,14 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Show how the backups of all servers, or of one, are doing
 ///
 /// Exit status 3 where something needs a person: no valid backup, a damaged one, a server that cannot be asked, missing
-/// WAL, a verification that is overdue, too little room. With --format prometheus it prints metrics for a
-/// textfile collector.
+/// WAL, a verification that is overdue, too little room. With --format table there is a line for each server, and with --format
+/// tree what needs a person stands below it. With --format prometheus it prints metrics for a textfile collector.
 #[derive(Debug, Args)]
 pub(crate) struct Status {
     /// The server's name, or a pattern such as 'prod-*'; without it, all that are configured
     server: Option<String>,
+    #[command(flatten)]
+    columns: Columns,
     #[command(flatten)]
     repository: Repository,
 }
@@ -46,16 +51,19 @@ impl Status {
         let now = Timestamp::now();
         let mut seen: Vec<(String, Seen)> = Vec::new();
         let mut servers: Vec<Value> = Vec::new();
+        let mut table = Table::new(COLUMNS);
         let mut failure = None;
         for name in names {
             match look(app, &name, &self.repository, now) {
                 Ok(one) => {
+                    table.add(row(&name, &one, now, app.format.is_tree()));
                     servers.push(describe(&name, &one, now).into());
                     seen.push((name, one));
                 }
                 // One server's folder that cannot be read says nothing of the others.
                 Err(error) => {
                     app.interrupt.check()?;
+                    table.add(failed_row(&name, &error));
                     let fields = vec![
                         field("Server", name.as_str()),
                         field("Error", error.message()),
@@ -67,7 +75,13 @@ impl Status {
         }
         Ok(Answer {
             response: vec![field("Servers", servers)],
-            plain: (app.format == Format::Prometheus).then(|| metrics::render(&seen, now)),
+            plain: match app.format {
+                Format::Prometheus => Some(metrics::render(&seen, now)),
+                Format::Table | Format::Tree => {
+                    Some(table.render(self.columns.chosen(), Screen::of_stdout())?)
+                }
+                Format::Text | Format::Json => None,
+            },
             error: failure.or_else(|| needs_a_person(&seen)),
         })
     }
@@ -98,6 +112,78 @@ fn needs_a_person(seen: &[(String, Seen)]) -> Option<Error> {
         0 => first,
         more => format!("{first} (and {more} more)"),
     }))
+}
+
+/// What a table says of a server.
+const COLUMNS: &[Column] = &[
+    Column::text("server", 0),
+    Column::text("up", 1),
+    Column::text("version", 4),
+    Column::number("valid", 1),
+    Column::text("newest", 3),
+    Column::number("age", 1),
+    Column::number("verified", 2),
+    Column::number("due", 4),
+    Column::number("gaps", 2),
+    Column::text("wal", 6),
+    Column::number("held", 3),
+    Column::number("free", 5),
+    Column::text("attention", 0),
+];
+
+fn row(name: &str, seen: &Seen, now: Timestamp, is_tree: bool) -> Row {
+    let since = |time: Option<Timestamp>| {
+        let seconds = time.map(|time| now.duration_since(time).as_secs().max(0));
+        seconds.map_or(String::new(), |seconds| age(seconds.unsigned_abs()))
+    };
+    let wal = seen.wal.as_ref().ok().and_then(Option::as_ref);
+    let newest = seen.newest;
+    let attention = match (is_tree, seen.attention.as_slice()) {
+        (_, []) => String::new(),
+        (true, several) => several.len().to_string(),
+        (false, [one]) => one.clone(),
+        (false, [first, rest @ ..]) => format!("{} more, {first}", rest.len()),
+    };
+    Row {
+        cells: vec![
+            name.to_owned(),
+            if seen.server.is_ok() { "yes" } else { "no" }.to_owned(),
+            seen.server
+                .as_ref()
+                .map_or(String::new(), ToString::to_string),
+            format!("{}/{}", seen.valid, seen.backups),
+            newest.map_or(String::new(), |newest| newest.to_string()),
+            since(newest.and_then(Identifier::time)),
+            since(seen.verified),
+            seen.due.to_string(),
+            wal.map_or(String::new(), |wal| wal.gaps.len().to_string()),
+            wal.and_then(|wal| wal.head.clone()).unwrap_or_default(),
+            readable(seen.held),
+            seen.free.map_or(String::new(), readable),
+            attention,
+        ],
+        below: match is_tree {
+            true => seen.attention.clone(),
+            false => Vec::new(),
+        },
+        look: match seen.attention.is_empty() {
+            true => Look::Plain,
+            false => Look::Bad,
+        },
+    }
+}
+
+fn failed_row(name: &str, error: &Error) -> Row {
+    let mut cells = vec![String::new(); COLUMNS.len()];
+    cells[0] = name.to_owned();
+    if let Some(last) = cells.last_mut() {
+        *last = error.message().to_owned();
+    }
+    Row {
+        cells,
+        below: Vec::new(),
+        look: Look::Bad,
+    }
 }
 
 fn describe(name: &str, seen: &Seen, now: Timestamp) -> Fields {

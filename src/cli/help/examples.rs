@@ -54,6 +54,10 @@ pub(super) const EXAMPLES: &[(&str, &[Example])] = &[
                 "pgkeep list-backup primary --sort desc",
             ),
             example(
+                "Draw the chains of all servers, with some columns only",
+                "pgkeep -F tree list-backup --columns server,backup,age,size,comment",
+            ),
+            example(
                 "Print the identifiers of the valid ones",
                 "pgkeep -F json list-backup primary | jq -r '.Response.Backups[] | select(.Valid == \"yes\") | .Backup'",
             ),
