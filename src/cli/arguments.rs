@@ -36,8 +36,8 @@ pub(super) struct Global {
     pub config: Option<PathBuf>,
     /// How the report is printed
     ///
-    /// Without it text, or, on a terminal, what `output` in the configuration says. Tables are for list-backup, status
-    /// and history.
+    /// Without it text, or, on a terminal, what `output` in the configuration says. Tables are for list-backup, status,
+    /// history and window.
     #[arg(short = 'F', long, global = true, value_enum)]
     pub format: Option<Format>,
     /// Log each step that is done; twice, even more
@@ -111,7 +111,7 @@ pub(super) enum ProgressMode {
 }
 
 /// The commands that have tables.
-pub(super) const TABLES: &str = "list-backup, status and history";
+pub(super) const TABLES: &str = "list-backup, status, window and history";
 
 /// What to do.
 #[derive(Debug, Subcommand)]
@@ -130,6 +130,7 @@ pub(super) enum Command {
     Expire(commands::expire::Expire),
     Copy(commands::copy::Copy),
     Status(commands::status::Status),
+    Window(commands::window::Window),
     History(commands::history::History),
     Check(commands::check::Check),
     MasterKey(commands::master_key::CreateMasterKey),
@@ -162,6 +163,7 @@ macro_rules! each {
             Command::Expire($args) => $call,
             Command::Copy($args) => $call,
             Command::Status($args) => $call,
+            Command::Window($args) => $call,
             Command::History($args) => $call,
             Command::Check($args) => $call,
             Command::MasterKey($args) => $call,
@@ -196,6 +198,7 @@ impl Command {
             Command::Expire(_) => "expire",
             Command::Copy(_) => "copy",
             Command::Status(_) => "status",
+            Command::Window(_) => "window",
             Command::History(_) => "history",
             Command::Check(_) => "check",
             Command::MasterKey(_) => "master-key",
@@ -215,7 +218,7 @@ impl Command {
     pub(super) fn has_table(&self) -> bool {
         matches!(
             self,
-            Command::ListBackup(_) | Command::Status(_) | Command::History(_)
+            Command::ListBackup(_) | Command::Status(_) | Command::Window(_) | Command::History(_)
         )
     }
 

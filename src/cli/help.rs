@@ -16,7 +16,7 @@ pub(super) const GROUPS: &[(&str, &[&str])] = &[
     ("Back up", &["backup", "wal", "check", "status"]),
     (
         "Look at backups",
-        &["list-backup", "info", "verify", "history"],
+        &["list-backup", "info", "window", "verify", "history"],
     ),
     ("Restore", &["restore", "extract", "archive"]),
     (

@@ -338,7 +338,7 @@ BACKUP               SIZE  WAL                       COMMENT
         };
         let text = table().render(&[], screen(60)).unwrap();
         assert!(!text.contains("WAL") && text.contains("COMMENT"), "{text}");
-        assert!(text.contains("für é") && !text.contains("fits"), "{text}");
+        assert!(text.contains("für") && !text.contains("fits"), "{text}");
         assert_eq!(text.lines().count(), 4, "{text}");
         let wide = table().render(&[], screen(200)).unwrap();
         assert_eq!(wide, table().render(&[], PLAIN).unwrap());

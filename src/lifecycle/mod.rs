@@ -9,3 +9,4 @@ pub mod expire;
 pub mod retain;
 pub mod retention;
 pub mod status;
+pub mod window;

@@ -6,6 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
+use crate::lifecycle::window::{self, Windows};
 use crate::pg::lsn::Lsn;
 use crate::pg::version::Version;
 use crate::repository::backup_info::{BackupInfo, DrillOutcome};
@@ -50,6 +51,8 @@ pub struct Status {
     pub due: u64,
     /// The archived WAL, where there is an archive; an error where it cannot be told how far it leads.
     pub wal: Result<Option<Wal>>,
+    /// From when to when any moment can be restored; an error where that cannot be told.
+    pub restorable: Result<Windows>,
     /// Bytes on disk of all that is held for the server.
     pub held: u64,
     /// Bytes free where that lies; `None` where there is no end of it.
@@ -98,6 +101,13 @@ pub fn look(request: &Request<'_>, now: Timestamp, interrupt: &Interrupt) -> Res
         .valid()
         .filter_map(|backup| Some((&backup.folder, backup.info.as_ref().ok()?)))
         .collect();
+    // One look at the archive does for both.
+    let mut held = HeldWal::look(request.folder, request.keys.clone());
+    let wal = match &mut held {
+        Ok(held) => look_at_wal(held.as_mut(), &valid, now, interrupt),
+        Err(error) => Err(error.clone()),
+    };
+    let restorable = held.and_then(|mut held| window::look(&catalogue, held.as_mut(), interrupt));
     let mut status = Status {
         server: reach(request, interrupt),
         backups: catalogue.backups().len() as u64,
@@ -111,7 +121,8 @@ pub fn look(request: &Request<'_>, now: Timestamp, interrupt: &Interrupt) -> Res
             let due = valid.iter().filter(|(_, info)| is_due(info, interval, now));
             due.count() as u64
         }),
-        wal: look_at_wal(request, &valid, now, interrupt),
+        wal,
+        restorable,
         held: request.folder.root().held(interrupt)?,
         free: request.folder.root().room()?,
         attention: Vec::new(),
@@ -204,12 +215,12 @@ fn attention(
 }
 
 fn look_at_wal(
-    request: &Request<'_>,
+    held: Option<&mut HeldWal>,
     valid: &[Restorable<'_>],
     now: Timestamp,
     interrupt: &Interrupt,
 ) -> Result<Option<Wal>> {
-    let Some(mut held) = HeldWal::look(request.folder, request.keys.clone())? else {
+    let Some(held) = held else {
         return Ok(None);
     };
     let inventory = held.inventory();
@@ -248,7 +259,7 @@ fn look_at_wal(
         head: head.map(|head| head.file_name(size)),
         gaps,
         is_behind,
-        roll_forward: roll_forward(&mut held, valid, interrupt)?,
+        roll_forward: roll_forward(held, valid, interrupt)?,
     }))
 }
 

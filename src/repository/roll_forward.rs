@@ -71,6 +71,17 @@ pub struct RollForward {
     pub time: Option<Timestamp>,
 }
 
+/// How far whole segments lead from a backup, going by their names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reach {
+    /// The position behind them; where the archive has none of them, where the backup ends.
+    pub end: Lsn,
+    /// Whether an unfinished segment leads on.
+    pub goes_on: bool,
+    /// The segments that are missing then, although there is WAL behind them.
+    pub missing: Option<String>,
+}
+
 impl HeldWal {
     /// Looks at the archive of a server; nothing where no WAL was ever stored.
     pub fn look(server: &ServerFolder, keys: Keyring) -> Result<Option<HeldWal>> {
@@ -109,6 +120,17 @@ impl HeldWal {
         interrupt: &Interrupt,
     ) -> Result<RollForward> {
         let history = self.history(info, TargetTimeline::Latest)?;
+        self.roll_forward_along(folder, info, history, interrupt)
+    }
+
+    /// The same along a history that the backup lies on.
+    pub fn roll_forward_along(
+        &mut self,
+        folder: &BackupFolder,
+        info: &BackupInfo,
+        history: TimelineHistory,
+        interrupt: &Interrupt,
+    ) -> Result<RollForward> {
         let way = self.way(folder, info, history)?;
         let last = (way.history.timeline(), way.path.end());
         let end = match self.ends.get(&last) {
@@ -126,6 +148,33 @@ impl HeldWal {
             lsn,
             time: end.time,
         })
+    }
+
+    /// Whether it is the archive of a backup's cluster.
+    pub fn is_of(&self, info: &BackupInfo) -> bool {
+        ClusterIdentity::of_backup(info) == Some(self.archive.cluster())
+    }
+
+    /// How far whole segments lead from a backup along a history that it lies on. Nothing is read.
+    pub fn reach(&self, info: &BackupInfo, history: &TimelineHistory) -> Reach {
+        let contiguous = self
+            .inventory
+            .contiguous(history, self.archived_from(info, history));
+        Reach {
+            end: match contiguous.segments.is_empty() {
+                true => info.end_lsn,
+                false => contiguous.end,
+            },
+            goes_on: contiguous.partial.is_some(),
+            missing: self
+                .missing(history, &contiguous)
+                .map(|missing| missing.segments()),
+        }
+    }
+
+    /// From where on a backup needs archived WAL to be rolled forward.
+    pub fn archived_from(&self, info: &BackupInfo, history: &TimelineHistory) -> Lsn {
+        begin_of_archived(info, history, self.segment_size())
     }
 
     /// The history of the timeline that recovery of a backup goes to. The backup must lie on it.
@@ -393,7 +442,7 @@ impl Way<'_> {
 }
 
 /// Whether a backup is on the way of a history: that did not leave its timeline before it ended.
-fn lies_on(info: &BackupInfo, history: &TimelineHistory) -> bool {
+pub fn lies_on(info: &BackupInfo, history: &TimelineHistory) -> bool {
     let end = Lsn(info.end_lsn.0.saturating_sub(1));
     history.timeline_of(end) == info.end_timeline
 }

@@ -73,3 +73,4 @@ mod unlogged;
 mod unreadable;
 mod verification;
 mod verify;
+mod window;

@@ -28,3 +28,4 @@ pub(super) mod units;
 pub(super) mod verify;
 pub(super) mod wal;
 mod wanted;
+pub(super) mod window;

@@ -10,6 +10,7 @@ use crate::cli::arguments::Format;
 use crate::cli::commands::columns::Columns;
 use crate::cli::commands::describe;
 use crate::cli::commands::repository::Repository;
+use crate::cli::commands::window;
 use crate::cli::report::{Answer, Fields, Value, field};
 use crate::cli::table::{Column, Look, Row, Screen, Table, age};
 use crate::error::{Error, Result};
@@ -124,6 +125,8 @@ const COLUMNS: &[Column] = &[
     Column::number("age", 1),
     Column::number("verified", 2),
     Column::number("due", 4),
+    Column::text("restorable", 3),
+    Column::number("lost", 2),
     Column::number("gaps", 2),
     Column::text("wal", 6),
     Column::number("held", 3),
@@ -138,6 +141,12 @@ fn row(name: &str, seen: &Seen, now: Timestamp, is_tree: bool) -> Row {
     };
     let wal = seen.wal.as_ref().ok().and_then(Option::as_ref);
     let newest = seen.newest;
+    let window = seen.restorable.as_ref().ok().and_then(|all| all.newest());
+    let shown = |time: Option<Timestamp>| {
+        time.map_or(String::new(), |time| {
+            time.strftime("%Y-%m-%d %H:%M").to_string()
+        })
+    };
     let attention = match (is_tree, seen.attention.as_slice()) {
         (_, []) => String::new(),
         (true, several) => several.len().to_string(),
@@ -156,6 +165,8 @@ fn row(name: &str, seen: &Seen, now: Timestamp, is_tree: bool) -> Row {
             since(newest.and_then(Identifier::time)),
             since(seen.verified),
             seen.due.to_string(),
+            shown(window.and_then(|window| window.from_time)),
+            since(window.and_then(|window| window.to_time)),
             wal.map_or(String::new(), |wal| wal.gaps.len().to_string()),
             wal.and_then(|wal| wal.head.clone()).unwrap_or_default(),
             readable(seen.held),
@@ -219,6 +230,14 @@ fn describe(name: &str, seen: &Seen, now: Timestamp) -> Fields {
             about.extend(describe::roll_forward(&range.to));
         }
         fields.push(field("WAL", about));
+    }
+    match &seen.restorable {
+        Ok(restorable) => {
+            let mut about = window::summary(restorable, now);
+            about.push(field("NumberOfHoles", restorable.holes.len() as u64));
+            fields.push(field("Window", about));
+        }
+        Err(error) => fields.push(field("WindowError", error.message())),
     }
     fields.push(field("Held", Value::Size(seen.held)));
     fields.extend(seen.free.map(|free| field("Free", Value::Size(free))));

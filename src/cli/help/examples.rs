@@ -92,6 +92,19 @@ pub(super) const EXAMPLES: &[(&str, &[Example])] = &[
         ],
     ),
     (
+        "window",
+        &[
+            example(
+                "Show which moments of a server can be restored, and how much would be lost if it were lost now",
+                "pgkeep window primary",
+            ),
+            example(
+                "The same of all servers, a line each",
+                "pgkeep -F table window",
+            ),
+        ],
+    ),
+    (
         "history",
         &[
             example("Show the last runs of all servers", "pgkeep history"),

@@ -5,11 +5,12 @@ use std::fmt::Write;
 use jiff::Timestamp;
 
 use crate::lifecycle::status::{Status, Wal};
+use crate::lifecycle::window::Window;
 
 /// A metric: its name, what it means, and its value where a server has one.
 type Metric = (&'static str, &'static str, fn(&Status) -> Option<u64>);
 
-const METRICS: [Metric; 12] = [
+const METRICS: [Metric; 15] = [
     ("pgkeep_up", "Whether the server can be asked", |status| {
         Some(u64::from(status.server.is_ok()))
     }),
@@ -48,6 +49,21 @@ const METRICS: [Metric; 12] = [
         |status| Some(wal(status)?.roll_forward?.to.lsn.0),
     ),
     (
+        "pgkeep_window_start_timestamp_seconds",
+        "From when on any moment can be restored, up to the end of the window",
+        |status| seconds(window(status)?.from_time?),
+    ),
+    (
+        "pgkeep_window_end_timestamp_seconds",
+        "The last moment that can be restored, that of the last transaction that is archived",
+        |status| seconds(window(status)?.to_time?),
+    ),
+    (
+        "pgkeep_window_holes",
+        "Stretches of time that cannot be restored, though there is something before",
+        |status| Some(status.restorable.as_ref().ok()?.holes.len() as u64),
+    ),
+    (
         "pgkeep_held_bytes",
         "Bytes on disk of all that is held",
         |status| Some(status.held),
@@ -66,6 +82,10 @@ const METRICS: [Metric; 12] = [
 
 fn wal(status: &Status) -> Option<&Wal> {
     status.wal.as_ref().ok()?.as_ref()
+}
+
+fn window(status: &Status) -> Option<&Window> {
+    status.restorable.as_ref().ok()?.newest()
 }
 
 /// All metrics of all servers. Their names need no escaping.
