@@ -1,6 +1,7 @@
 //! Tasks dealt out to a few threads, the first failure stopping them all; or two things at once.
 
 use std::io::{self, Write};
+use std::num::NonZero;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError, SyncSender};
 use std::sync::{Mutex, PoisonError};
@@ -110,6 +111,15 @@ const WAITS: usize = 16;
 /// the things.
 pub fn at_once<T: Sync, U: Send>(things: &[T], answer: impl Fn(&T) -> U + Sync) -> Vec<U> {
     map_shares(things, things.len().div_ceil(WAITS).max(1), answer)
+}
+
+/// The same, so many of them at the same time.
+pub fn at_once_by<T: Sync, U: Send>(
+    waits: NonZero<usize>,
+    things: &[T],
+    answer: impl Fn(&T) -> U + Sync,
+) -> Vec<U> {
+    map_shares(things, things.len().div_ceil(waits.get()).max(1), answer)
 }
 
 /// Fewer of them a thread are not worth it.

@@ -8,7 +8,7 @@ use log::LevelFilter;
 
 use crate::cli::arguments::{Format, Global};
 use crate::cli::progress::Counted;
-use crate::cli::{logging, signals};
+use crate::cli::{logging, many, signals};
 use crate::config::{
     Base, Configuration, Environment, Output, RepositoryName, ServerConfiguration, Storage,
 };
@@ -36,6 +36,8 @@ pub(super) struct App {
     pub interrupt: Arc<Interrupt>,
     /// How the answer is printed.
     pub format: Format,
+    /// The server that this process is for, as one of many.
+    pub member: Option<String>,
     workers: Option<usize>,
 }
 
@@ -86,6 +88,7 @@ impl App {
             progress: Box::new(Counted::choose(global.progress)),
             interrupt: Arc::new(Interrupt::default()),
             format: global.format.unwrap_or(Format::Text),
+            member: many::member(),
             workers: global.workers.map(usize::from),
         })
     }

@@ -11,6 +11,7 @@ mod help;
 mod logging;
 #[cfg(test)]
 mod manual;
+mod many;
 mod progress;
 mod recording;
 mod report;
@@ -60,6 +61,7 @@ pub fn main() -> ExitCode {
     let text = match answer.plain_text(format) {
         // What went wrong was told.
         _ if takes_stdout => String::new(),
+        _ if many::is_member() => many::told(&answer),
         Some(text) => text.to_owned(),
         // For cron, which mails whatever is printed.
         None if arguments.global.quiet && format == Format::Text && answer.error.is_none() => {

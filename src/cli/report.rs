@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
 use crate::cli::arguments::Format;
 use crate::error::{Error, Kind};
@@ -11,7 +12,7 @@ use crate::repository::identifier::Identifier;
 use crate::size::readable;
 
 /// A value of the report, which knows how it reads in either format.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) enum Value {
     /// Any text.
     Text(String),

@@ -42,6 +42,7 @@ mod interruption;
 mod kinds_of_cluster;
 mod large_relation;
 mod logging;
+mod many_servers;
 mod naming;
 mod objects;
 mod odd_wal;

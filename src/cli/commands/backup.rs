@@ -3,6 +3,7 @@ use clap::{Args, ValueEnum};
 use crate::backup::{self, ParentRequest};
 use crate::cli::app::{App, Server};
 use crate::cli::commands::describe;
+use crate::cli::many::{self, Chosen, Servers};
 use crate::cli::recording::Subject;
 use crate::cli::report::{Answer, Fields, field};
 use crate::config::Source;
@@ -18,12 +19,12 @@ use crate::size::readable;
 /// since. It becomes visible only once it is complete and synced.
 #[derive(Debug, Args)]
 pub(crate) struct Backup {
-    /// The server's name in the configuration, or any name without one
-    server: String,
+    #[command(flatten)]
+    servers: Servers,
     /// The backup to build on: identifier or its first digits, newest, latest or oldest
     parent: Option<Selector>,
     /// Make a full backup where PARENT is missing or can't be built on
-    #[arg(long, requires = "parent")]
+    #[arg(long)]
     or_full: bool,
     /// What to call this backup; shown by info and in backup_label
     #[arg(long, value_name = "TEXT", default_value = "pgkeep")]
@@ -78,7 +79,13 @@ const LABEL_BYTES: usize = 1023;
 impl Backup {
     /// What was asked.
     pub(crate) fn request(&self) -> Fields {
-        let mut fields = vec![field("Server", self.server.as_str())];
+        let mut fields = self.servers.request();
+        if self.servers.all() {
+            // The word is none of a server then.
+            fields.retain(|(key, _)| key != "Server");
+            let parent = self.servers.word();
+            fields.extend(parent.map(|parent| field("Parent", parent)));
+        }
         if let Some(parent) = &self.parent {
             fields.push(field("Parent", parent.to_string()));
         }
@@ -92,13 +99,37 @@ impl Backup {
                 "the label must be one line of up to {LABEL_BYTES} bytes"
             )));
         }
-        let server = app.server(&self.server)?;
-        app.recorded(&server.folder, "backup", |subject| {
-            self.make(app, &server, subject)
-        })
+        // With --all no server is named, and the first word is the parent.
+        let parent = match self.servers.word().filter(|_| self.servers.all()) {
+            Some(_) if self.parent.is_some() => {
+                return Err(Error::usage("say --all, or name a server"));
+            }
+            Some(word) => Some(word.parse().map_err(Error::usage)?),
+            None => self.parent.clone(),
+        };
+        if self.or_full && parent.is_none() {
+            return Err(Error::usage("--or-full needs a PARENT")
+                .hint("without one, the backup is a full one anyway"));
+        }
+        let named = self.servers.word().filter(|_| !self.servers.all());
+        match many::chosen(app, named)? {
+            Chosen::Several(names) => self.servers.run(app, &names),
+            Chosen::One(name) => {
+                let server = app.server(&name)?;
+                app.recorded(&server.folder, "backup", |subject| {
+                    self.make(app, &server, parent.as_ref(), subject)
+                })
+            }
+        }
     }
 
-    fn make(&self, app: &App, server: &Server, subject: &Subject) -> Result<Answer> {
+    fn make(
+        &self,
+        app: &App,
+        server: &Server,
+        parent: Option<&Selector>,
+        subject: &Subject,
+    ) -> Result<Answer> {
         let configuration = &server.configuration;
         let coding = server.coding()?;
         let keys = server.keys();
@@ -106,7 +137,7 @@ impl Backup {
             server: server.name(),
             folder: &server.folder,
             label: &self.label,
-            parent: self.parent.as_ref().map(|selector| ParentRequest {
+            parent: parent.map(|selector| ParentRequest {
                 selector,
                 or_full: self.or_full,
             }),

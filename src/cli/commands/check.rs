@@ -2,6 +2,7 @@ use clap::Args;
 
 use crate::check::{self, Check as Line, Subject};
 use crate::cli::app::App;
+use crate::cli::many::{Chosen, Servers};
 use crate::cli::report::{Answer, Fields, Value, field};
 use crate::error::{Error, Result};
 
@@ -10,19 +11,23 @@ use crate::error::{Error, Result};
 /// One line each: connection, version, permissions, settings, room on disk. Exit status 0 where a backup can be made, else 5.
 #[derive(Debug, Args)]
 pub(crate) struct Check {
-    /// The server's name
-    server: String,
+    #[command(flatten)]
+    servers: Servers,
 }
 
 impl Check {
     /// What was asked.
     pub(crate) fn request(&self) -> Fields {
-        vec![field("Server", self.server.as_str())]
+        self.servers.request()
     }
 
     /// Checks it.
     pub(crate) fn run(&self, app: &App) -> Result<Answer> {
-        let server = app.server(&self.server)?;
+        let name = match self.servers.chosen(app)? {
+            Chosen::Several(names) => return self.servers.run(app, &names),
+            Chosen::One(name) => name,
+        };
+        let server = app.server(&name)?;
         let lines = check::run(Subject {
             server: server.name(),
             folder: &server.folder,

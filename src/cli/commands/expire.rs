@@ -3,6 +3,7 @@ use jiff::Timestamp;
 
 use crate::cli::app::{App, Server};
 use crate::cli::commands::repository::Repository;
+use crate::cli::many::{Chosen, Servers};
 use crate::cli::report::{Answer, Fields, Value, field};
 use crate::error::Result;
 use crate::lifecycle::expire;
@@ -16,8 +17,8 @@ use crate::storage::Place;
 /// where the first backup that stays begins. While any backup cannot be read, nothing goes.
 #[derive(Debug, Args)]
 pub(crate) struct Expire {
-    /// The server's name
-    server: String,
+    #[command(flatten)]
+    servers: Servers,
     /// Only tell what would be removed
     #[arg(long)]
     dry_run: bool,
@@ -30,13 +31,17 @@ impl Expire {
     pub(crate) fn request(&self) -> Fields {
         let mut request = vec![field("DryRun", self.dry_run)];
         request.extend(self.repository.request());
-        request.push(field("Server", self.server.as_str()));
+        request.extend(self.servers.request());
         request
     }
 
     /// Removes it, or tells what would be.
     pub(crate) fn run(&self, app: &App) -> Result<Answer> {
-        let server = self.repository.server(app, &self.server)?;
+        let name = match self.servers.chosen(app)? {
+            Chosen::Several(names) => return self.servers.run(app, &names),
+            Chosen::One(name) => name,
+        };
+        let server = self.repository.server(app, &name)?;
         match self.dry_run {
             true => self.expire(app, &server),
             false => app.recorded(&server.folder, "expire", |_| self.expire(app, &server)),

@@ -1,5 +1,6 @@
 mod metrics;
 
+use std::num::NonZero;
 use std::time::Duration;
 
 use clap::Args;
@@ -15,6 +16,7 @@ use crate::cli::report::{Answer, Fields, Value, field};
 use crate::cli::table::{Column, Look, Row, Screen, Table, age};
 use crate::error::{Error, Result};
 use crate::lifecycle::status::{self, Status as Seen};
+use crate::parallel;
 use crate::repository::identifier::Identifier;
 use crate::server::connect::Connector;
 use crate::size::readable;
@@ -31,6 +33,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(crate) struct Status {
     /// The server's name, or a pattern such as 'prod-*'; without it, all that are configured
     server: Option<String>,
+    /// Of several servers, how many are looked at at the same time
+    #[arg(long, value_name = "N", default_value = "8")]
+    jobs: NonZero<usize>,
     #[command(flatten)]
     columns: Columns,
     #[command(flatten)]
@@ -54,8 +59,11 @@ impl Status {
         let mut servers: Vec<Value> = Vec::new();
         let mut table = Table::new(COLUMNS);
         let mut failure = None;
-        for name in names {
-            match look(app, &name, &self.repository, now) {
+        let looks = parallel::at_once_by(self.jobs, &names, |name| {
+            look(app, name, &self.repository, now)
+        });
+        for (name, looked) in names.into_iter().zip(looks) {
+            match looked {
                 Ok(one) => {
                     table.add(row(&name, &one, now, app.format.is_tree()));
                     servers.push(describe(&name, &one, now).into());

@@ -5,6 +5,7 @@ use clap::Args;
 
 use crate::cli::app::{App, Server};
 use crate::cli::commands::repository::Reading;
+use crate::cli::many::{self, Chosen, Jobs};
 use crate::cli::recording::{Recording, Subject};
 use crate::cli::report::{Answer, Fields, Value, field};
 use crate::error::{Error, Kind, Result};
@@ -22,10 +23,11 @@ use crate::verify::{self, Finding, Rebuild, Remembered, Verified, due};
 #[derive(Debug, Args)]
 #[command(
     override_usage = "pgkeep verify [OPTIONS] <SERVER> <BACKUP> [DIRECTORY] [failed|all]
-       pgkeep verify [OPTIONS] --due [SERVER]"
+       pgkeep verify [OPTIONS] --due [SERVER]
+       pgkeep verify [OPTIONS] --due --all [--jobs N]"
 )]
 pub(crate) struct Verify {
-    /// The server's name
+    /// The server's name; with --due also a pattern such as 'prod-*'
     #[arg(required_unless_present = "due")]
     server: Option<String>,
     /// Identifier or its first digits, newest, latest or oldest
@@ -43,6 +45,11 @@ pub(crate) struct Verify {
     /// Verify every backup whose last verification is older than `verification` in the configuration
     #[arg(long)]
     due: bool,
+    /// With --due: all servers, each in a process of its own
+    #[arg(long, requires = "due", conflicts_with = "server")]
+    all: bool,
+    #[command(flatten)]
+    jobs: Jobs,
     #[command(flatten)]
     repository: Reading,
 }
@@ -61,6 +68,9 @@ impl Verify {
         let mut request = Vec::new();
         if self.due {
             request.push(field("Due", true));
+        }
+        if self.all {
+            request.push(field("All", true));
         }
         request.extend(
             self.backup
@@ -117,7 +127,15 @@ impl Verify {
                     self.verify(app, &server, backup, subject)
                 })
             }
-            (server, _) => verify_due(app, server.as_deref(), &self.repository),
+            (server, _) => match many::chosen(app, server.as_deref()) {
+                Ok(Chosen::Several(names)) if self.all || server.is_some() => {
+                    let names = with_verification(app, names)?;
+                    self.jobs.run(app, &names)
+                }
+                Ok(Chosen::One(name)) => verify_due(app, Some(&name), &self.repository),
+                Err(error) if server.is_some() => Err(error),
+                _ => verify_due(app, server.as_deref(), &self.repository),
+            },
         }
     }
 
@@ -167,6 +185,31 @@ impl Verify {
     }
 }
 
+/// The servers for which it is configured when a verification is due.
+fn with_verification(app: &App, mut names: Vec<String>) -> Result<Vec<String>> {
+    let mut wrong = None;
+    names.retain(|name| match app.configuration.server(name) {
+        Ok(server) => server.verification.is_some(),
+        Err(error) => {
+            wrong.get_or_insert(error);
+            false
+        }
+    });
+    match wrong {
+        Some(error) => Err(error),
+        None if names.is_empty() => Err(not_configured(None)),
+        None => Ok(names),
+    }
+}
+
+fn not_configured(server: Option<&str>) -> Error {
+    Error::usage(match server {
+        Some(name) => format!("verification is not configured for server {name}"),
+        None => "verification is not configured for any server".to_owned(),
+    })
+    .hint("say how old a verification may become, such as verification = 1W in [pgkeep]")
+}
+
 /// The run for cron: all servers or one.
 fn verify_due(app: &App, server: Option<&str>, repository: &Reading) -> Result<Answer> {
     let names: Vec<String> = match server {
@@ -186,11 +229,7 @@ fn verify_due(app: &App, server: Option<&str>, repository: &Reading) -> Result<A
         }
     }
     if servers.is_empty() {
-        return Err(Error::usage(match server {
-            Some(name) => format!("verification is not configured for server {name}"),
-            None => "verification is not configured for any server".to_owned(),
-        })
-        .hint("say how old a verification may become, such as verification = 1W in [pgkeep]"));
+        return Err(not_configured(server));
     }
     let mut backups: Vec<Value> = Vec::new();
     let mut errors: Vec<Error> = Vec::new();

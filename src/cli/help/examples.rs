@@ -41,6 +41,10 @@ pub(super) const EXAMPLES: &[(&str, &[Example])] = &[
                 "pgkeep -q backup primary latest --or-full",
             ),
             example(
+                "The same of all servers, four at a time",
+                "pgkeep -q backup --all latest --or-full --jobs 4",
+            ),
+            example(
                 "Spare the server: a slow checkpoint, one connection that reads",
                 "pgkeep -j 1 backup primary --checkpoint spread",
             ),

@@ -4,6 +4,7 @@ use clap::Args;
 
 use crate::cli::app::{App, Server};
 use crate::cli::commands::wal::gaps;
+use crate::cli::many::{Chosen, Servers};
 use crate::cli::report::{Answer, Fields, field};
 use crate::config;
 use crate::error::Result;
@@ -17,8 +18,8 @@ use crate::wal::copy::{self, Copied};
 /// server has removed before it was copied, is exit status 3, and the copy goes on behind it.
 #[derive(Debug, Args)]
 pub(crate) struct Copy {
-    /// The server's name
-    server: String,
+    #[command(flatten)]
+    servers: Servers,
     /// Go on for so long, such as 1H, with what the server writes
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     follow: Option<Duration>,
@@ -35,13 +36,17 @@ impl Copy {
         if let Some(follow) = self.follow {
             request.push(field("Follow", follow.as_secs()));
         }
-        request.push(field("Server", self.server.as_str()));
+        request.extend(self.servers.request());
         request
     }
 
     /// Copies it.
     pub(crate) fn run(&self, app: &App) -> Result<Answer> {
-        let server = app.server(&self.server)?;
+        let name = match self.servers.chosen(app)? {
+            Chosen::Several(names) => return self.servers.run(app, &names),
+            Chosen::One(name) => name,
+        };
+        let server = app.server(&name)?;
         app.recorded(&server.folder, "wal copy", |_| self.copy(app, &server))
     }
 
