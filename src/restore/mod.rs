@@ -236,7 +236,7 @@ fn fill(
     manifest::write(
         request.chain,
         request.selection,
-        &directory,
+        directory,
         &mut written.changed,
     )?;
     let keeps_settings = request.source_settings != SourceSettings::LeftOut;

@@ -94,7 +94,10 @@ pub fn run(
 ) -> Result<Transferred> {
     let Request { source, target, .. } = request;
     let catalogue = Catalogue::read(request.server, source.folder)?;
-    let (wanted, unusable) = wanted(request, &catalogue)?;
+    let Choice {
+        links: wanted,
+        unusable,
+    } = choose(request, &catalogue)?;
     let archive = WalArchive::open(source.folder, request.keys.clone())?;
     target.folder.create()?;
     let lock = ServerLock::take(target.folder)?;
@@ -136,11 +139,15 @@ pub fn run(
     Ok(transferred)
 }
 
-/// The backups to copy, each behind those that it needs; and those that are asked for, and cannot be used.
-fn wanted<'a>(
-    request: &Request<'_>,
-    catalogue: &'a Catalogue,
-) -> Result<(Vec<Link<'a>>, Vec<(Identifier, Error)>)> {
+/// The backups that are asked for.
+struct Choice<'a> {
+    /// Those to copy, each behind those that it needs.
+    links: Vec<Link<'a>>,
+    /// Those that cannot be used, and why.
+    unusable: Vec<(Identifier, Error)>,
+}
+
+fn choose<'a>(request: &Request<'_>, catalogue: &'a Catalogue) -> Result<Choice<'a>> {
     match request.wanted {
         Wanted::One(selector) => {
             let backup = catalogue.select(selector)?;
@@ -149,7 +156,10 @@ fn wanted<'a>(
             links.reverse();
             let folder = &backup.folder;
             links.push(Link { folder, info });
-            Ok((links, Vec::new()))
+            Ok(Choice {
+                links,
+                unusable: Vec::new(),
+            })
         }
         Wanted::All => {
             let (mut links, mut unusable) = (Vec::new(), Vec::new());
@@ -166,7 +176,7 @@ fn wanted<'a>(
                     }
                 }
             }
-            Ok((links, unusable))
+            Ok(Choice { links, unusable })
         }
     }
 }
