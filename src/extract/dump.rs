@@ -71,11 +71,8 @@ impl Output {
         if format != DumpFormat::Directory {
             return Incoming::create(to).map(Output::File);
         }
-        match fs::symlink_metadata(to) {
-            Ok(_) => Err(Error::failed(format!("{} is there already", to.display()))
-                .hint("move or remove it first, if it is not needed")),
-            Err(_) => Ok(Output::Folder(to.to_owned())),
-        }
+        expect_absent(to)?;
+        Ok(Output::Folder(to.to_owned()))
     }
 
     /// What a program writes to, where it is no folder.
@@ -93,6 +90,15 @@ impl Output {
             Output::File(incoming) => incoming.publish().map(drop),
             Output::Stdout | Output::Folder(_) => Ok(()),
         }
+    }
+}
+
+/// An error where there is something already.
+pub(super) fn expect_absent(to: &Path) -> Result<()> {
+    match fs::symlink_metadata(to) {
+        Ok(_) => Err(Error::failed(format!("{} is there already", to.display()))
+            .hint("move or remove it first, if it is not needed")),
+        Err(_) => Ok(()),
     }
 }
 

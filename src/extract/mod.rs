@@ -32,6 +32,8 @@ use crate::restore::plan::major;
 use crate::restore::recovery::Recovery;
 use crate::restore::selection::Selection;
 use crate::server::connect::server_error;
+use crate::size::readable;
+use crate::storage::Place;
 
 pub use dump::{DumpFormat, DumpPart};
 pub use pattern::TablePattern;
@@ -148,15 +150,10 @@ pub fn run(
         request.work_dir,
     )?;
     expect_readable(&host, request.reads)?;
+    expect_programs(&host, request.purpose)?;
     let output = match request.purpose {
         Purpose::List => None,
-        Purpose::Dump(dump) => {
-            expect_program(&host, "pg_dump")?;
-            if dump.globals {
-                expect_program(&host, "pg_dumpall")?;
-            }
-            Some(Output::open(dump.to, dump.format)?)
-        }
+        Purpose::Dump(dump) => Some(Output::open(dump.to, dump.format)?),
     };
     let database = choose_database(request)?;
     let mut superusers = backed_up::superusers(chain, interrupt)?;
@@ -165,18 +162,7 @@ pub fn run(
         request,
         host: &host,
         major: major(&chain.newest.info)?,
-        sources: request.databases.sources(database.oid),
-        has_no_holes: is_whole_database(request) || request.databases.is_copied_to(database.oid),
-        whole: match is_whole_database(request) {
-            true => Whole::default(),
-            false => {
-                let tables = match request.purpose {
-                    Purpose::List => &[],
-                    Purpose::Dump(_) => request.tables,
-                };
-                backed_up::choose(chain, database.oid, tables, interrupt)?
-            }
-        },
+        choice: Choice::of(request, database.oid, interrupt)?,
         database: &database,
         superusers,
         progress,
@@ -204,11 +190,77 @@ pub fn run(
     Ok(extracted)
 }
 
+/// What an extraction would do.
+pub struct Preview {
+    /// The database, by the name that the backup knows it by.
+    pub database: String,
+    /// What would be restored at first; where the position has other tables than the backup, more will be.
+    pub selection: Selection,
+    /// The server that would be started, such as `17.11`; nothing where there is none.
+    pub server_version: Option<String>,
+    /// All that speaks against it; the extraction would fail with the first.
+    pub problems: Vec<Error>,
+}
+
+/// Tells what would be done, and does nothing of it.
+pub fn preview(request: &Request<'_>, interrupt: &Interrupt) -> Result<Preview> {
+    let chain = request.chain;
+    let mut problems = Vec::new();
+    problems.extend(crate::restore::expect_own_wal(&chain.newest).err());
+    let major = chain.newest.info.major_version;
+    let server_version = match Host::find(request.programs, major, request.work_dir) {
+        Err(error) => {
+            problems.push(error);
+            None
+        }
+        Ok(host) => {
+            problems.extend(expect_readable(&host, request.reads).err());
+            problems.extend(expect_programs(&host, request.purpose).err());
+            Some(host.installation.version)
+        }
+    };
+    if let Purpose::Dump(DumpRequest { to: Some(to), .. }) = request.purpose {
+        problems.extend(dump::expect_absent(to).err());
+    }
+    let database = choose_database(request)?;
+    let selection = Choice::of(request, database.oid, interrupt)?.selection(chain)?;
+    let needed = selection.bytes(chain);
+    let room = Place::from(request.work_dir).room()?;
+    if let Some(room) = room.filter(|room| *room < needed) {
+        let place = request.work_dir.display();
+        problems.push(
+            Error::failed(format!(
+                "{place} has room for {}, and what the tables need takes {}",
+                readable(room),
+                readable(needed)
+            ))
+            .hint("name a folder with more room by --work-dir"),
+        );
+    }
+    Ok(Preview {
+        database: database.names.first().cloned().unwrap_or_default(),
+        selection,
+        server_version,
+        problems,
+    })
+}
+
 /// Whether all of the database is wanted.
 fn is_whole_database(request: &Request<'_>) -> bool {
     request.tables.is_empty()
         && request.database.is_some()
         && !matches!(request.purpose, Purpose::List)
+}
+
+fn expect_programs(host: &Host, purpose: Purpose<'_>) -> Result<()> {
+    let Purpose::Dump(dump) = purpose else {
+        return Ok(());
+    };
+    expect_program(host, "pg_dump")?;
+    match dump.globals {
+        true => expect_program(host, "pg_dumpall"),
+        false => Ok(()),
+    }
 }
 
 fn expect_program(host: &Host, name: &str) -> Result<()> {
@@ -269,11 +321,10 @@ fn choose_database(request: &Request<'_>) -> Result<Database> {
     })
 }
 
-/// What the rounds have in common.
-struct Extraction<'a> {
-    request: &'a Request<'a>,
-    host: &'a Host,
-    major: Major,
+/// What is restored whole.
+struct Choice {
+    /// The wanted database.
+    database: u32,
     /// Databases that the wanted one is copied from on the way.
     sources: BTreeSet<u32>,
     /// Whether all of the wanted database comes whole: where all is wanted, and where recovery copies it by its files, as it does
@@ -281,6 +332,45 @@ struct Extraction<'a> {
     has_no_holes: bool,
     /// The files of the wanted database that come whole.
     whole: Whole,
+}
+
+impl Choice {
+    /// What is known to be needed before anything is restored.
+    fn of(request: &Request<'_>, database: u32, interrupt: &Interrupt) -> Result<Choice> {
+        let is_whole = is_whole_database(request);
+        let tables = match request.purpose {
+            Purpose::List => &[],
+            Purpose::Dump(_) => request.tables,
+        };
+        Ok(Choice {
+            database,
+            sources: request.databases.sources(database),
+            has_no_holes: is_whole || request.databases.is_copied_to(database),
+            whole: match is_whole {
+                true => Whole::default(),
+                false => backed_up::choose(request.chain, database, tables, interrupt)?,
+            },
+        })
+    }
+
+    fn is_whole(&self, fork: &RelationFork) -> bool {
+        let is_wanted = fork.database == self.database
+            && (self.has_no_holes || self.whole.has(fork.relfilenumber));
+        fork.database == 0 || is_wanted || self.sources.contains(&fork.database)
+    }
+
+    fn selection(&self, chain: &Chain) -> Result<Selection> {
+        let is_open = |database| database == self.database || self.sources.contains(&database);
+        Selection::new(chain, |fork| self.is_whole(fork), is_open)
+    }
+}
+
+/// What the rounds have in common.
+struct Extraction<'a> {
+    request: &'a Request<'a>,
+    host: &'a Host,
+    major: Major,
+    choice: Choice,
     database: &'a Database,
     superusers: Vec<String>,
     progress: &'a dyn Progress,
@@ -315,18 +405,12 @@ impl Extraction<'_> {
             );
             let numbers = missing.iter().filter_map(|path| self.fork(path));
             let numbers: Vec<u32> = numbers.map(|fork| fork.relfilenumber).collect();
-            self.whole.0.extend(numbers);
+            self.choice.whole.0.extend(numbers);
         }
         Err(Error::failed(format!(
             "after {ROUNDS} rounds there are still files missing that are wanted"
         ))
         .hint("restore --database has all of the database"))
-    }
-
-    fn is_whole(&self, fork: &RelationFork) -> bool {
-        let is_wanted = fork.database == self.database.oid
-            && (self.has_no_holes || self.whole.has(fork.relfilenumber));
-        fork.database == 0 || is_wanted || self.sources.contains(&fork.database)
     }
 
     /// The fork that a path of a relation is of.
@@ -341,8 +425,7 @@ impl Extraction<'_> {
     fn round(&self) -> Result<Ready> {
         let request = self.request;
         let chain = request.chain;
-        let is_open = |database| database == self.database.oid || self.sources.contains(&database);
-        let selection = Selection::new(chain, |fork| self.is_whole(fork), is_open)?;
+        let selection = self.choice.selection(chain)?;
         let purpose = format!("extract-{}", std::process::id());
         let scratch = Scratch::create(chain, request.work_dir, &purpose, Some(self.host))?;
         let rebuild = Rebuild {
@@ -412,12 +495,13 @@ impl Extraction<'_> {
             Purpose::List => ready.relations.files(&BTreeSet::new()),
             Purpose::Dump(_) => ready.relations.files(&ready.wanted),
         };
-        if self.has_no_holes {
+        if self.choice.has_no_holes {
             needed.clear();
         }
         for path in ready.server.relations_with_invalid_pages()? {
             let fork = self.fork(&path);
-            if needed.contains(path.as_str()) || fork.is_none_or(|fork| self.is_whole(&fork)) {
+            if needed.contains(path.as_str()) || fork.is_none_or(|fork| self.choice.is_whole(&fork))
+            {
                 return Err(Error::damage(format!(
                     "recovery missed pages of {path}: the backup or its WAL is not complete"
                 ))

@@ -322,6 +322,25 @@ fn tables_are_listed(scene: &Scene, whole: &Cluster) {
     }
     assert!(!tables.iter().any(|table| table["Name"] == "doomed"));
 
+    let taken = scene.pgkeep.ground().path().to_str().unwrap();
+    let line = scene.line("name=there", &["shop/big", "--dry-run", "--to", taken]);
+    let told = scene.pgkeep.run(&[&["-F", "json"], &line[..]].concat());
+    assert_eq!(told.status.code(), Some(1), "{told:?}");
+    let report = told.report();
+    assert!(
+        report
+            .at("Response.Problems.0")
+            .contains("is there already")
+    );
+    assert_eq!(report.at("Response.Database"), "shop");
+    for counted in ["Restored", "Holes", "ArchivedWal.Segments"] {
+        let counted = report.find(&format!("Response.{counted}"));
+        assert!(
+            counted.is_some_and(|counted| counted.as_i64() > Some(0)),
+            "{told:?}"
+        );
+    }
+
     let run = scene.extract("name=there", &["shop/sales.order"]);
     assert_eq!(run.status.code(), Some(1), "{run:?}");
     assert!(run.stderr.contains("did you mean sales.orders?"), "{run:?}");

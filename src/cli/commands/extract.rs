@@ -2,13 +2,16 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum, ValueHint};
 
-use crate::cli::app::App;
+use crate::cli::app::{App, Server};
 use crate::cli::arguments::Format;
+use crate::cli::commands::preview::{answer, describe_chain, describe_time, describe_wal};
 use crate::cli::commands::repository::Reading;
 use crate::cli::commands::wanted::{POSITION, Way, describe_route, parse_position};
 use crate::cli::report::{Answer, Fields, Value, field};
 use crate::error::{Error, Result};
-use crate::extract::{self, DumpFormat, DumpPart, DumpRequest, Purpose, Table, TablePattern};
+use crate::extract::{
+    self, DumpFormat, DumpPart, DumpRequest, Preview, Purpose, Table, TablePattern,
+};
 use crate::pg::recovery::target::TargetAction;
 use crate::private_server::Programs;
 use crate::repository::identifier::Selector;
@@ -57,6 +60,9 @@ pub(crate) struct Extract {
     /// Only tell which tables there are at that position, and how large they are
     #[arg(long, conflicts_with_all = ["to", "schema_only", "data_only", "globals"])]
     list: bool,
+    /// Only tell what would be read and restored, and what speaks against it
+    #[arg(long)]
+    dry_run: bool,
     /// The folder of the server's programs, where they are not found by themselves
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     bin_dir: Option<PathBuf>,
@@ -91,7 +97,7 @@ impl From<Kind> for DumpFormat {
 impl Extract {
     /// Whether the dump goes to standard output.
     pub(crate) fn takes_stdout(&self) -> bool {
-        !self.list && self.to.is_none()
+        !self.list && !self.dry_run && self.to.is_none()
     }
 
     /// What was asked.
@@ -166,7 +172,7 @@ impl Extract {
         };
         let request = extract::Request {
             chain: &way.chain,
-            recovery: way.recovery,
+            recovery: way.recovery.clone(),
             databases: &databases,
             database: self.database.as_deref(),
             tables: &tables,
@@ -177,6 +183,10 @@ impl Extract {
             role: &server.configuration.connection.user,
             workers: server.readers,
         };
+        if self.dry_run {
+            let preview = extract::preview(&request, &app.interrupt)?;
+            return self.tell(&way, &server, preview);
+        }
         let extracted = extract::run(&request, &*app.progress, &app.interrupt)?;
         let mut response = vec![
             field("Backup", way.chain.newest.info.backup),
@@ -189,6 +199,25 @@ impl Extract {
         let tables: Vec<Value> = extracted.tables.iter().map(describe).collect();
         response.push(field("Tables", tables));
         Ok(Answer::success(response))
+    }
+
+    /// Tells what it would do.
+    fn tell(&self, way: &Way, server: &Server, preview: Preview) -> Result<Answer> {
+        let (info, folder) = (&way.chain.newest.info, &server.folder);
+        let restored = preview.selection.bytes(&way.chain);
+        let mut response = vec![
+            field("Backup", info.backup),
+            describe_chain(way),
+            field("Database", preview.database.as_str()),
+            field("Restored", Value::Size(restored)),
+            field("Holes", preview.selection.holes().count() as u64),
+        ];
+        response.extend(describe_wal(way, folder)?);
+        let version = preview.server_version.as_deref();
+        response.push(field("PostgreSQL", version.unwrap_or("not installed")));
+        response.extend(describe_time(folder, info.backup, restored));
+        response.extend(describe_route(&way.route));
+        Ok(answer(response, preview.problems))
     }
 
     /// Refuses what cannot be meant.

@@ -1,14 +1,17 @@
 //! What a restore would do, for the report of `--dry-run`.
 
 use crate::cli::commands::describe;
-use crate::cli::commands::wanted::Found;
+use crate::cli::commands::wanted::{Found, Way};
 use crate::cli::report::{Answer, Fields, Value, field};
 use crate::error::{Error, Result};
 use crate::pg::lsn::Lsn;
 use crate::pg::recovery::target::TargetTimeline;
+use crate::pg::timestamp;
 use crate::pg::version::Major;
 use crate::private_server;
-use crate::repository::roll_forward::HeldWal;
+use crate::repository::history::{self, Run};
+use crate::repository::identifier::Identifier;
+use crate::repository::layout::ServerFolder;
 use crate::restore::plan::Route;
 use crate::restore::preview::Preview;
 use crate::restore::recovery::SourceSettings;
@@ -19,15 +22,10 @@ pub(super) fn describe_preview(
     settings: SourceSettings,
     preview: &Preview,
 ) -> Result<Fields> {
-    let info = &found.way.chain.newest.info;
+    let (way, folder) = (&found.way, &found.server.folder);
+    let info = &way.chain.newest.info;
     let mut fields = describe::summary(info);
-    let chain: Vec<Value> = found
-        .way
-        .chain
-        .infos()
-        .map(|info| info.backup.into())
-        .collect();
-    fields.push(field("Chain", chain));
+    fields.push(describe_chain(way));
     fields.push(field("Directory", preview.root.display().to_string()));
     let tablespaces = preview.tablespaces.iter().map(|placed| {
         Value::Map(vec![
@@ -37,22 +35,62 @@ pub(super) fn describe_preview(
     });
     fields.push(field("Places", tablespaces.collect::<Vec<Value>>()));
     fields.push(field("NumberOfFiles", info.number_of_files));
-    if let Some(held) = &found.way.held {
-        fields.extend(describe_wal(found, held)?);
-    }
-    let lines = found.way.recovery.added_settings(settings, info);
+    fields.extend(describe_wal(way, folder)?);
+    let lines = way.recovery.added_settings(settings, info);
     let lines = lines.into_iter().map(Value::from);
     fields.push(field("Settings", lines.collect::<Vec<Value>>()));
-    fields.push(field("SignalFile", found.way.recovery.signal_file()));
+    fields.push(field("SignalFile", way.recovery.signal_file()));
     fields.push(field("ServerPrograms", server_programs(info.major_version)));
+    fields.extend(describe_time(folder, info.backup, info.restore_size));
     Ok(fields)
 }
 
+/// The backups that are read.
+pub(super) fn describe_chain(way: &Way) -> (String, Value) {
+    let chain = way.chain.infos().map(|info| info.backup.into());
+    field("Chain", chain.collect::<Vec<Value>>())
+}
+
+/// How long so many bytes should take, by the newest run that restored or read this backup; or else another one.
+pub(super) fn describe_time(folder: &ServerFolder, backup: Identifier, bytes: u64) -> Fields {
+    // That nothing can be read of what was hinders nothing.
+    let Ok((runs, _)) = history::read(folder) else {
+        return Vec::new();
+    };
+    let is_alike = |run: &&Run| {
+        let is_alike = ["restore", "drill", "verify"].contains(&run.command.as_str());
+        is_alike && run.status == 0 && run.rate().is_some_and(|rate| rate > 0)
+    };
+    let of_backup = runs.iter().rev().filter(is_alike);
+    let Some(run) = of_backup
+        .clone()
+        .find(|run| run.backup == Some(backup))
+        .or_else(|| of_backup.clone().next())
+    else {
+        return Vec::new();
+    };
+    let seconds = bytes.div_ceil(run.rate().unwrap_or(1));
+    let about = run.backup.map(|backup| format!(" of backup {backup}"));
+    let measured = format!(
+        "{}{} at {}",
+        run.command,
+        about.unwrap_or_default(),
+        timestamp::text(run.start)
+    );
+    vec![
+        field("ExpectedSeconds", seconds),
+        field("ExpectedFrom", measured),
+    ]
+}
+
 /// The archived WAL that recovery would get.
-fn describe_wal(found: &Found, held: &HeldWal) -> Result<Fields> {
-    let contents = &found.way.chain.newest;
+pub(super) fn describe_wal(way: &Way, folder: &ServerFolder) -> Result<Fields> {
+    let Some(held) = &way.held else {
+        return Ok(Vec::new());
+    };
+    let contents = &way.chain.newest;
     let info = &contents.info;
-    let (timeline, landing) = match &found.way.route {
+    let (timeline, landing) = match &way.route {
         Route::OwnWal => return Ok(Vec::new()),
         Route::Archive {
             timeline,
@@ -71,19 +109,19 @@ fn describe_wal(found: &Found, held: &HeldWal) -> Result<Fields> {
     let Ok(history) = held.history(info, timeline) else {
         return Ok(Vec::new());
     };
-    let way = held.way(&contents.folder, info, history)?;
+    let path = held.way(&contents.folder, info, history)?.path;
     let end = landing.unwrap_or(Lsn(u64::MAX));
     let size = held.segment_size();
-    let archived = way.path.archived().filter(|(_, start)| *start < end);
+    let archived = path.archived().filter(|(_, start)| *start < end);
     let names: Vec<String> = archived.map(|(name, _)| name.file_name(size)).collect();
     let mut wal = vec![
         field("Segments", names.len() as u64),
         field("Bytes", Value::Size(names.len() as u64 * size.bytes())),
-        field("From", found.server.folder.wal().to_string()),
+        field("From", folder.wal().to_string()),
     ];
     wal.extend(names.first().map(|name| field("First", name.as_str())));
     wal.extend(names.last().map(|name| field("Last", name.as_str())));
-    wal.push(field("EndLSN", landing.unwrap_or(way.path.end())));
+    wal.push(field("EndLSN", landing.unwrap_or(path.end())));
     Ok(vec![field("ArchivedWal", Value::Map(wal))])
 }
 
