@@ -62,6 +62,8 @@ impl Existing {
             owner,
             problems,
         };
+        let foreign = existing.refuse_foreign();
+        existing.problems.extend(foreign.err());
         let shared = existing.refuse_shared(info);
         existing.problems.extend(shared.err());
         Ok(existing)
@@ -94,6 +96,22 @@ impl Existing {
     pub(super) fn has_tablespace_in(&self, folder: &Path) -> bool {
         let mut folders = self.tablespaces.iter().map(|(_, folder)| folder);
         folders.any(|one| is_same(one, folder))
+    }
+
+    /// An error where a tablespace would be made in another data directory.
+    fn refuse_foreign(&self) -> Result<()> {
+        let own = self.folder.path();
+        let is_foreign = |folder: &Path| is_cluster(folder) && !is_same(folder, own);
+        let mut tablespaces = self.tablespaces.iter();
+        match tablespaces.find(|(_, folder)| folder.ancestors().any(is_foreign)) {
+            None => Ok(()),
+            Some((oid, folder)) => Err(Error::failed(format!(
+                "{} leads to {}, which is in another data directory",
+                own.join(format!("pg_tblspc/{oid}")).display(),
+                folder.display()
+            ))
+            .hint("remove the link; give a tablespace another folder with --tablespace OLD=NEW")),
+        }
     }
 
     /// An error where what lies outside of the data directory is that of the data directory that was backed up as well: this
@@ -148,6 +166,13 @@ fn path(directory: &Path, info: &BackupInfo) -> Result<PathBuf> {
 }
 
 /// The path of a folder that is there.
+/// Whether a folder is a data directory.
+fn is_cluster(folder: &Path) -> bool {
+    ["PG_VERSION", CONTROL_FILE]
+        .iter()
+        .all(|name| folder.join(name).is_file())
+}
+
 fn without_links(path: &Path) -> Result<PathBuf> {
     path.canonicalize()
         .map_err(|error| Error::io("find", path, &error))

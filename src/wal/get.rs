@@ -7,7 +7,7 @@
 
 use std::path::Path;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::pg::history::TimelineHistory;
 use crate::pg::lsn::Timeline;
 use crate::pg::segment::SegmentName;
@@ -77,7 +77,12 @@ fn deliver(archive: &WalArchive, stored: &StoredWal, target: &Path) -> Result<()
     let mut check = Check::of(archive, stored, &mut part)?;
     let mut beside = Beside::create(target)?;
     loop {
-        let filled = content.fill(&mut part)?;
+        let filled = content
+            .fill(&mut part)
+            .map_err(|error| match error.kind() {
+                Kind::Damage => damaged(stored, &error),
+                _ => error,
+            })?;
         if filled == 0 {
             break;
         }

@@ -332,6 +332,13 @@ fn what_is_not_of_the_system_is_left_alone() {
     symlink("/nowhere/at/all", root.join("pg_wal")).unwrap();
     refused("is no folder");
     fs::remove_file(root.join("pg_wal")).unwrap();
+    fs::create_dir(root.join("pg_wal")).unwrap();
+    let other = restore(&catalogue, newest, &ground.path().join("other")).unwrap();
+    let link = root.join("pg_tblspc/16999");
+    let _ = fs::create_dir(root.join("pg_tblspc"));
+    symlink(other.join("base"), &link).unwrap();
+    refused("is in another data directory");
+    fs::remove_file(&link).unwrap();
     fs::remove_file(root.join(CONTROL_FILE)).unwrap();
     refused("is a data directory");
 }
