@@ -105,9 +105,30 @@ impl Moment {
 
 fn moment(text: &str) -> std::result::Result<Timestamp, String> {
     match config::parse_duration(text.trim()) {
-        Some(ago) => Timestamp::now()
-            .checked_sub(ago)
+        // In whole seconds, as a store notes when something was written; and no finer than is read of a time that is said.
+        Some(ago) => Timestamp::from_second(Timestamp::now().as_second())
+            .and_then(|now| now.checked_sub(ago))
             .map_err(|_| format!("{text} ago is before all time")),
         None => timestamp::parse(text, TimeZone::try_system().ok().as_ref()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_moment_is_read_again_as_it_is_handed_on() {
+        for text in [
+            "2d",
+            "90S",
+            "2026-11-22 13:10:36.25+01",
+            "2026-11-22T12:10:36Z",
+        ] {
+            let said = moment(text).unwrap();
+            assert_eq!(moment(&said.to_string()).unwrap(), said, "{text}");
+        }
+        assert!(moment("soon").is_err());
     }
 }
