@@ -217,14 +217,20 @@ impl PrivateServer {
         entrance: &Entrance<'_>,
         interrupt: &Interrupt,
     ) -> std::result::Result<String, postgres::Error> {
-        let ask = |database: &str, role: &str| {
-            let mut client = self.session(database, role, "", interrupt)?;
+        let ask_with = |database: &str, role: &str, more: &str| {
+            let mut client = self.session(database, role, more, interrupt)?;
             client
                 .query_one(
                     "SELECT rolname FROM pg_roles WHERE rolsuper AND rolcanlogin ORDER BY oid LIMIT 1",
                     &[],
                 )?
                 .try_get(0)
+        };
+        let ask = |database: &str, role: &str| match ask_with(database, role, SUPERUSER_OPTIONS) {
+            Err(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {
+                ask_with(database, role, "")
+            }
+            asked => asked,
         };
         let mut first = None;
         let databases = entrance.databases.iter();
