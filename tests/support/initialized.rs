@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::account::{self, run};
+use super::account::run;
 use super::{ground, installed};
 
 /// Makes a stopped cluster in `data` with some options of initdb, which trusts whoever says to be `postgres`. A copy takes
@@ -11,18 +11,7 @@ pub fn cluster(major: u32, options: &[&str], data: &Path) {
     let kind = options.concat().replace("--", "-").replace('=', "");
     let name = format!("initdb-{major}{kind}-{}", installed::since(major));
     let made = ground::made_once(&name, |made| {
-        let mut initdb = account::command(installed::binaries(major).join("initdb"));
-        initdb.arg("-D").arg(made).args(options);
-        run(initdb.args([
-            "-N",
-            "-U",
-            "postgres",
-            "-A",
-            "trust",
-            "--no-locale",
-            "-E",
-            "UTF8",
-        ]));
+        run(installed::initdb(major, made).args(options));
     });
     ground::copy(&made, data);
 }

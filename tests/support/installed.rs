@@ -2,7 +2,10 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::account;
 
 /// The folder bin of an installed version.
 pub fn binaries(major: u32) -> PathBuf {
@@ -21,4 +24,13 @@ pub fn binaries(major: u32) -> PathBuf {
 pub fn since(major: u32) -> i64 {
     let initdb = fs::metadata(binaries(major).join("initdb"));
     initdb.unwrap().mtime()
+}
+
+/// What makes a cluster that trusts whoever says to be `postgres`.
+pub fn initdb(major: u32, data: &Path) -> Command {
+    let mut initdb = account::command(binaries(major).join("initdb"));
+    initdb.arg("-D").arg(data);
+    initdb.args(["-N", "-U", "postgres", "-A", "trust"]);
+    initdb.args(["--no-locale", "-E", "UTF8"]);
+    initdb
 }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::account::{self, run};
+use super::account::run;
 use super::cluster::{Cluster, Options, Postmaster};
 use super::ground;
 use super::installed;
@@ -57,18 +57,7 @@ fn template(major: u32, options: &Options) -> PathBuf {
 }
 
 fn make(major: u32, options: &Options, data: &Path) {
-    let mut initdb = account::command(installed::binaries(major).join("initdb"));
-    initdb.arg("-D").arg(data);
-    initdb.args([
-        "-N",
-        "-U",
-        "postgres",
-        "-A",
-        "trust",
-        "--no-locale",
-        "-E",
-        "UTF8",
-    ]);
+    let mut initdb = installed::initdb(major, data);
     initdb.arg(format!("--wal-segsize={}", options.wal_segment_mb));
     if options.checksums {
         initdb.arg("-k");

@@ -19,6 +19,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::SignedDuration;
 
 use crate::error::{Error, Kind, Result};
+use crate::parallel;
 use crate::repository::backup_info::{BackupInfo, TOMBSTONE, is_tombstone};
 use crate::repository::identifier::Identifier;
 use crate::repository::layout::{BackupFolder, INFO, ServerFolder};
@@ -135,7 +136,7 @@ fn end_uploads(server: &ServerFolder, identifier: Identifier) -> Result<()> {
 fn remove_dead(
     server: &ServerFolder,
     identifier: Identifier,
-    old: Option<Vec<Place>>,
+    old: Option<&[Place]>,
 ) -> Result<bool> {
     let folder = server.backup(identifier);
     end_uploads(server, identifier)?;
@@ -150,7 +151,7 @@ fn remove_dead(
         if is_unfinished(&folder)? {
             folder.info().remove()?;
         }
-        Place::remove_all(&marks)?;
+        Place::remove_all(marks)?;
     }
     Ok(found)
 }
@@ -230,9 +231,13 @@ pub(super) fn remove_leftovers(server: &ServerFolder, spared: &[Identifier]) -> 
             of_it.push(server.backups().join(&name));
         }
     }
+    let marks: Vec<(Identifier, Vec<Place>)> = marks.into_iter().collect();
+    let looked_at = parallel::at_once(&marks, |(identifier, marks)| {
+        remove_left(server, *identifier, marks)
+    });
     let mut removed = 0;
-    for (identifier, marks) in marks {
-        match remove_left(server, identifier, marks) {
+    for done in looked_at {
+        match done {
             Ok(found) => removed += usize::from(found),
             Err(error) if error.kind() == Kind::Damage => log::warn!(
                 "what is left of an unfinished backup stays, as the backup beside it cannot be read: {error}"
@@ -250,9 +255,9 @@ pub(super) fn remove_leftovers(server: &ServerFolder, spared: &[Identifier]) -> 
     Ok(removed)
 }
 
-fn remove_left(server: &ServerFolder, identifier: Identifier, marks: Vec<Place>) -> Result<bool> {
+fn remove_left(server: &ServerFolder, identifier: Identifier, marks: &[Place]) -> Result<bool> {
     let mut is_old = true;
-    for mark in &marks {
+    for mark in marks {
         is_old &= mark.age()?.is_none_or(|age| age > ARRIVAL);
     }
     remove_dead(server, identifier, is_old.then_some(marks))
@@ -262,11 +267,20 @@ fn remove_left(server: &ServerFolder, identifier: Identifier, marks: Vec<Place>)
 pub(super) fn finished(server: &ServerFolder) -> Result<Vec<(Identifier, BackupFolder)>> {
     let names = server.backups().names()?;
     let marked: BTreeSet<Identifier> = names.iter().filter_map(|name| marked(name)).collect();
+    let folders = names.iter().filter_map(|name| name.parse().ok());
+    let folders: Vec<(Identifier, BackupFolder)> = folders
+        .map(|identifier| (identifier, server.backup(identifier)))
+        .collect();
+    let unfinished = parallel::at_once(&folders, |(identifier, folder)| {
+        match marked.contains(identifier) {
+            true => is_unfinished(folder),
+            false => Ok(false),
+        }
+    });
     let mut finished = Vec::new();
-    for identifier in names.iter().filter_map(|name| name.parse().ok()) {
-        let folder = server.backup(identifier);
-        if !marked.contains(&identifier) || !is_unfinished(&folder)? {
-            finished.push((identifier, folder));
+    for (folder, is_unfinished) in folders.into_iter().zip(unfinished) {
+        if !is_unfinished? {
+            finished.push(folder);
         }
     }
     Ok(finished)

@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use futures_util::{StreamExt, TryStreamExt, stream};
 use http::header::{CONTENT_LENGTH, HeaderMap, HeaderValue};
 use http::{Method, Request};
+use object_store::Attributes;
 use object_store::azure::{
     AzureAuthorizer, AzureCredential, MicrosoftAzure, MicrosoftAzureBuilder,
 };
@@ -19,18 +19,17 @@ use object_store::client::{HttpClient, HttpRequest, HttpRequestBody, HttpRespons
 use object_store::list::PaginatedListStore;
 use object_store::multipart::MultipartStore;
 use object_store::path::Path;
-use object_store::{Attributes, RetryConfig};
 use percent_encoding::utf8_percent_encode;
 use serde::Deserialize;
 
 use super::Version;
-use super::backend::{Backend, DELETED_AT_ONCE, Finished, IN_PATH, IN_QUERY, Upload, generic};
-use super::dialing::Dialer;
+use super::backend::{
+    Backend, Finished, IN_PATH, IN_QUERY, Upload, connectors, delete_each, generic, no_retries,
+};
 use super::failure::Failure;
 use super::refusal::Refusal;
-use super::requests::{Connector, Traffic};
+use super::requests::Traffic;
 use super::settings::Settings;
-use super::tls;
 use crate::error::{Error, Result};
 
 /// How long a copy that goes on is waited for, before the bytes are brought through here instead.
@@ -58,22 +57,14 @@ impl Azure {
             Some(endpoint) => endpoint.to_string(),
             None => format!("https://{account}.blob.core.windows.net"),
         };
-        let dialer = Dialer::new(settings);
-        let tls = tls::configuration(settings)?;
-        // What is asked for credentials is no request to the store.
-        let beside = Connector::new(dialer.clone(), Arc::clone(&tls), Arc::default());
-        let connector = Connector::new(dialer, tls, Arc::clone(traffic));
+        let (connector, beside) = connectors(settings, traffic)?;
         let container = &settings.location.bucket;
         let store = MicrosoftAzureBuilder::new()
             .with_account(&account)
             .with_container_name(container)
             .with_endpoint(endpoint.clone())
             .with_credentials(settings.credentials.azure_provider(beside)?)
-            // What is tried again, and for how long, is decided elsewhere.
-            .with_retry(RetryConfig {
-                max_retries: 0,
-                ..RetryConfig::default()
-            })
+            .with_retry(no_retries())
             .with_http_connector(connector.clone())
             .build()
             .map_err(|error| Error::usage(format!("cannot use {}: {error}", settings.location)))?;
@@ -129,16 +120,6 @@ impl Azure {
         let mut value = HeaderValue::from_str(&url).map_err(generic)?;
         value.set_sensitive(true);
         Ok(value)
-    }
-
-    async fn delete_one(&self, path: Path) -> object_store::Result<()> {
-        match self.send(Method::DELETE, self.url(&path), &[]).await {
-            Ok(_) => Ok(()),
-            Err(error) => match Failure::of(&error) {
-                Failure::Refused(refusal) if refusal.is_of_absence() => Ok(()),
-                _ => Err(error),
-            },
-        }
     }
 }
 
@@ -246,11 +227,11 @@ impl Backend for Azure {
 
     // Not the batches of `object_store`, which keep why one of them failed to themselves.
     async fn delete(&self, paths: Vec<Path>) -> object_store::Result<()> {
-        let deleted = stream::iter(paths).map(|path| self.delete_one(path));
-        deleted
-            .buffer_unordered(DELETED_AT_ONCE)
-            .try_collect::<()>()
-            .await
+        delete_each(paths, async |path| {
+            let sent = self.send(Method::DELETE, self.url(&path), &[]).await;
+            sent.map(drop)
+        })
+        .await
     }
 
     /// The names of the blocks are by chance: no other upload's are the same.

@@ -18,13 +18,13 @@ use object_store::path::Path;
 use object_store::{Attribute, Attributes, MultipartId, RetryConfig};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 
 use crate::error::{Error, Result};
 
 use super::Version;
 use super::azure::Azure;
 use super::dialing::Dialer;
+use super::failure::Failure;
 use super::google::Google;
 use super::requests::{Connector, Traffic};
 use super::settings::{Scheme, ServerEncryption, Settings};
@@ -152,6 +152,25 @@ pub(super) fn open(settings: &Settings, traffic: &Arc<Traffic>) -> Result<Arc<dy
     }
 }
 
+/// What requests to the store go by, and what those do that are made for credentials, which are none to the store.
+pub(super) fn connectors(
+    settings: &Settings,
+    traffic: &Arc<Traffic>,
+) -> Result<(Connector, Connector)> {
+    let dialer = Dialer::new(settings);
+    let tls = tls::configuration(settings)?;
+    let beside = Connector::new(dialer.clone(), Arc::clone(&tls), Arc::default());
+    Ok((Connector::new(dialer, tls, Arc::clone(traffic)), beside))
+}
+
+/// What is tried again, and for how long, is decided elsewhere.
+pub(super) fn no_retries() -> RetryConfig {
+    RetryConfig {
+        max_retries: 0,
+        ..RetryConfig::default()
+    }
+}
+
 /// The region of who names none, as with Amazon's own tools.
 const DEFAULT_REGION: &str = "us-east-1";
 
@@ -177,11 +196,7 @@ impl S3 {
                 .region()?
                 .unwrap_or_else(|| DEFAULT_REGION.to_owned()),
         };
-        let dialer = Dialer::new(settings);
-        let tls = tls::configuration(settings)?;
-        // What is asked for credentials is no request to the store.
-        let beside = Connector::new(dialer.clone(), Arc::clone(&tls), Arc::default());
-        let connector = Connector::new(dialer, tls, Arc::clone(traffic));
+        let (connector, beside) = connectors(settings, traffic)?;
         let address = address(settings, &region);
         let mut builder = AmazonS3Builder::new()
             .with_bucket_name(&settings.location.bucket)
@@ -190,11 +205,7 @@ impl S3 {
             // The address has the bucket in it.
             .with_virtual_hosted_style_request(true)
             .with_credentials(sources.provider(&region, beside)?)
-            // What is tried again, and for how long, is decided elsewhere.
-            .with_retry(RetryConfig {
-                max_retries: 0,
-                ..RetryConfig::default()
-            })
+            .with_retry(no_retries())
             .with_http_connector(connector.clone());
         if settings.endpoint.is_none() {
             // Amazon asks for one where objects are locked. Elsewhere it may be an unknown header.
@@ -240,25 +251,14 @@ impl S3 {
         self.client.execute(request).await.map_err(generic)
     }
 
-    /// A page of what the bucket has of a sort, of names that begin so, behind what the markers say.
-    async fn page<T: DeserializeOwned>(
-        &self,
-        sort: &str,
-        prefix: &str,
-        markers: &[(&str, &str)],
-    ) -> object_store::Result<T> {
-        let mut query = format!("{sort}=&prefix={}", utf8_percent_encode(prefix, &IN_QUERY));
-        for (name, value) in markers {
-            let value = utf8_percent_encode(value, &IN_QUERY);
-            query.push_str(&format!("&{name}={value}"));
-        }
+    /// Asks the bucket for what a query says.
+    async fn ask(&self, query: String) -> object_store::Result<Bytes> {
         let request = Request::builder()
             .uri(format!("{}/?{query}", self.address))
             .body(HttpRequestBody::empty())
             .map_err(generic)?;
         let answer = self.send(request).await?.into_body();
-        let answer = answer.bytes().await.map_err(generic)?;
-        quick_xml::de::from_reader(answer.as_ref()).map_err(generic)
+        answer.bytes().await.map_err(generic)
     }
 
     /// The headers of a copy.
@@ -306,6 +306,42 @@ pub(super) fn generic(
     }
 }
 
+/// The query for a page of what a bucket has of a sort, of names that begin so, behind what the markers say.
+fn page_query(sort: &str, prefix: &str, markers: &[(&str, &str)]) -> String {
+    let mut query = format!("{sort}=&prefix={}", utf8_percent_encode(prefix, &IN_QUERY));
+    for (name, value) in markers {
+        let value = utf8_percent_encode(value, &IN_QUERY);
+        query.push_str(&format!("&{name}={value}"));
+    }
+    query
+}
+
+/// Deletes objects by a request each, several at the same time. What is not there is fine; of what the store has to keep, an
+/// error tells once all others are gone.
+pub(super) async fn delete_each<F>(
+    paths: Vec<Path>,
+    delete: impl Fn(Path) -> F,
+) -> object_store::Result<()>
+where
+    F: Future<Output = object_store::Result<()>>,
+{
+    let mut deleting = stream::iter(paths)
+        .map(delete)
+        .buffer_unordered(DELETED_AT_ONCE);
+    let mut kept = Ok(());
+    while let Some(deleted) = deleting.next().await {
+        let Err(error) = deleted else {
+            continue;
+        };
+        match Failure::of(&error) {
+            Failure::Refused(refusal) if refusal.is_of_absence() => {}
+            Failure::Refused(refusal) if refusal.is_of_retention() => kept = Err(error),
+            _ => return Err(error),
+        }
+    }
+    kept
+}
+
 /// All large objects that are not finished, of names that begin so; `ask` gets a page of them by its query.
 pub(super) async fn list_uploads<F>(
     prefix: &str,
@@ -317,18 +353,12 @@ where
     let mut uploads = Vec::new();
     let mut page = UploadsPage::default();
     loop {
-        let mut query = format!("uploads=&prefix={}", utf8_percent_encode(prefix, &IN_QUERY));
         let markers = [
-            ("key-marker", &page.next_key_marker),
-            ("upload-id-marker", &page.next_upload_id_marker),
+            ("key-marker", page.next_key_marker.as_str()),
+            ("upload-id-marker", page.next_upload_id_marker.as_str()),
         ];
-        for (name, value) in markers {
-            if page.is_truncated {
-                let value = utf8_percent_encode(value, &IN_QUERY);
-                query.push_str(&format!("&{name}={value}"));
-            }
-        }
-        let answer = ask(query).await?;
+        let markers = if page.is_truncated { &markers[..] } else { &[] };
+        let answer = ask(page_query("uploads", prefix, markers)).await?;
         page = quick_xml::de::from_reader(answer.as_ref()).map_err(generic)?;
         for upload in std::mem::take(&mut page.uploads) {
             uploads.push(Upload {
@@ -445,7 +475,8 @@ impl Backend for S3 {
             ]
         });
         let markers = markers.as_ref().map_or(&[][..], |markers| &markers[..]);
-        let page: VersionsPage = self.page("versions", prefix, markers).await?;
+        let answer = self.ask(page_query("versions", prefix, markers)).await?;
+        let page: VersionsPage = quick_xml::de::from_reader(answer.as_ref()).map_err(generic)?;
         let written = page.versions.into_iter().map(|version| version.kept(false));
         let removed = page.removals.into_iter().map(|removal| removal.kept(true));
         let versions = written.chain(removed).collect::<Result<_, _>>()?;
@@ -466,15 +497,7 @@ impl Backend for S3 {
     }
 
     async fn uploads(&self, prefix: &str) -> object_store::Result<Vec<Upload>> {
-        list_uploads(prefix, async |query| {
-            let request = Request::builder()
-                .uri(format!("{}/?{query}", self.address))
-                .body(HttpRequestBody::empty())
-                .map_err(generic)?;
-            let answer = self.send(request).await?.into_body();
-            answer.bytes().await.map_err(generic)
-        })
-        .await
+        list_uploads(prefix, |query| self.ask(query)).await
     }
 }
 

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use futures_util::{StreamExt, TryStreamExt, stream};
 use http::Request;
 use http::header::AUTHORIZATION;
 use object_store::client::{HttpClient, HttpRequestBody};
@@ -11,17 +10,14 @@ use object_store::gcp::{GoogleCloudStorage, GoogleCloudStorageBuilder};
 use object_store::list::PaginatedListStore;
 use object_store::multipart::MultipartStore;
 use object_store::path::Path;
-use object_store::{
-    Attribute, Attributes, CopyOptions, GetOptions, ObjectStore, ObjectStoreExt, RetryConfig,
-};
+use object_store::{Attribute, Attributes, CopyOptions, GetOptions, ObjectStore, ObjectStoreExt};
 
 use super::Version;
-use super::backend::{Backend, DELETED_AT_ONCE, Finished, Upload, generic, list_uploads};
-use super::dialing::Dialer;
-use super::failure::Failure;
-use super::requests::{Connector, Traffic};
+use super::backend::{
+    Backend, Finished, Upload, connectors, delete_each, generic, list_uploads, no_retries,
+};
+use super::requests::Traffic;
 use super::settings::Settings;
-use super::tls;
 use crate::error::{Error, Result};
 
 /// Where it is.
@@ -44,21 +40,13 @@ impl Google {
             Some(endpoint) => endpoint.to_string(),
             None => ENDPOINT.to_owned(),
         };
-        let dialer = Dialer::new(settings);
-        let tls = tls::configuration(settings)?;
-        // What is asked for credentials is no request to the store.
-        let beside = Connector::new(dialer.clone(), Arc::clone(&tls), Arc::default());
-        let connector = Connector::new(dialer, tls, Arc::clone(traffic));
+        let (connector, beside) = connectors(settings, traffic)?;
         let bucket = &settings.location.bucket;
         let store = GoogleCloudStorageBuilder::new()
             .with_bucket_name(bucket)
             .with_base_url(&endpoint)
             .with_credentials(settings.credentials.google_provider(beside)?)
-            // What is tried again, and for how long, is decided elsewhere.
-            .with_retry(RetryConfig {
-                max_retries: 0,
-                ..RetryConfig::default()
-            })
+            .with_retry(no_retries())
             .with_http_connector(connector.clone())
             .build()
             .map_err(|error| Error::usage(format!("cannot use {}: {error}", settings.location)))?;
@@ -67,16 +55,6 @@ impl Google {
             client: connector.client(),
             address: format!("{endpoint}/{bucket}"),
         })
-    }
-
-    async fn delete_one(&self, path: Path) -> object_store::Result<()> {
-        match self.store.delete(&path).await {
-            Ok(()) => Ok(()),
-            Err(error) => match Failure::of(&error) {
-                Failure::Refused(refusal) if refusal.is_of_absence() => Ok(()),
-                _ => Err(error),
-            },
-        }
     }
 }
 
@@ -112,11 +90,7 @@ impl Backend for Google {
 
     // Each by a request of its own: there are none for many.
     async fn delete(&self, paths: Vec<Path>) -> object_store::Result<()> {
-        let deleted = stream::iter(paths).map(|path| self.delete_one(path));
-        deleted
-            .buffer_unordered(DELETED_AT_ONCE)
-            .try_collect::<()>()
-            .await
+        delete_each(paths, async |path| self.store.delete(&path).await).await
     }
 
     async fn came_of(
