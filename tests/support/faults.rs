@@ -126,7 +126,7 @@ impl Faults {
         &self.endpoint
     }
 
-    /// Has the next requests of a method fail whose path and query contain some text.
+    /// Has the next requests of a method fail whose path and query contain some text, or the body of a POST.
     pub fn next(&self, times: usize, method: &str, part: &str, fault: Fault) {
         self.state.lock().unwrap().rules.push(Rule {
             method: method.to_owned(),
@@ -184,7 +184,7 @@ impl Faults {
 
 impl State {
     /// What is to happen to a request.
-    fn fault(&mut self, request: &Head) -> Option<Fault> {
+    fn fault(&mut self, request: &Head, body: &[u8]) -> Option<Fault> {
         let line = &request.line;
         let method = line.split(' ').next().unwrap_or_default();
         let text = String::from_utf8_lossy(&request.text).into_owned();
@@ -195,7 +195,16 @@ impl State {
         let mut rules = self.rules.iter_mut();
         // Not every client escapes the same characters.
         let decoded = percent_decode_str(line).decode_utf8_lossy();
-        let concerns = |part: &str| line.contains(part) || decoded.contains(part);
+        // What is to be deleted stands in the body.
+        let body = match method {
+            "POST" => String::from_utf8_lossy(body),
+            _ => "".into(),
+        };
+        let concerns = |part: &str| {
+            [line, &*decoded, &*body]
+                .iter()
+                .any(|text| text.contains(part))
+        };
         let rule =
             rules.find(|rule| rule.left > 0 && rule.method == method && concerns(&rule.part))?;
         rule.left -= 1;
@@ -266,7 +275,7 @@ fn carry(
         (&mut client).take(length).read_to_end(&mut body)?;
         let (fault, delay) = {
             let mut state = state.lock().unwrap();
-            (state.fault(&request), state.delay)
+            (state.fault(&request, &body), state.delay)
         };
         let _active = Active(state);
         std::thread::sleep(delay);
